@@ -1,0 +1,148 @@
+"""Augmentation of whole uint8 batches `[B, C, H, W]`, each sample by its own draw, on any device.
+
+Decisions are made on the CPU from `Draws` (a few numbers a sample) and shipped to the device, so that nothing has to
+be read back from it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .randomness import Draws
+
+ERASING_ASPECT_RATIO = (0.3, 1 / 0.3)  # Zhong et al., 2020, "Random Erasing Data Augmentation", section 4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    What is done to a training image, in this order. A probability or a padding of 0 leaves a step out.
+
+    Attributes:
+        crop_padding: pixels added on each side before an image of the old size is cut out at random.
+        crop_padding_mode: `"zero"` (black) or `"reflect"`.
+        horizontal_flip_prob, vertical_flip_prob: probability of a mirror image.
+        gaussian_blur_prob: probability of a 3×3 Gaussian blur.
+        gaussian_blur_sigma: range in pixels that its standard deviation is drawn from, uniformly.
+        random_erasing_prob: probability that a rectangle is painted over (Zhong et al., 2020).
+        random_erasing_area: range that the share of its area is drawn from, uniformly.
+        erasing_color: RGB in 0–255 that it is painted with.
+    """
+
+    crop_padding: int = 0
+    crop_padding_mode: Literal["zero", "reflect"] = "zero"
+    horizontal_flip_prob: float = 0.0
+    vertical_flip_prob: float = 0.0
+    gaussian_blur_prob: float = 0.0
+    gaussian_blur_sigma: tuple[float, float] = (0.1, 1.5)
+    random_erasing_prob: float = 0.0
+    random_erasing_area: tuple[float, float] = (0.02, 0.2)
+    erasing_color: tuple[int, ...] = (0, 0, 0)
+
+    def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Augments a batch, uint8 `[B, C, H, W]`; returns the same shape and type, the input unchanged."""
+        if self.crop_padding:
+            offsets = (draws.uniform("crop", 2) * (2 * self.crop_padding + 1)).astype(np.int64)
+            pixels = crop(pixels, offsets, self.crop_padding, self.crop_padding_mode)
+        if self.horizontal_flip_prob:
+            pixels = flip(pixels, draws.uniform("horizontal flip", 1)[:, 0] < self.horizontal_flip_prob, dim=3)
+        if self.vertical_flip_prob:
+            pixels = flip(pixels, draws.uniform("vertical flip", 1)[:, 0] < self.vertical_flip_prob, dim=2)
+        if self.gaussian_blur_prob:
+            chance, share = draws.uniform("gaussian blur", 2).T
+            low, high = self.gaussian_blur_sigma
+            pixels = gaussian_blur(pixels, chance < self.gaussian_blur_prob, low + share * (high - low))
+        if self.random_erasing_prob:
+            chance, *shape = draws.uniform("random erasing", 5).T
+            boxes = erasing_boxes(np.stack(shape, axis=1), self.random_erasing_area, *pixels.shape[-2:])
+            boxes[chance >= self.random_erasing_prob] = 0
+            color = torch.tensor(self.erasing_color, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+            pixels = torch.where(box_mask(boxes, pixels), color, pixels)
+        return pixels
+
+
+def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero", "reflect"]) -> Tensor:
+    """
+    Pads by `padding` on each side, then cuts out the old size at `offsets`.
+
+    Args:
+        pixels: `[B, C, H, W]`.
+        offsets: top and left of each sample's window, int64 `[B, 2]`, each in `0 … 2 · padding`.
+        padding: smaller than H and W if `mode` is `"reflect"`.
+    """
+    height, width = pixels.shape[-2:]
+    padded = F.pad(pixels, [padding] * 4, mode="constant" if mode == "zero" else mode)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2 · padding + 1, 2 · padding + 1, H, W], a view
+    top, left = torch.from_numpy(offsets).to(pixels.device).unbind(1)
+    return windows[torch.arange(len(pixels), device=pixels.device), :, top, left]
+
+
+def flip(pixels: Tensor, chosen: np.ndarray, dim: int) -> Tensor:
+    """Mirrors the chosen samples (bool `[B]`) along dimension 2 (upside down) or 3 (left to right)."""
+    return torch.where(_per_sample(chosen, pixels), pixels.flip(dim), pixels)
+
+
+def gaussian_blur(pixels: Tensor, chosen: np.ndarray, sigma: np.ndarray) -> Tensor:
+    """
+    Convolves the chosen samples with a 3×3 Gaussian of their own sigma, the border reflected, rounded to uint8.
+
+    Args:
+        pixels: uint8 `[B, C, H, W]`, H and W at least 2.
+        chosen: bool `[B]`.
+        sigma: standard deviation in pixels, positive, float `[B]`.
+    """
+    if not chosen.any():
+        return pixels
+    indices = torch.from_numpy(np.flatnonzero(chosen)).to(pixels.device)
+    neighbour = np.exp(-0.5 / sigma[chosen] ** 2)  # relative to the centre; the kernel is separable
+    side = _per_sample((neighbour / (1 + 2 * neighbour)).astype(np.float32), pixels)
+    padded = F.pad(pixels[indices].float(), [1] * 4, mode="reflect")
+    rows = torch.lerp(padded[:, :, 1:-1], (padded[:, :, :-2] + padded[:, :, 2:]) / 2, 2 * side)
+    blurred = torch.lerp(rows[..., 1:-1], (rows[..., :-2] + rows[..., 2:]) / 2, 2 * side)
+    return pixels.index_copy(0, indices, blurred.round().to(pixels.dtype))
+
+
+def erasing_boxes(shape: np.ndarray, area: tuple[float, float], height: int, width: int) -> np.ndarray:
+    """
+    Rectangles of random area, aspect ratio and place, wholly inside the image.
+
+    Where Zhong et al. (2020) draw again until a rectangle fits, its longer side is cut to the image here, so that each
+    sample takes the same number of draws. Up to an area of 0.3 of a square image all fit.
+
+    Args:
+        shape: uniform numbers for area, aspect ratio, top and left, `[B, 4]`.
+        area: range of the share of the image's area.
+
+    Returns:
+        top, bottom, left, right, int64 `[B, 4]`; bottom and right are exclusive.
+    """
+    size = (area[0] + shape[:, 0] * (area[1] - area[0])) * height * width
+    low, high = np.log(ERASING_ASPECT_RATIO)
+    ratio = np.exp(low + shape[:, 1] * (high - low))
+    box_height = np.clip(np.rint(np.sqrt(size * ratio)), 1, height).astype(np.int64)
+    box_width = np.clip(np.rint(np.sqrt(size / ratio)), 1, width).astype(np.int64)
+    top = (shape[:, 2] * (height - box_height + 1)).astype(np.int64)
+    left = (shape[:, 3] * (width - box_width + 1)).astype(np.int64)
+    return np.stack([top, top + box_height, left, left + box_width], axis=1)
+
+
+def box_mask(boxes: np.ndarray, pixels: Tensor) -> Tensor:
+    """True inside each sample's box (top, bottom, left, right, int64 `[B, 4]`): bool `[B, 1, H, W]`."""
+    top, bottom, left, right = torch.from_numpy(boxes).to(pixels.device).view(-1, 4, 1, 1, 1).unbind(1)
+    rows = torch.arange(pixels.shape[2], device=pixels.device).view(-1, 1)
+    columns = torch.arange(pixels.shape[3], device=pixels.device)
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 `[B, C, H, W]` to float32: scaled to 0–1, less `mean`, over `std`, a channel each, as the processor does."""
+    mean_, std_ = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
+    return torch.addcmul(-mean_ / std_, pixels, 1 / (255 * std_))
+
+
+def _per_sample(values: np.ndarray, pixels: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(pixels.device).view(-1, 1, 1, 1)

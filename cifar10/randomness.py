@@ -1,0 +1,62 @@
+"""Order and draws as pure functions of (seed, epoch, position).
+
+A sample's place in an epoch and every number drawn for it are computed from the counter of a counter-based generator
+(Philox4x64: Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3"). There is no state to carry along, so
+the result cannot depend on the number of workers or processes, nor on where a run was interrupted.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+_WORDS_PER_COUNT = 4  # one count of Philox4x64 gives four 64-bit words
+
+
+def _philox(seed: int, epoch: int, name: str, count: int = 0) -> np.random.Philox:
+    key = np.random.SeedSequence([seed, epoch, zlib.crc32(name.encode())]).generate_state(2, np.uint64)
+    return np.random.Philox(key=key, counter=count)
+
+
+def sample_order(seed: int, epoch: int, num_samples: int, window: int) -> np.ndarray:
+    """
+    The order of an epoch: at position `p` stands sample `order[p]`.
+
+    Samples are permuted within consecutive windows, so that a stream has to hold no more than `window` of them; a
+    window of at least `num_samples` is a full permutation.
+
+    Args:
+        seed, epoch: non-negative integers.
+        num_samples: length of the epoch.
+        window: positive.
+
+    Returns:
+        int64 `[num_samples]`, a permutation.
+    """
+    # Ranks of raw words, since NumPy keeps those the same in every release (NEP 19) and `permutation` not.
+    words = _philox(seed, epoch, "order").random_raw(num_samples)
+    starts = range(0, num_samples, window)
+    parts = [start + np.argsort(words[start : start + window], kind="stable") for start in starts]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of `count` samples that stand at consecutive positions of an epoch, from `first` on."""
+
+    seed: int
+    epoch: int
+    first: int
+    count: int
+
+    def uniform(self, name: str, columns: int) -> np.ndarray:
+        """
+        Uniform numbers in [0, 1), float64 `[count, columns]`: a row a sample.
+
+        `name` says what they are for; another name gives independent numbers, so that a transform draws the same
+        whether or not others are used beside it.
+        """
+        counts_per_sample = -(-columns // _WORDS_PER_COUNT)
+        generator = _philox(self.seed, self.epoch, name, self.first * counts_per_sample)
+        words = generator.random_raw(self.count * counts_per_sample * _WORDS_PER_COUNT)
+        return (words.reshape(self.count, -1)[:, :columns] >> np.uint64(11)) * 2.0**-53

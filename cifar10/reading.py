@@ -1,0 +1,191 @@
+"""Reading a split of an image-classification dataset, through `datasets`, from the Hub or a folder.
+
+Two sources with one method, `read`: `StreamedImages` decodes on the way, `ResidentImages` holds a uint8 tensor.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Features, Image, IterableDataset, load_dataset
+from PIL.Image import Resampling
+from torch import Tensor
+
+SAMPLE_FOLDER = "cifar10/sample"
+_ROWS_PER_CHUNK = 1000
+
+
+class DatasetError(ValueError):
+    """The data cannot be used; the message names the flag, the column or the row, and says what to do."""
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """
+    One split of a dataset: what is known before any image is decoded.
+
+    Attributes:
+        labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`.
+        label_names: names of the classes.
+        images: where the images are read from.
+    """
+
+    labels: np.ndarray
+    label_names: list[str]
+    images: "StreamedImages | ResidentImages"
+
+
+class StreamedImages:
+    """Images that are read from a stream and decoded when they are asked for."""
+
+    def __init__(self, stream: IterableDataset, image_column: str, num_rows: int, image_size: int, description: str):
+        self._stream = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        self._image_column = image_column
+        self._num_rows = num_rows
+        self._image_size = image_size
+        self._description = description
+
+    def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """
+        Decodes batches of rows, in any order.
+
+        The stream is read forward once, as far as the next row asks. What is passed over and wanted later is held
+        encoded (about 2.3 kB a CIFAR-10 image), the rest is neither kept nor decoded.
+
+        Args:
+            batches: row numbers, int64 `[B]` each; no row twice.
+
+        Yields:
+            RGB pixels, uint8 `[B, 3, image_size, image_size]`, for each batch.
+
+        Raises:
+            DatasetError: an image cannot be decoded; the message has its row number.
+        """
+        wanted = np.zeros(self._num_rows, dtype=bool)
+        for rows in batches:
+            wanted[rows] = True
+        chunks = self._encoded_chunks(wanted)
+        held: dict[int, dict] = {}
+        for rows in batches:
+            images = []
+            for row in rows.tolist():
+                while row not in held:
+                    held.update(next(chunks))
+                images.append(self._decode(held.pop(row), row))
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def _encoded_chunks(self, wanted: np.ndarray) -> Iterator[dict[int, dict]]:
+        first = 0
+        for table in self._stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK):
+            offsets = np.flatnonzero(wanted[first : first + len(table)])
+            encoded = table[self._image_column].take(offsets).to_pylist()
+            yield dict(zip((first + offsets).tolist(), encoded, strict=True))
+            first += len(table)
+        raise DatasetError(f"{self._description} ended after {first} rows, where {self._num_rows} labels were read.")
+
+    def _decode(self, encoded: dict, row: int) -> np.ndarray:
+        try:
+            image = Image().decode_example(encoded).convert("RGB")
+        except Exception as error:  # Pillow raises a dozen types for a broken file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DatasetError(
+                f"row {row} of {self._description} holds no image that can be decoded ({reason}): "
+                "repair or remove the row."
+            ) from error
+        if image.size != (self._image_size, self._image_size):
+            image = image.resize((self._image_size, self._image_size), Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+class ResidentImages:
+    """All images of a split as one uint8 tensor `[num_rows, 3, image_size, image_size]` on a device."""
+
+    def __init__(self, images: StreamedImages, num_rows: int, device: torch.device):
+        chunks = np.split(np.arange(num_rows), range(_ROWS_PER_CHUNK, num_rows, _ROWS_PER_CHUNK))
+        self.pixels = torch.cat([pixels.to(device) for pixels in images.read(chunks)])
+
+    def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """Yields `[B, 3, image_size, image_size]` uint8 for each batch of row numbers, as `StreamedImages.read`."""
+        for rows in batches:
+            yield self.pixels[torch.from_numpy(rows).to(self.pixels.device)]
+
+
+def open_split(
+    dataset_name: str,
+    split: str,
+    *,
+    image_size: int,
+    config_name: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    resident_on: torch.device | None = None,
+) -> ImageSplit:
+    """
+    Opens a split and reads its labels; with `resident_on`, its images too, onto that device.
+
+    Args:
+        dataset_name: a dataset on the Hub, or a local folder; anything `datasets.load_dataset` takes.
+        split: its name, such as `"train"`.
+        image_size: height and width that images are resized to (bilinear) where they differ.
+        config_name, revision: as `load_dataset` takes them.
+        image_column, label_column: names of the columns; None for the only one that holds images, class labels.
+        resident_on: where to hold all images as one tensor; None to stream.
+
+    Raises:
+        DatasetError: no such dataset, split or column, or a label out of range.
+    """
+    # The whole message is written below: the reason of `datasets` may be many lines long.
+    try:
+        stream = load_dataset(dataset_name, config_name, split=split, revision=revision, streaming=True)
+        features = stream.features or stream._resolve_features().features
+    except ValueError as error:
+        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
+    except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
+        raise DatasetError(
+            f"--dataset_name {dataset_name} is neither a folder with images here nor a dataset on the Hub that can be "
+            f"reached ({_first_line(error)}): give a folder, or train on the sample that ships with this project, "
+            f"--dataset_name {SAMPLE_FOLDER}."
+        ) from error
+    description = f"split {split!r} of {dataset_name}"
+    image_column = _find_column(features, Image, image_column, "--image_column_name", description)
+    label_column = _find_column(features, ClassLabel, label_column, "--label_column_name", description)
+    label_names = features[label_column].names
+    labels = _read_labels(stream, label_column, len(label_names), description)
+    images = StreamedImages(stream, image_column, len(labels), image_size, description)
+    if resident_on is not None:
+        images = ResidentImages(images, len(labels), resident_on)
+    return ImageSplit(labels, label_names, images)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
+
+
+def _find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
+    columns = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
+    candidates = [column for column, feature in features.items() if isinstance(feature, kind)]
+    if name is None and len(candidates) != 1:
+        raise DatasetError(
+            f"{description} has {len(candidates)} {kind.__name__} columns: name one with {flag}. It holds {columns}."
+        )
+    name = name or candidates[0]
+    if name not in candidates:
+        raise DatasetError(f"{flag} {name} is no {kind.__name__} column of {description}, which holds {columns}.")
+    return name
+
+
+def _read_labels(stream: IterableDataset, column: str, num_labels: int, description: str) -> np.ndarray:
+    tables = stream.select_columns([column]).with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK)
+    parts = [table[column].fill_null(-1).to_numpy() for table in tables]
+    if not parts:
+        raise DatasetError(f"{description} has no rows.")
+    labels = np.concatenate(parts).astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_labels))
+    if len(wrong):
+        raise DatasetError(
+            f"row {wrong[0]} of {description} has no label in 0 … {num_labels - 1} (it says {labels[wrong[0]]}; "
+            f"{len(wrong)} rows are like it): correct or remove them."
+        )
+    return labels

@@ -1,0 +1,185 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+from transformers.trainer_callback import TrainerState
+
+from cifar10.loading import TrainingBatch, TrainingLoader
+
+from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .optimization import build_optimizer, learning_rate
+from .recipe import Recipe
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer a number; the message has the step and the learning rate."""
+
+
+def fit(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: nn.Module,
+    loader: TrainingLoader,
+    make_inputs: Callable[[TrainingBatch], dict[str, Tensor]],
+    evaluate: Callable[[nn.Module], dict[str, float]] | None,
+    output_dir: Path,
+    checkpoint: Path | None,
+) -> tuple[dict[str, Tensor], TrainerState, float]:
+    """
+    Trains `model`, which stands on its device.
+
+    Args:
+        make_inputs: makes the keyword arguments of the model of a batch.
+        evaluate: gives `loss` and `accuracy` of a model on validation; None where there is no validation.
+        output_dir: where checkpoints go.
+        checkpoint: where to go on from; None to start anew.
+
+    Returns:
+        The weights to keep (averaged if the recipe averages; best on validation or last, as it says), the state with
+        `log_history`, and the seconds that training steps took.
+
+    Raises:
+        DivergedError: the loss is not finite.
+        CheckpointError: the checkpoint cannot be loaded.
+    """
+    steps_per_epoch = loader.steps_per_epoch
+    max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
+    num_epochs = -(-max_steps // steps_per_epoch)
+
+    # A copy of the plain model: prepare() changes the forward of the original in place.
+    averaged = None
+    if recipe.ema_decay:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
+    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
+    stepped = torch.compile(prepared) if recipe.torch_compile else prepared
+
+    progress = Progress()
+    accelerator.register_for_checkpointing(progress, *([averaged] if averaged else []))
+    if checkpoint is not None:
+        load_checkpoint(accelerator, checkpoint)
+        accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
+
+    def state() -> TrainerState:
+        return TrainerState(
+            epoch=progress.global_step / steps_per_epoch,
+            global_step=progress.global_step,
+            max_steps=max_steps,
+            num_train_epochs=num_epochs,
+            log_history=progress.log_history,
+            best_metric=progress.best_accuracy,
+            best_global_step=progress.best_step,
+        )
+
+    # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
+    bar = tqdm(
+        total=max_steps, initial=progress.global_step, disable=None if accelerator.is_main_process else True, unit="step"
+    )
+    while progress.global_step < max_steps:
+        epoch, first_step = divmod(progress.global_step, steps_per_epoch)
+        last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
+        batches = loader.epoch(epoch, first_step)
+        model.train()
+        unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
+        epoch_started = looked_at = time.perf_counter()
+
+        for step in range(first_step, last_step):
+            rate = learning_rate(recipe, progress.global_step, max_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            for _ in range(recipe.gradient_accumulation_steps):
+                inputs = make_inputs(next(batches))
+                with accelerator.accumulate(stepped):
+                    loss = stepped(**inputs).loss
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                unchecked.append(loss.detach())
+            if averaged:
+                averaged.update_parameters(model)
+            progress.global_step += 1
+            bar.update()
+
+            # At the end of an epoch the checkpoint follows validation, to have its result.
+            saves = step + 1 < last_step and _is_checkpointed(recipe, progress.global_step)
+            if progress.global_step % recipe.logging_steps == 0 or step + 1 == last_step or saves:
+                losses = accelerator.reduce(torch.stack(unchecked).double(), reduction="mean")
+                losses = losses.view(-1, recipe.gradient_accumulation_steps).mean(dim=1).tolist()
+                _check_finite(losses, progress.global_step, recipe, max_steps)
+                progress.epoch_loss_sum += sum(losses)
+                unchecked.clear()
+                now = time.perf_counter()
+                speed = len(losses) * loader.total_batch_size / (now - looked_at)
+                progress.train_runtime += now - looked_at
+                bar.set_postfix_str(f"loss {losses[-1]:.4f}, learning rate {rate:.4g}, {speed:.0f} images/s")
+                accelerator.log(
+                    {"loss": losses[-1], "learning_rate": rate, "train_samples_per_second": speed},
+                    step=progress.global_step,
+                )
+                if saves:
+                    save_checkpoint(accelerator, output_dir, state(), recipe.save_total_limit)
+                looked_at = time.perf_counter()
+
+        seconds = time.perf_counter() - epoch_started
+        entry = {
+            "epoch": progress.global_step / steps_per_epoch,
+            "step": progress.global_step,
+            "learning_rate": rate,
+            "loss": progress.epoch_loss_sum / last_step,
+            "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
+        }
+        progress.epoch_loss_sum = 0.0
+        if evaluate is not None:
+            entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
+            if averaged:
+                entry |= {f"eval_{name}_ema": value for name, value in evaluate(candidate).items()}
+            accuracy = entry["eval_accuracy_ema" if averaged else "eval_accuracy"]
+            if progress.best_accuracy is None or accuracy > progress.best_accuracy:
+                progress.best_accuracy, progress.best_step = accuracy, progress.global_step
+                if recipe.load_best_model_at_end:
+                    progress.best_weights = _copy(candidate)
+        progress.log_history.append(entry)
+        accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
+        if accelerator.is_main_process:
+            tqdm.write(f"epoch {epoch + 1}/{num_epochs}: {_describe(entry)}, {seconds:.0f} s")
+        if recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
+            save_checkpoint(accelerator, output_dir, state(), recipe.save_total_limit)
+    bar.close()
+
+    weights = progress.best_weights if recipe.load_best_model_at_end else _copy(candidate)
+    return weights, state(), progress.train_runtime
+
+
+def _is_checkpointed(recipe: Recipe, global_step: int) -> bool:
+    return recipe.checkpointing_steps.isdecimal() and global_step % int(recipe.checkpointing_steps) == 0
+
+
+def _check_finite(losses: list[float], last_step: int, recipe: Recipe, max_steps: int) -> None:
+    for step, loss in enumerate(losses, start=last_step - len(losses)):
+        if not abs(loss) < float("inf"):
+            raise DivergedError(
+                f"the loss of step {step + 1} is {loss} at a learning rate of "
+                f"{learning_rate(recipe, step, max_steps):.4g}: lower --learning_rate or add --warmup_steps. "
+                "Checkpoints written before are kept."
+            )
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
+
+
+def _describe(entry: dict[str, float]) -> str:
+    text = f"loss {entry['loss']:.4f}, learning rate {entry['learning_rate']:.4g}"
+    if "eval_accuracy" in entry:
+        text += f", validation loss {entry['eval_loss']:.4f}, accuracy {entry['eval_accuracy']:.2%}"
+    if "eval_accuracy_ema" in entry:
+        text += f" (averaged weights {entry['eval_accuracy_ema']:.2%})"
+    return f"{text}, {entry['train_samples_per_second']:.0f} images/s"

@@ -1,0 +1,264 @@
+"""The recipe: every setting of a run, from a YAML file and the command line."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+
+class RecipeError(ValueError):
+    """A setting that cannot be used; the message names the flag and says what to do."""
+
+
+def _flag(default, help: str):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Recipe:
+    """Names follow transformers' TrainingArguments and image-classification examples where those have one."""
+
+    # data
+    dataset_name: str = _flag("uoft-cs/cifar10", "A dataset on the Hub, or a folder, as load_dataset takes it.")
+    dataset_config_name: str | None = _flag(None, "The dataset's configuration, if it has several.")
+    dataset_revision: str | None = _flag(None, "Branch, tag or commit of the dataset on the Hub.")
+    streaming: bool = _flag(True, "Decode images on the way; false holds them all in memory, on the training device.")
+    image_column_name: str | None = _flag(None, "Column of the images; by default the only one of type Image.")
+    label_column_name: str | None = _flag(None, "Column of the labels; by default the only one of type ClassLabel.")
+    test_split: str = _flag("test", "Split that the finished model is scored on, once.")
+    validation_size: int = _flag(5000, "Images cut from the training split, evenly by class, to make choices on.")
+    max_train_samples: int | None = _flag(None, "Train on so many images, drawn by seed.")
+    max_eval_samples: int | None = _flag(None, "Validate, and test, on so many images, drawn by seed.")
+    shuffle_buffer_size: int = _flag(50000, "Samples within which the order is random: a stream holds them, encoded.")
+    dataloader_num_workers: int = _flag(0, "Processes that read ahead of training while streaming.")
+
+    # augmentation
+    image_mean: list[float] = _flag([0.4914, 0.4822, 0.4465], "Mean of each channel, in 0-1.")
+    image_std: list[float] = _flag([0.2470, 0.2435, 0.2616], "Standard deviation of each channel, in 0-1.")
+    crop_padding: int = _flag(4, "Random crop after padding by so many pixels.")
+    crop_padding_mode: Literal["zero", "reflect"] = _flag("zero", "What is padded with.")
+    horizontal_flip_prob: float = _flag(0.5, "Probability of a left-right mirror image.")
+    vertical_flip_prob: float = _flag(0.0, "Probability of an upside-down mirror image.")
+    gaussian_blur_prob: float = _flag(0.0, "Probability of a 3x3 Gaussian blur.")
+    gaussian_blur_sigma: list[float] = _flag([0.1, 1.5], "Range of its standard deviation, in pixels.")
+    random_erasing_prob: float = _flag(0.0, "Probability that a rectangle is painted over.")
+    random_erasing_area: list[float] = _flag([0.02, 0.2], "Range of the share of its area.")
+    cutmix_prob: float = _flag(0.0, "Probability that a sample has a patch of another pasted in.")
+    cutmix_alpha: float = _flag(1.0, "The patch's share is drawn from Beta(alpha, alpha).")
+    label_smoothing_factor: float = _flag(0.0, "Share of each label that is spread over all classes.")
+    num_light_augmentation_epochs: int = _flag(0, "Epochs at the start with crop and horizontal flip only.")
+
+    # model
+    config_name: str | None = _flag(None, "A config.json, or its folder, for another network than the default one.")
+
+    # optimisation
+    num_train_epochs: int = _flag(100, "Epochs; the learning rate falls over the whole of them.")
+    max_train_steps: int | None = _flag(None, "Optimiser steps, instead of --num_train_epochs.")
+    total_train_batch_size: int | None = _flag(
+        None, "Images of one optimiser step over all processes, that --learning_rate is tuned for; 128 by default."
+    )
+    per_device_train_batch_size: int | None = _flag(None, "Images a process takes at once; by default its share.")
+    per_device_eval_batch_size: int = _flag(500, "The same, in evaluation.")
+    gradient_accumulation_steps: int = _flag(1, "Batches a process takes for one optimiser step.")
+    learning_rate: float = _flag(0.1, "Peak learning rate.")
+    momentum: float = _flag(0.9, "Momentum of SGD.")
+    nesterov: bool = _flag(False, "Nesterov's momentum.")
+    weight_decay: float = _flag(5e-4, "Weight decay.")
+    decay_norm_and_bias: bool = _flag(True, "Decay BatchNorm's parameters and biases too.")
+    lr_scheduler_type: Literal["constant", "cosine", "multi_step", "hybrid"] = _flag(
+        "cosine", "hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak."
+    )
+    lr_milestones: list[float] = _flag([0.5, 0.75], "Shares of the multi_step phase after which the rate drops.")
+    lr_gamma: float = _flag(0.1, "What it is multiplied with.")
+    warmup_steps: float = _flag(0.0, "Steps of linear warm-up; a number below 1 is a share of the run.")
+    ema_decay: float = _flag(0.0, "Decay a step of averaged weights, which are then evaluated and saved; 0 for none.")
+
+    # machine
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = _flag(None, "By default what accelerate launch says.")
+    channels_last: bool = _flag(True, "Keep feature maps in NHWC order.")
+    torch_compile: bool = _flag(False, "Compile the network.")
+    use_cpu: bool = _flag(False, "Use the CPU where there is a GPU too.")
+
+    # run
+    output_dir: str = _flag("runs/slimresnet", "Folder of everything the run writes.")
+    overwrite_output_dir: bool = _flag(False, "Replace the run that the folder holds.")
+    seed: int = _flag(42, "Of the weights, the validation split, the order and every draw.")
+    logging_steps: int = _flag(10, "Optimiser steps between updates of the progress bar and the trackers.")
+    checkpointing_steps: str = _flag("epoch", "Save a checkpoint each epoch, each so many steps, or no.")
+    save_total_limit: int | None = _flag(2, "Checkpoints to keep.")
+    resume_from_checkpoint: str | None = _flag(None, "A checkpoint's folder, or last.")
+    load_best_model_at_end: bool = _flag(False, "Keep the weights of the epoch best on validation, not the last.")
+    report_to: Literal["none", "tensorboard", "trackio"] = _flag("none", "Tracker that gets every figure too.")
+
+    def __post_init__(self):
+        for name, (low, high) in _RANGES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, list) else [values]:
+                if value is not None and not low <= value <= high:
+                    bounds = f"at least {low}" if high == _NO_LIMIT else f"between {low} and {high}"
+                    raise RecipeError(f"--{name} must be {bounds}, got {value}.")
+        for name in ("gaussian_blur_sigma", "random_erasing_area"):
+            values = getattr(self, name)
+            if len(values) != 2 or values[0] > values[1]:
+                raise RecipeError(f"--{name} takes two numbers, the lower first, got {values}.")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise RecipeError(f"--{name} takes three numbers, one a channel, got {getattr(self, name)}.")
+        if self.nesterov and not self.momentum:
+            raise RecipeError("--nesterov needs a --momentum above 0.")
+        if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
+            raise RecipeError(f"--warmup_steps must be a whole number or a share below 1, got {self.warmup_steps}.")
+        if self.load_best_model_at_end and not self.validation_size:
+            raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
+        if self.checkpointing_steps not in ("epoch", "no") and not (
+            self.checkpointing_steps.isdecimal() and int(self.checkpointing_steps) > 0
+        ):
+            raise RecipeError(
+                f"--checkpointing_steps must be epoch, no, or a number of steps, got {self.checkpointing_steps}."
+            )
+
+    def resolve_batch_size(self, num_processes: int) -> None:
+        """
+        Fills in the batch of a process, or of all of them, from the other and the number of processes.
+
+        Raises:
+            RecipeError: the one does not divide by the other.
+        """
+        shares = num_processes * self.gradient_accumulation_steps
+        terms = f"{num_processes} processes × {self.gradient_accumulation_steps} accumulation steps"
+        if self.per_device_train_batch_size is None:
+            self.total_train_batch_size = self.total_train_batch_size or DEFAULT_TOTAL_TRAIN_BATCH_SIZE
+            if self.total_train_batch_size % shares:
+                raise RecipeError(
+                    f"--total_train_batch_size {self.total_train_batch_size} does not divide by {terms}: "
+                    "change one of them."
+                )
+            self.per_device_train_batch_size = self.total_train_batch_size // shares
+        total = self.per_device_train_batch_size * shares
+        if self.total_train_batch_size not in (None, total):
+            raise RecipeError(
+                f"--total_train_batch_size {self.total_train_batch_size}, which the learning rate is tuned for, is not "
+                f"{self.per_device_train_batch_size} images (--per_device_train_batch_size) × {terms}: change one of "
+                "them."
+            )
+        self.total_train_batch_size = total
+
+    def to_yaml(self) -> str:
+        """Every value as resolved; `--config` takes the text back."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
+
+_NO_LIMIT = float("inf")
+_RANGES = {
+    "validation_size": (0, _NO_LIMIT),
+    "max_train_samples": (1, _NO_LIMIT),
+    "max_eval_samples": (1, _NO_LIMIT),
+    "shuffle_buffer_size": (1, _NO_LIMIT),
+    "dataloader_num_workers": (0, _NO_LIMIT),
+    "image_mean": (0, 1),
+    "image_std": (1e-6, 1),
+    "crop_padding": (0, _NO_LIMIT),
+    "horizontal_flip_prob": (0, 1),
+    "vertical_flip_prob": (0, 1),
+    "gaussian_blur_prob": (0, 1),
+    "gaussian_blur_sigma": (0.01, _NO_LIMIT),
+    "random_erasing_prob": (0, 1),
+    "random_erasing_area": (0, 1),
+    "cutmix_prob": (0, 1),
+    "cutmix_alpha": (0.01, _NO_LIMIT),
+    "label_smoothing_factor": (0, 1),
+    "num_light_augmentation_epochs": (0, _NO_LIMIT),
+    "num_train_epochs": (1, _NO_LIMIT),
+    "max_train_steps": (1, _NO_LIMIT),
+    "per_device_train_batch_size": (1, _NO_LIMIT),
+    "per_device_eval_batch_size": (1, _NO_LIMIT),
+    "gradient_accumulation_steps": (1, _NO_LIMIT),
+    "total_train_batch_size": (1, _NO_LIMIT),
+    "learning_rate": (0, _NO_LIMIT),
+    "momentum": (0, 1),
+    "weight_decay": (0, _NO_LIMIT),
+    "lr_milestones": (0, 1),
+    "lr_gamma": (0, 1),
+    "warmup_steps": (0, _NO_LIMIT),
+    "ema_decay": (0, 1),
+    "seed": (0, 2**32 - 1),
+    "logging_steps": (1, _NO_LIMIT),
+    "save_total_limit": (1, _NO_LIMIT),
+}
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"{message}.")
+
+
+def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
+    """
+    Reads `--config FILE.yaml` and the flags beside it; a flag wins over the file.
+
+    Args:
+        arguments: as on the command line; None for `sys.argv`.
+
+    Raises:
+        RecipeError: an unknown name (the nearest one is suggested), a wrong type, a value out of range, or a file that
+            is no flat mapping of names to values.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(Recipe, allow_abbrev=False, description="Train a SlimResNet. A flag wins over the --config file.")
+    parser.add_argument("--config", help="A recipe: a YAML file of the same names as the flags.")
+    # The file's values become arguments in front of the others, so that one parser checks both.
+    known, _ = parser.parse_known_args(arguments)
+    from_file = [] if known.config is None else _file_arguments(Path(known.config))
+    recipe, _, unknown = parser.parse_args_into_dataclasses(
+        from_file + arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise RecipeError(_unknown_name(unknown[0], prefix="--"))
+    return recipe
+
+
+def _file_arguments(path: Path) -> list[str]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"--config {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--config {path} is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"--config {path} must hold a mapping of names to values.")
+    names = _names()
+    arguments = []
+    for name, value in settings.items():
+        if name not in names:
+            raise RecipeError(f"{path}: {_unknown_name(str(name))}")
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, dict | list) for item in values) or values == []:
+            raise RecipeError(f"{path}: {name} must be a value or a flat list of values, got {value}.")
+        if value is not None:
+            # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
+            texts = [("yes" if item else "no") if isinstance(item, bool) else str(item) for item in values]
+            arguments += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
+    return arguments
+
+
+def _names() -> list[str]:
+    return [each.name for each in dataclasses.fields(Recipe)]
+
+
+def _unknown_name(text: str, prefix: str = "") -> str:
+    if prefix and not text.startswith(prefix):
+        return f"unexpected argument {text!r}: flags start with {prefix}."
+    name = text.removeprefix(prefix).split("=")[0]
+    nearest = difflib.get_close_matches(name.replace("-", "_"), _names(), n=1)
+    hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "--help lists the names there are."
+    return f"unknown {'flag' if prefix else 'recipe key'} {prefix}{name}: {hint}"

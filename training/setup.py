@@ -1,0 +1,226 @@
+"""What has to stand before the loop: the accelerator, the output folder, the data, the network."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import set_seed
+from transformers import ViTImageProcessorPil
+
+from cifar10.augmentation import Augmentation
+from cifar10.cutmix import CutMixCollator
+from cifar10.loading import Loading, TrainingLoader
+from cifar10.reading import ImageSplit, open_split
+from cifar10.splitting import random_subset, stratified_split
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+
+from .checkpoints import TRAINER_STATE_NAME, list_checkpoints, remove_unfinished
+from .recipe import Recipe, RecipeError
+
+RESULTS_NAME = "all_results.json"
+RECIPE_NAME = "recipe.yaml"
+_PRODUCTS = (
+    RESULTS_NAME,
+    RECIPE_NAME,
+    TRAINER_STATE_NAME,
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "README.md",
+)
+
+
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """
+    Starts accelerate; fills in the recipe's precision and batch sizes, which depend on the launch.
+
+    Raises:
+        RecipeError: precision, tracker or batch size do not fit the machine or the launch.
+    """
+    if recipe.report_to not in ("none", *get_available_trackers()):
+        raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
+    accelerator = Accelerator(
+        cpu=recipe.use_cpu or not torch.accelerator.is_available(),
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        log_with=None if recipe.report_to == "none" else recipe.report_to,
+        project_dir=recipe.output_dir,
+    )
+    recipe.mixed_precision = accelerator.mixed_precision
+    recipe.resolve_batch_size(accelerator.num_processes)
+    if accelerator.device.type == "cpu":
+        if recipe.mixed_precision == "fp16":
+            raise RecipeError("--mixed_precision fp16 has no effect on a CPU: use bf16 or no.")
+        # `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is told more.
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if torch.get_num_threads() == 1:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
+    set_seed(recipe.seed)
+    return accelerator
+
+
+def check_output_dir(recipe: Recipe) -> Path:
+    """
+    The output folder, before anything is written.
+
+    Raises:
+        RecipeError: it holds a run, finished or not, that is neither to be replaced nor to be resumed, or is a file.
+    """
+    output_dir = Path(recipe.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RecipeError(f"--output_dir {output_dir} is a file: name a folder.")
+    if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
+        return output_dir
+    present = [name for name in _PRODUCTS if (output_dir / name).exists()]
+    if present:
+        raise RecipeError(
+            f"--output_dir {output_dir} holds a finished run ({', '.join(present)}): name another folder, or replace "
+            "it with --overwrite_output_dir."
+        )
+    if list_checkpoints(output_dir):
+        raise RecipeError(
+            f"--output_dir {output_dir} holds the checkpoints of a run: go on with --resume_from_checkpoint last, "
+            "name another folder, or replace them with --overwrite_output_dir."
+        )
+    return output_dir
+
+
+def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:
+    """
+    Makes the folder; removes what an interrupted save left and, where the run is to be replaced, its checkpoints.
+
+    Its other files stay until the new run has theirs. Called on the main process.
+
+    Raises:
+        RecipeError: the folder cannot be written to.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(output_dir)
+        if recipe.overwrite_output_dir and not recipe.resume_from_checkpoint:
+            for checkpoint in list_checkpoints(output_dir):
+                shutil.rmtree(checkpoint)
+    except OSError as error:
+        raise RecipeError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from error
+
+
+def load_network_config(recipe: Recipe) -> SlimResNetConfig:
+    """
+    The config that `--config_name` names, or the default one.
+
+    Raises:
+        RecipeError: there is none, or it is of no SlimResNet or an impossible one.
+    """
+    if recipe.config_name is None:
+        return SlimResNetConfig()
+    try:
+        return SlimResNetConfig.from_pretrained(recipe.config_name)
+    except Exception as error:  # OSError, strict-dataclass and JSON errors, each of its own base
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"--config_name {recipe.config_name} cannot be used: {reason}") from error
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits, and which of their rows are trained on, validated on and tested on."""
+
+    train: ImageSplit
+    test: ImageSplit
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    test_rows: np.ndarray
+
+
+def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
+    """
+    Opens both splits and cuts off validation.
+
+    Raises:
+        DatasetError: as `open_split` and `stratified_split`.
+    """
+    settings = {
+        "image_size": image_size,
+        "config_name": recipe.dataset_config_name,
+        "revision": recipe.dataset_revision,
+        "image_column": recipe.image_column_name,
+        "label_column": recipe.label_column_name,
+        "resident_on": None if recipe.streaming else loading.device,
+    }
+    train = open_split(recipe.dataset_name, "train", **settings)
+    test = open_split(recipe.dataset_name, recipe.test_split, **settings)
+    if test.label_names != train.label_names:
+        raise RecipeError(
+            f"--test_split {recipe.test_split} of {recipe.dataset_name} names other classes than the training split."
+        )
+    train_rows, validation_rows = stratified_split(train.labels, recipe.validation_size, recipe.seed)
+    return TrainingData(
+        train,
+        test,
+        train_rows=random_subset(train_rows, recipe.max_train_samples, recipe.seed),
+        validation_rows=random_subset(validation_rows, recipe.max_eval_samples, recipe.seed),
+        test_rows=random_subset(np.arange(len(test.labels)), recipe.max_eval_samples, recipe.seed),
+    )
+
+
+def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading) -> TrainingLoader:
+    """The recipe's order and batch size over the training rows."""
+    return TrainingLoader(
+        data.train,
+        data.train_rows,
+        loading,
+        seed=recipe.seed,
+        batch_size=recipe.per_device_train_batch_size,
+        accumulation=recipe.gradient_accumulation_steps,
+        window=recipe.shuffle_buffer_size,
+    )
+
+
+def build_augmentations(recipe: Recipe) -> tuple[Augmentation, Augmentation]:
+    """The light augmentation of the first epochs, crop and horizontal flip only, and the whole of the others."""
+    light = {
+        "crop_padding": recipe.crop_padding,
+        "crop_padding_mode": recipe.crop_padding_mode,
+        "horizontal_flip_prob": recipe.horizontal_flip_prob,
+    }
+    full = Augmentation(
+        **light,
+        vertical_flip_prob=recipe.vertical_flip_prob,
+        gaussian_blur_prob=recipe.gaussian_blur_prob,
+        gaussian_blur_sigma=tuple(recipe.gaussian_blur_sigma),
+        random_erasing_prob=recipe.random_erasing_prob,
+        random_erasing_area=tuple(recipe.random_erasing_area),
+        erasing_color=tuple(round(255 * mean) for mean in recipe.image_mean),
+    )
+    return Augmentation(**light), full
+
+
+def build_collators(recipe: Recipe, num_labels: int) -> tuple[CutMixCollator, CutMixCollator]:
+    """The same for the collator: without CutMix, and with it."""
+    smoothing = recipe.label_smoothing_factor
+    return (
+        CutMixCollator(num_labels, prob=0.0, label_smoothing=smoothing),
+        CutMixCollator(num_labels, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
+    )
+
+
+def build_network(recipe: Recipe, config: SlimResNetConfig, label_names: list[str]) -> SlimResNetForImageClassification:
+    """A new network for the classes of the dataset, its weights drawn by seed."""
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    model = SlimResNetForImageClassification(config)
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+
+def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageProcessorPil:
+    """The processor that does to an image what training did, but for augmentation; works without torchvision."""
+    return ViTImageProcessorPil(
+        size={"height": config.image_size, "width": config.image_size},
+        image_mean=recipe.image_mean,
+        image_std=recipe.image_std,
+        do_convert_rgb=True,
+    )
