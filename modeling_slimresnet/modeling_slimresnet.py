@@ -42,6 +42,7 @@ class SlimResNetBasicLayer(nn.Module):
             SlimResNetConvLayer(in_channels, out_channels, 3, stride, activation),
             SlimResNetConvLayer(out_channels, out_channels, 3, 1, None),
         )
+        self.layer[1].normalization.ends_residual = True  # for `zero_init_residual`
         keeps_shape = stride == 1 and in_channels == out_channels
         self.shortcut = (
             nn.Identity() if keeps_shape else SlimResNetConvLayer(in_channels, out_channels, 1, stride, None)
@@ -95,8 +96,9 @@ class SlimResNetPreTrainedModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, SlimResNetBasicLayer) and self.config.zero_init_residual:
-            init.zeros_(module.layer[-1].normalization.weight)
+        # Marked on the BatchNorm itself: transformers passes modules without parameters of their own over.
+        elif self.config.zero_init_residual and getattr(module, "ends_residual", False):
+            init.zeros_(module.weight)
 
 
 class SlimResNetFeatures(SlimResNetPreTrainedModel):

@@ -1,0 +1,72 @@
+"""Shared by all tests: no network, and a network small enough to train in a second."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub: a missing folder must fail at once
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+import modeling_slimresnet
+
+REPOSITORY = Path(__file__).parent.parent
+SAMPLE = REPOSITORY / "cifar10" / "sample"
+
+
+@pytest.fixture
+def tiny_config():
+    """A network of two stages, for tests that hold for any."""
+    return modeling_slimresnet.SlimResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[1, 2], image_size=16
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config_dir(tmp_path_factory):
+    """The same as a folder for `--config_name`, for images of 32×32."""
+    folder = tmp_path_factory.mktemp("config")
+    config = modeling_slimresnet.SlimResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[2, 2]
+    )
+    config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers."""
+    torch.manual_seed(0)
+
+
+def write_dataset(folder: Path, split: str, images: list, labels: list, names: list[str], **columns) -> None:
+    """Writes a Parquet split; an image is an array, a PIL image or the bytes of a file."""
+    encoded = [
+        {"bytes": image, "path": None}
+        if isinstance(image, bytes)
+        else PILImage.fromarray(image)
+        if isinstance(image, np.ndarray)
+        else image
+        for image in images
+    ]
+    features = Features({"img": Image(), "label": ClassLabel(names=names)} | {name: kind for name, (kind, _) in columns.items()})
+    data = {"img": encoded, "label": labels} | {name: values for name, (_, values) in columns.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict(data, features=features).to_parquet(folder / f"{split}.parquet")
+
+
+def run_python(*arguments, cwd=REPOSITORY, timeout=300, **environment) -> subprocess.CompletedProcess:
+    """Runs Python in a fresh process; returns what it printed and its exit code."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

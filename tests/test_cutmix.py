@@ -1,0 +1,97 @@
+"""CutMix: the pasted pixels, the labels and λ agree, for every draw."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cifar10.cutmix import CutMixCollator, cutmix_boxes, partners
+from cifar10.randomness import Draws
+
+
+def distinct_images(batch_size, size=32):
+    """Every pixel of image i is i: what was pasted from where can be read off."""
+    return torch.arange(batch_size).float().view(-1, 1, 1, 1).expand(-1, 3, size, size).contiguous()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 64, 101])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_pasted_pixels_and_labels_match(batch_size, alpha):
+    images, labels = distinct_images(batch_size), torch.arange(batch_size) % 10
+    result = CutMixCollator(num_labels=10, alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, batch_size))
+    partner = partners(batch_size)
+    assert result["labels"].dtype == torch.float32 and result["labels"].shape == (batch_size, 10)
+    assert torch.equal(result["labels"].sum(dim=1), torch.ones(batch_size))
+    for index in range(batch_size):
+        pasted = result["pixel_values"][index].eq(partner[index]).all(dim=0) & (partner[index] != index)
+        kept = result["pixel_values"][index].eq(index).all(dim=0)
+        assert (pasted ^ kept).all()
+        rows, columns = pasted.any(dim=1).sum(), pasted.any(dim=0).sum()
+        assert pasted.sum() == rows * columns  # one rectangle
+        share = pasted.float().mean()  # 1 − λ
+        expected = (1 - share) * F.one_hot(labels[index], 10) + share * F.one_hot(labels[partner[index]], 10)
+        torch.testing.assert_close(result["labels"][index], expected, rtol=0, atol=1e-7)
+
+
+def test_a_single_sample_stays_as_it_is():
+    images = torch.randn(1, 3, 32, 32)
+    result = CutMixCollator(num_labels=10)(images, torch.tensor([4]), Draws(0, 0, 0, 1))
+    assert torch.equal(result["pixel_values"], images)
+    assert torch.equal(result["labels"], F.one_hot(torch.tensor([4]), 10).float())
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, [0]), (2, [1, 0]), (5, [1, 0, 3, 2, 3]), (6, [1, 0, 3, 2, 5, 4])])
+def test_partners(batch_size, expected):
+    assert partners(batch_size).tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
+def test_lambda_follows_theory(alpha):
+    """Without clipping, λ is Beta(α, α); the exact share follows from it by clipping at a uniform centre."""
+    shape = Draws(0, 0, 0, 40000).uniform("cutmix", 3)
+    size = 256  # fine enough that whole pixels hardly matter
+    centred = shape.copy()
+    centred[:, 1:] = 0.5
+    top, bottom, left, right = cutmix_boxes(centred, alpha, size, size).T
+    lam = 1 - (bottom - top) * (right - left) / size**2
+    assert lam.mean() == pytest.approx(0.5, abs=0.01)
+    assert lam.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
+
+    top, bottom, left, right = cutmix_boxes(shape, alpha, size, size).T
+    assert min(top.min(), left.min()) == 0 and max(bottom.max(), right.max()) == size
+    ratio = np.sqrt(1 - lam)  # a box of side r around a uniform centre keeps r − r²/4 of itself inside
+    expected = 1 - ((ratio - ratio**2 / 4) ** 2).mean()
+    assert (1 - (bottom - top) * (right - left) / size**2).mean() == pytest.approx(expected, abs=0.01)
+
+
+def test_probability_is_per_sample():
+    collate = CutMixCollator(num_labels=10, prob=0.25)
+    images = distinct_images(4000, size=8)
+    result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
+    mixed = (result["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()
+    always = CutMixCollator(num_labels=10, prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
+    visible = (always["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()  # some boxes are empty
+    assert mixed == pytest.approx(0.25 * visible, abs=0.02)
+
+
+def test_no_mixing_gives_one_hot_labels():
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    result = CutMixCollator(num_labels=10, prob=0.0)(images, labels, Draws(0, 0, 0, 8))
+    assert torch.equal(result["pixel_values"], images)
+    assert torch.equal(result["labels"], F.one_hot(labels, 10).float())
+
+
+def test_label_smoothing_equals_pytorchs():
+    labels, logits = torch.arange(8), torch.randn(8, 10)
+    smooth = CutMixCollator(num_labels=10, prob=0.0, label_smoothing=0.1)(torch.zeros(8, 3, 4, 4), labels, Draws(0, 0, 0, 8))
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(F.cross_entropy(logits, smooth["labels"]), expected)
+
+
+def test_a_pair_is_mixed_the_same_in_any_even_batch():
+    images, labels = torch.randn(32, 3, 16, 16), torch.arange(32) % 10
+    collate = CutMixCollator(num_labels=10, label_smoothing=0.1)
+    whole = collate(images, labels, Draws(3, 1, 64, 32))
+    parts = [collate(images[i : i + 8], labels[i : i + 8], Draws(3, 1, 64 + i, 8)) for i in range(0, 32, 8)]
+    for name in whole:
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
