@@ -23,6 +23,7 @@ from training.recipe import Recipe, RecipeError, parse_recipe
 from training.setup import (
     RECIPE_NAME,
     RESULTS_NAME,
+    TrainingData,
     build_augmentations,
     build_collators,
     build_image_processor,
@@ -51,7 +52,7 @@ def run(recipe: Recipe) -> None:
     if accelerator.is_main_process:
         claim_output_dir(recipe, output_dir)
     accelerator.wait_for_everyone()
-    accelerator.print(describe(recipe, accelerator, model, len(data.train_rows), len(data.validation_rows)))
+    accelerator.print(describe(recipe, accelerator, model, data))
 
     to_model = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
     augmentations, collators = build_augmentations(recipe), build_collators(recipe, config.num_labels)
@@ -93,7 +94,9 @@ def run(recipe: Recipe) -> None:
         if len(rows):
             results |= {f"{name}_{metric}": value for metric, value in scores(final, split, rows).items()}
             results[f"{name}_samples"] = len(rows)
-    accelerator.log({name: value for name, value in results.items() if name.startswith("test_")}, step=state.global_step)
+    accelerator.log(
+        {name: value for name, value in results.items() if name.startswith("test_")}, step=state.global_step
+    )
     accelerator.end_training()
 
     if accelerator.is_main_process:
@@ -115,17 +118,16 @@ def run(recipe: Recipe) -> None:
         print(f"saved to {output_dir}; load it with\n  {loading_line(output_dir)}")
 
 
-def describe(
-    recipe: Recipe, accelerator: Accelerator, model: torch.nn.Module, num_train: int, num_validation: int
-) -> str:
+def describe(recipe: Recipe, accelerator: Accelerator, model: torch.nn.Module, data: TrainingData) -> str:
     """What is about to run, on what: the launch may have understood something else than was meant."""
     return (
-        f"{recipe.dataset_name}: {num_train} images to train on, {num_validation} for validation; "
-        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters\n"
-        f"{accelerator.num_processes} processes on {accelerator.device.type}, {torch.get_num_threads()} threads each; "
-        f"precision {recipe.mixed_precision}; {recipe.total_train_batch_size} images a step "
-        f"({recipe.per_device_train_batch_size} × {accelerator.num_processes} processes × "
-        f"{recipe.gradient_accumulation_steps} accumulated)"
+        f"data     {recipe.dataset_name}: {len(data.train_rows):,} images to train on, {len(data.validation_rows):,} "
+        f"for validation, {len(data.test_rows):,} to test on\n"
+        f"network  {sum(parameter.numel() for parameter in model.parameters()):,} parameters\n"
+        f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, "
+        f"threads: {torch.get_num_threads()}, precision: {recipe.mixed_precision}\n"
+        f"batch    {recipe.total_train_batch_size} images a step = {recipe.per_device_train_batch_size} "
+        f"× {accelerator.num_processes} processes × {recipe.gradient_accumulation_steps} accumulated"
     )
 
 

@@ -139,7 +139,7 @@ def box_mask(boxes: np.ndarray, pixels: Tensor) -> Tensor:
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 `[B, C, H, W]` to float32: scaled to 0–1, less `mean`, over `std`, a channel each, as the processor does."""
+    """uint8 `[B, C, H, W]` to float32: scaled to 0–1, less `mean`, over `std` of its channel, as the processor does."""
     mean_, std_ = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
     return torch.addcmul(-mean_ / std_, pixels, 1 / (255 * std_))
 

@@ -1,4 +1,4 @@
-"""CutMix (Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features")."""
+"""CutMix: Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Makes the sample of CIFAR-10 that ships with the project: python -m cifar10.make_sample --dataset_name uoft-cs/cifar10
+"""Makes the sample that ships with the project: python -m cifar10.make_sample --dataset_name uoft-cs/cifar10
 
 It takes the first images of each class in the order of the dataset, as many of every class, and writes them, PNG as
 they are, to one Parquet file a split.

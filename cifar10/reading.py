@@ -139,7 +139,6 @@ def open_split(
     # The whole message is written below: the reason of `datasets` may be many lines long.
     try:
         stream = load_dataset(dataset_name, config_name, split=split, revision=revision, streaming=True)
-        features = stream.features or stream._resolve_features().features
     except ValueError as error:
         raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
     except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
@@ -149,9 +148,11 @@ def open_split(
             f"--dataset_name {SAMPLE_FOLDER}."
         ) from error
     description = f"split {split!r} of {dataset_name}"
-    image_column = _find_column(features, Image, image_column, "--image_column_name", description)
-    label_column = _find_column(features, ClassLabel, label_column, "--label_column_name", description)
-    label_names = features[label_column].names
+    if stream.features is None:
+        raise DatasetError(f"{description} does not say what its columns hold: give a dataset with typed columns.")
+    image_column = _find_column(stream.features, Image, image_column, "--image_column_name", description)
+    label_column = _find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
+    label_names = stream.features[label_column].names
     labels = _read_labels(stream, label_column, len(label_names), description)
     images = StreamedImages(stream, image_column, len(labels), image_size, description)
     if resident_on is not None:

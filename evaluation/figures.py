@@ -27,9 +27,7 @@ def plot_curves(log_history: list[dict], path: Path) -> None:
             `_ema` behind it; accuracies in 0–1.
         path: where to write; its folder is made.
     """
-    panels = {
-        name: [(key, style) for key, style in lines if key in log_history[-1]] for name, lines in _LINES.items()
-    }
+    panels = {name: [(key, style) for key, style in lines if key in log_history[-1]] for name, lines in _LINES.items()}
     panels = {name: lines for name, lines in panels.items() if lines}
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
     for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):

@@ -44,7 +44,7 @@ def write_model_card(
     if path.exists() and not overwrite:
         return
     name = output_dir.resolve().name
-    dataset = dataset_name.rstrip("/").split("/")[-1]
+    dataset = Path(dataset_name).resolve().name if Path(dataset_name).is_dir() else dataset_name
     metadata = ModelCardData(
         model_name=name,
         license="apache-2.0",
@@ -54,7 +54,7 @@ def write_model_card(
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=dataset_name,
+                dataset_type=dataset,
                 dataset_name=dataset,
                 dataset_split="test",
                 metric_type="accuracy",

@@ -62,9 +62,7 @@ class SlimResNetEncoder(nn.Module):
         in_channels = config.embedding_size
         for out_channels, depth, stride in zip(config.hidden_sizes, config.depths, config.strides, strict=True):
             blocks = [SlimResNetBasicLayer(in_channels, out_channels, stride, config.hidden_act)]
-            blocks += [
-                SlimResNetBasicLayer(out_channels, out_channels, 1, config.hidden_act) for _ in range(depth - 1)
-            ]
+            blocks += [SlimResNetBasicLayer(out_channels, out_channels, 1, config.hidden_act) for _ in range(depth - 1)]
             self.stages.append(nn.Sequential(*blocks))
             in_channels = out_channels
 
@@ -195,9 +193,7 @@ class SlimResNetBackbone(BackboneMixin, SlimResNetFeatures):
         self.post_init()
 
     @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
         """
         Args:
             pixel_values: normalised images, float `[B, num_channels, H, W]`.
@@ -220,8 +216,8 @@ class SlimResNetBackbone(BackboneMixin, SlimResNetFeatures):
 
 
 __all__ = [
-    "SlimResNetPreTrainedModel",
-    "SlimResNetModel",
-    "SlimResNetForImageClassification",
     "SlimResNetBackbone",
+    "SlimResNetForImageClassification",
+    "SlimResNetModel",
+    "SlimResNetPreTrainedModel",
 ]

@@ -31,9 +31,7 @@ def tiny_config():
 def tiny_config_dir(tmp_path_factory):
     """The same as a folder for `--config_name`, for images of 32×32."""
     folder = tmp_path_factory.mktemp("config")
-    config = modeling_slimresnet.SlimResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[2, 2]
-    )
+    config = modeling_slimresnet.SlimResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[2, 2])
     config.save_pretrained(folder)
     return folder
 
@@ -54,7 +52,9 @@ def write_dataset(folder: Path, split: str, images: list, labels: list, names: l
         else image
         for image in images
     ]
-    features = Features({"img": Image(), "label": ClassLabel(names=names)} | {name: kind for name, (kind, _) in columns.items()})
+    features = Features(
+        {"img": Image(), "label": ClassLabel(names=names)} | {name: kind for name, (kind, _) in columns.items()}
+    )
     data = {"img": encoded, "label": labels} | {name: values for name, (_, values) in columns.items()}
     folder.mkdir(parents=True, exist_ok=True)
     Dataset.from_dict(data, features=features).to_parquet(folder / f"{split}.parquet")

@@ -76,7 +76,9 @@ def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn():
     height, width = bottom - top, right - left
     for index, (u_area, u_ratio, u_top, u_left) in enumerate(shape[:200]):
         area = (0.02 + u_area * 0.18) * 1024
-        ratio = math.exp(math.log(ERASING_ASPECT_RATIO[0]) * (1 - u_ratio) + math.log(ERASING_ASPECT_RATIO[1]) * u_ratio)
+        ratio = math.exp(
+            math.log(ERASING_ASPECT_RATIO[0]) * (1 - u_ratio) + math.log(ERASING_ASPECT_RATIO[1]) * u_ratio
+        )
         assert height[index] == round(math.sqrt(area * ratio)) and width[index] == round(math.sqrt(area / ratio))
         assert top[index] == int(u_top * (33 - height[index])) and left[index] == int(u_left * (33 - width[index]))
     assert (height * width / 1024).mean() == pytest.approx(0.11, abs=0.005)
@@ -137,7 +139,12 @@ def test_each_sample_has_its_own_draw():
 
 @pytest.mark.parametrize(
     ("field", "expected"),
-    [("horizontal_flip_prob", 0.3), ("vertical_flip_prob", 0.3), ("gaussian_blur_prob", 0.3), ("random_erasing_prob", 0.3)],
+    [
+        ("horizontal_flip_prob", 0.3),
+        ("vertical_flip_prob", 0.3),
+        ("gaussian_blur_prob", 0.3),
+        ("random_erasing_prob", 0.3),
+    ],
 )
 def test_probability(field, expected):
     image = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(4000, -1, -1, -1)
@@ -155,4 +162,6 @@ def test_erasing_paints_the_color():
     painted = Augmentation(random_erasing_prob=1.0, erasing_color=(125, 123, 114))(black, Draws(0, 0, 0, 100))
     inside = painted.ne(0).all(dim=1)
     assert (inside.flatten(1).sum(dim=1) > 0).all()
-    assert torch.equal(painted.permute(0, 2, 3, 1)[inside].unique(dim=0), torch.tensor([[125, 123, 114]], dtype=torch.uint8))
+    assert torch.equal(
+        painted.permute(0, 2, 3, 1)[inside].unique(dim=0), torch.tensor([[125, 123, 114]], dtype=torch.uint8)
+    )

@@ -40,7 +40,9 @@ def test_a_single_sample_stays_as_it_is():
     assert torch.equal(result["labels"], F.one_hot(torch.tensor([4]), 10).float())
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [(1, [0]), (2, [1, 0]), (5, [1, 0, 3, 2, 3]), (6, [1, 0, 3, 2, 5, 4])])
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(1, [0]), (2, [1, 0]), (5, [1, 0, 3, 2, 3]), (6, [1, 0, 3, 2, 5, 4])]
+)
 def test_partners(batch_size, expected):
     assert partners(batch_size).tolist() == expected
 
@@ -83,7 +85,9 @@ def test_no_mixing_gives_one_hot_labels():
 
 def test_label_smoothing_equals_pytorchs():
     labels, logits = torch.arange(8), torch.randn(8, 10)
-    smooth = CutMixCollator(num_labels=10, prob=0.0, label_smoothing=0.1)(torch.zeros(8, 3, 4, 4), labels, Draws(0, 0, 0, 8))
+    smooth = CutMixCollator(num_labels=10, prob=0.0, label_smoothing=0.1)(
+        torch.zeros(8, 3, 4, 4), labels, Draws(0, 0, 0, 8)
+    )
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(F.cross_entropy(logits, smooth["labels"]), expected)
 

@@ -122,7 +122,9 @@ def test_initializer_settings(tiny_config):
     normal = SlimResNetModel(tiny_config)
     convolution = normal.encoder.stages[1][0].layer[1].convolution
     assert convolution.weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
-    zero = [name for name, value in normal.named_parameters() if name.endswith("normalization.weight") and not value.any()]
+    zero = [
+        name for name, value in normal.named_parameters() if name.endswith("normalization.weight") and not value.any()
+    ]
     assert zero == [f"encoder.stages.{stage}.0.layer.1.normalization.weight" for stage in (0, 1)]
     tiny_config.initializer = "kaiming_uniform"
     uniform = SlimResNetModel(tiny_config).encoder.stages[1][0].layer[1].convolution
@@ -183,7 +185,11 @@ def test_backbone_gives_the_stages_it_is_asked_for():
     assert backbone.channels == [32, 64, 256]
     assert backbone.out_feature_channels == {"stem": 32, "stage1": 32, "stage2": 64, "stage3": 128, "stage4": 256}
     outputs = backbone(images)
-    assert [tuple(features.shape) for features in outputs.feature_maps] == [(2, 32, 32, 32), (2, 64, 16, 16), (2, 256, 4, 4)]
+    assert [tuple(features.shape) for features in outputs.feature_maps] == [
+        (2, 32, 32, 32),
+        (2, 64, 16, 16),
+        (2, 256, 4, 4),
+    ]
     assert outputs.hidden_states is None
     assert len(backbone(images, output_hidden_states=True).hidden_states) == 5
 

@@ -39,7 +39,9 @@ def test_draws_of_a_position_do_not_depend_on_the_batch(columns):
 
 def test_draws_are_uniform_and_independent():
     draws = Draws(0, 0, 0, 20000)
-    columns = np.concatenate([draws.uniform("crop", 3), draws.uniform("cutmix", 4), Draws(0, 1, 0, 20000).uniform("crop", 3)], axis=1)
+    columns = np.concatenate(
+        [draws.uniform("crop", 3), draws.uniform("cutmix", 4), Draws(0, 1, 0, 20000).uniform("crop", 3)], axis=1
+    )
     assert columns.min() >= 0 and columns.max() < 1
     assert np.abs(columns.mean(axis=0) - 0.5).max() < 0.01
     assert np.abs(columns.var(axis=0) - 1 / 12).max() < 0.002

@@ -55,7 +55,9 @@ def test_only_what_is_asked_for_is_decoded(folder, monkeypatch):
     split = open_split(str(folder), "train", image_size=8, label_column="label")
     decoded = []
     decode = StreamedImages._decode
-    monkeypatch.setattr(StreamedImages, "_decode", lambda self, encoded, row: decoded.append(row) or decode(self, encoded, row))
+    monkeypatch.setattr(
+        StreamedImages, "_decode", lambda self, encoded, row: decoded.append(row) or decode(self, encoded, row)
+    )
     list(split.images.read([np.array([20, 3]), np.array([7])]))
     assert decoded == [20, 3, 7]
 

@@ -81,7 +81,10 @@ def fit(
 
     # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
     bar = tqdm(
-        total=max_steps, initial=progress.global_step, disable=None if accelerator.is_main_process else True, unit="step"
+        total=max_steps,
+        initial=progress.global_step,
+        disable=None if accelerator.is_main_process else True,
+        unit="step",
     )
     while progress.global_step < max_steps:
         epoch, first_step = divmod(progress.global_step, steps_per_epoch)
@@ -111,7 +114,7 @@ def fit(
             # At the end of an epoch the checkpoint follows validation, to have its result.
             saves = step + 1 < last_step and _is_checkpointed(recipe, progress.global_step)
             if progress.global_step % recipe.logging_steps == 0 or step + 1 == last_step or saves:
-                losses = accelerator.reduce(torch.stack(unchecked).double(), reduction="mean")
+                losses = accelerator.reduce(torch.stack(unchecked).float(), reduction="mean")
                 losses = losses.view(-1, recipe.gradient_accumulation_steps).mean(dim=1).tolist()
                 _check_finite(losses, progress.global_step, recipe, max_steps)
                 progress.epoch_loss_sum += sum(losses)

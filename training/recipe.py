@@ -4,22 +4,16 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg, HfArgumentParser
 
 
 class RecipeError(ValueError):
     """A setting that cannot be used; the message names the flag and says what to do."""
-
-
-def _flag(default, help: str):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -27,76 +21,114 @@ class Recipe:
     """Names follow transformers' TrainingArguments and image-classification examples where those have one."""
 
     # data
-    dataset_name: str = _flag("uoft-cs/cifar10", "A dataset on the Hub, or a folder, as load_dataset takes it.")
-    dataset_config_name: str | None = _flag(None, "The dataset's configuration, if it has several.")
-    dataset_revision: str | None = _flag(None, "Branch, tag or commit of the dataset on the Hub.")
-    streaming: bool = _flag(True, "Decode images on the way; false holds them all in memory, on the training device.")
-    image_column_name: str | None = _flag(None, "Column of the images; by default the only one of type Image.")
-    label_column_name: str | None = _flag(None, "Column of the labels; by default the only one of type ClassLabel.")
-    test_split: str = _flag("test", "Split that the finished model is scored on, once.")
-    validation_size: int = _flag(5000, "Images cut from the training split, evenly by class, to make choices on.")
-    max_train_samples: int | None = _flag(None, "Train on so many images, drawn by seed.")
-    max_eval_samples: int | None = _flag(None, "Validate, and test, on so many images, drawn by seed.")
-    shuffle_buffer_size: int = _flag(50000, "Samples within which the order is random: a stream holds them, encoded.")
-    dataloader_num_workers: int = _flag(0, "Processes that read ahead of training while streaming.")
+    dataset_name: str = HfArg(
+        default="uoft-cs/cifar10", help="A dataset on the Hub, or a folder, as load_dataset takes it."
+    )
+    dataset_config_name: str | None = HfArg(default=None, help="The dataset's configuration, if it has several.")
+    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the dataset on the Hub.")
+    streaming: bool = HfArg(
+        default=True, help="Decode images on the way; false holds them all in memory, on the training device."
+    )
+    image_column_name: str | None = HfArg(
+        default=None, help="Column of the images; by default the only one of type Image."
+    )
+    label_column_name: str | None = HfArg(
+        default=None, help="Column of the labels; by default the only one of type ClassLabel."
+    )
+    test_split: str = HfArg(default="test", help="Split that the finished model is scored on, once.")
+    validation_size: int = HfArg(
+        default=5000, help="Images cut from the training split, evenly by class, to make choices on."
+    )
+    max_train_samples: int | None = HfArg(default=None, help="Train on so many images, drawn by seed.")
+    max_eval_samples: int | None = HfArg(default=None, help="Validate, and test, on so many images, drawn by seed.")
+    shuffle_buffer_size: int = HfArg(
+        default=50000, help="Samples within which the order is random: a stream holds them, encoded."
+    )
+    dataloader_num_workers: int = HfArg(default=0, help="Processes that read ahead of training while streaming.")
 
     # augmentation
-    image_mean: list[float] = _flag([0.4914, 0.4822, 0.4465], "Mean of each channel, in 0-1.")
-    image_std: list[float] = _flag([0.2470, 0.2435, 0.2616], "Standard deviation of each channel, in 0-1.")
-    crop_padding: int = _flag(4, "Random crop after padding by so many pixels.")
-    crop_padding_mode: Literal["zero", "reflect"] = _flag("zero", "What is padded with.")
-    horizontal_flip_prob: float = _flag(0.5, "Probability of a left-right mirror image.")
-    vertical_flip_prob: float = _flag(0.0, "Probability of an upside-down mirror image.")
-    gaussian_blur_prob: float = _flag(0.0, "Probability of a 3x3 Gaussian blur.")
-    gaussian_blur_sigma: list[float] = _flag([0.1, 1.5], "Range of its standard deviation, in pixels.")
-    random_erasing_prob: float = _flag(0.0, "Probability that a rectangle is painted over.")
-    random_erasing_area: list[float] = _flag([0.02, 0.2], "Range of the share of its area.")
-    cutmix_prob: float = _flag(0.0, "Probability that a sample has a patch of another pasted in.")
-    cutmix_alpha: float = _flag(1.0, "The patch's share is drawn from Beta(alpha, alpha).")
-    label_smoothing_factor: float = _flag(0.0, "Share of each label that is spread over all classes.")
-    num_light_augmentation_epochs: int = _flag(0, "Epochs at the start with crop and horizontal flip only.")
+    image_mean: list[float] = HfArg(
+        default_factory=lambda: [0.4914, 0.4822, 0.4465], help="Mean of each channel, in 0-1."
+    )
+    image_std: list[float] = HfArg(
+        default_factory=lambda: [0.2470, 0.2435, 0.2616], help="Standard deviation of each channel, in 0-1."
+    )
+    crop_padding: int = HfArg(default=4, help="Random crop after padding by so many pixels.")
+    crop_padding_mode: Literal["zero", "reflect"] = HfArg(default="zero", help="What is padded with.")
+    horizontal_flip_prob: float = HfArg(default=0.5, help="Probability of a left-right mirror image.")
+    vertical_flip_prob: float = HfArg(default=0.0, help="Probability of an upside-down mirror image.")
+    gaussian_blur_prob: float = HfArg(default=0.0, help="Probability of a 3x3 Gaussian blur.")
+    gaussian_blur_sigma: list[float] = HfArg(
+        default_factory=lambda: [0.1, 1.5], help="Range of its standard deviation, in pixels."
+    )
+    random_erasing_prob: float = HfArg(default=0.0, help="Probability that a rectangle is painted over.")
+    random_erasing_area: list[float] = HfArg(
+        default_factory=lambda: [0.02, 0.2], help="Range of the share of its area."
+    )
+    cutmix_prob: float = HfArg(default=0.0, help="Probability that a sample has a patch of another pasted in.")
+    cutmix_alpha: float = HfArg(default=1.0, help="The patch's share is drawn from Beta(alpha, alpha).")
+    label_smoothing_factor: float = HfArg(default=0.0, help="Share of each label that is spread over all classes.")
+    num_light_augmentation_epochs: int = HfArg(
+        default=0, help="Epochs at the start with crop and horizontal flip only."
+    )
 
     # model
-    config_name: str | None = _flag(None, "A config.json, or its folder, for another network than the default one.")
+    config_name: str | None = HfArg(
+        default=None, help="A config.json, or its folder, for another network than the default one."
+    )
 
     # optimisation
-    num_train_epochs: int = _flag(100, "Epochs; the learning rate falls over the whole of them.")
-    max_train_steps: int | None = _flag(None, "Optimiser steps, instead of --num_train_epochs.")
-    total_train_batch_size: int | None = _flag(
-        None, "Images of one optimiser step over all processes, that --learning_rate is tuned for; 128 by default."
+    num_train_epochs: int = HfArg(default=100, help="Epochs; the learning rate falls over the whole of them.")
+    max_train_steps: int | None = HfArg(default=None, help="Optimiser steps, instead of --num_train_epochs.")
+    total_train_batch_size: int | None = HfArg(
+        default=None,
+        help="Images of one optimiser step over all processes, that --learning_rate is tuned for; 128 by default.",
     )
-    per_device_train_batch_size: int | None = _flag(None, "Images a process takes at once; by default its share.")
-    per_device_eval_batch_size: int = _flag(500, "The same, in evaluation.")
-    gradient_accumulation_steps: int = _flag(1, "Batches a process takes for one optimiser step.")
-    learning_rate: float = _flag(0.1, "Peak learning rate.")
-    momentum: float = _flag(0.9, "Momentum of SGD.")
-    nesterov: bool = _flag(False, "Nesterov's momentum.")
-    weight_decay: float = _flag(5e-4, "Weight decay.")
-    decay_norm_and_bias: bool = _flag(True, "Decay BatchNorm's parameters and biases too.")
-    lr_scheduler_type: Literal["constant", "cosine", "multi_step", "hybrid"] = _flag(
-        "cosine", "hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak."
+    per_device_train_batch_size: int | None = HfArg(
+        default=None, help="Images a process takes at once; by default its share."
     )
-    lr_milestones: list[float] = _flag([0.5, 0.75], "Shares of the multi_step phase after which the rate drops.")
-    lr_gamma: float = _flag(0.1, "What it is multiplied with.")
-    warmup_steps: float = _flag(0.0, "Steps of linear warm-up; a number below 1 is a share of the run.")
-    ema_decay: float = _flag(0.0, "Decay a step of averaged weights, which are then evaluated and saved; 0 for none.")
+    per_device_eval_batch_size: int = HfArg(default=500, help="The same, in evaluation.")
+    gradient_accumulation_steps: int = HfArg(default=1, help="Batches a process takes for one optimiser step.")
+    learning_rate: float = HfArg(default=0.1, help="Peak learning rate.")
+    momentum: float = HfArg(default=0.9, help="Momentum of SGD.")
+    nesterov: bool = HfArg(default=False, help="Nesterov's momentum.")
+    weight_decay: float = HfArg(default=5e-4, help="Weight decay.")
+    decay_norm_and_bias: bool = HfArg(default=True, help="Decay BatchNorm's parameters and biases too.")
+    lr_scheduler_type: Literal["constant", "cosine", "multi_step", "hybrid"] = HfArg(
+        default="cosine",
+        help="hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak.",
+    )
+    lr_milestones: list[float] = HfArg(
+        default_factory=lambda: [0.5, 0.75], help="Shares of the multi_step phase after which the rate drops."
+    )
+    lr_gamma: float = HfArg(default=0.1, help="What it is multiplied with.")
+    warmup_steps: float = HfArg(default=0.0, help="Steps of linear warm-up; a number below 1 is a share of the run.")
+    ema_decay: float = HfArg(
+        default=0.0, help="Decay a step of averaged weights, which are then evaluated and saved; 0 for none."
+    )
 
     # machine
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = _flag(None, "By default what accelerate launch says.")
-    channels_last: bool = _flag(True, "Keep feature maps in NHWC order.")
-    torch_compile: bool = _flag(False, "Compile the network.")
-    use_cpu: bool = _flag(False, "Use the CPU where there is a GPU too.")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = HfArg(
+        default=None, help="By default what accelerate launch says."
+    )
+    channels_last: bool = HfArg(default=True, help="Keep feature maps in NHWC order.")
+    torch_compile: bool = HfArg(default=False, help="Compile the network.")
+    use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
 
     # run
-    output_dir: str = _flag("runs/slimresnet", "Folder of everything the run writes.")
-    overwrite_output_dir: bool = _flag(False, "Replace the run that the folder holds.")
-    seed: int = _flag(42, "Of the weights, the validation split, the order and every draw.")
-    logging_steps: int = _flag(10, "Optimiser steps between updates of the progress bar and the trackers.")
-    checkpointing_steps: str = _flag("epoch", "Save a checkpoint each epoch, each so many steps, or no.")
-    save_total_limit: int | None = _flag(2, "Checkpoints to keep.")
-    resume_from_checkpoint: str | None = _flag(None, "A checkpoint's folder, or last.")
-    load_best_model_at_end: bool = _flag(False, "Keep the weights of the epoch best on validation, not the last.")
-    report_to: Literal["none", "tensorboard", "trackio"] = _flag("none", "Tracker that gets every figure too.")
+    output_dir: str = HfArg(default="runs/slimresnet", help="Folder of everything the run writes.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the run that the folder holds.")
+    seed: int = HfArg(default=42, help="Of the weights, the validation split, the order and every draw.")
+    logging_steps: int = HfArg(default=10, help="Optimiser steps between updates of the progress bar and the trackers.")
+    checkpointing_steps: str = HfArg(default="epoch", help="Save a checkpoint each epoch, each so many steps, or no.")
+    save_total_limit: int | None = HfArg(default=2, help="Checkpoints to keep.")
+    resume_from_checkpoint: str | None = HfArg(default=None, help="A checkpoint's folder, or last.")
+    load_best_model_at_end: bool = HfArg(
+        default=False, help="Keep the weights of the epoch best on validation, not the last."
+    )
+    report_to: Literal["none", "tensorboard", "trackio"] = HfArg(
+        default="none", help="Tracker that gets every figure too."
+    )
 
     def __post_init__(self):
         for name, (low, high) in _RANGES.items():

@@ -1,0 +1,463 @@
+"""Runs of train.py on the sample with a tiny network: what they write, resume, keep and refuse."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+import train as train_script
+from cifar10.augmentation import normalize
+from cifar10.randomness import sample_order
+from cifar10.reading import DatasetError, open_split
+from cifar10.splitting import random_subset
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from training.checkpoints import CheckpointError, list_checkpoints
+from training.loop import DivergedError
+from training.optimization import learning_rate
+from training.recipe import RecipeError, parse_recipe
+
+FINISHED = {
+    "README.md",
+    "all_results.json",
+    "config.json",
+    "configuration_slimresnet.py",
+    "figures",
+    "model.safetensors",
+    "modeling_slimresnet.py",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "trainer_state.json",
+}
+
+
+@pytest.fixture
+def flags(tiny_config_dir, tmp_path):
+    """224 images, 7 steps an epoch, 3 epochs."""
+    return [
+        f"--dataset_name={SAMPLE}",
+        f"--config_name={tiny_config_dir}",
+        f"--output_dir={tmp_path / 'run'}",
+        "--max_train_samples=224",
+        "--validation_size=100",
+        "--max_eval_samples=90",
+        "--total_train_batch_size=32",
+        "--num_train_epochs=3",
+        "--streaming=false",
+        "--cutmix_prob=0.5",
+        "--random_erasing_prob=0.5",
+        "--use_cpu",
+    ]
+
+
+def train(flags, *more):
+    """One run in this process; the last of two equal flags counts."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe = parse_recipe([*flags, *map(str, more)])
+    train_script.run(recipe)
+    return train_script.Path(recipe.output_dir)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    expected = weights(second)
+    assert list(expected) == list(weights(first))
+    for name, value in weights(first).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def read(folder, name="all_results.json"):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_finished_folder(flags, capsys):
+    folder = train(flags)
+    assert {file.name for file in folder.iterdir()} == FINISHED | {"checkpoint-14", "checkpoint-21"}
+    results = read(folder)
+    assert set(results) == {
+        "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second",
+        "eval_accuracy", "eval_loss", "eval_samples", "test_accuracy", "test_loss", "test_samples",
+    }  # fmt: skip
+    assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
+        3,
+        224,
+        90,
+        90,
+    )
+    state = read(folder, "trainer_state.json")
+    assert (state["global_step"], state["max_steps"], state["num_train_epochs"]) == (21, 21, 3)
+    assert [entry["epoch"] for entry in state["log_history"]] == [1, 2, 3]
+    assert {"loss", "learning_rate", "eval_loss", "eval_accuracy", "step", "train_samples_per_second"} <= set(
+        state["log_history"][0]
+    )
+    assert state["log_history"][-1]["loss"] == results["train_loss"]
+    assert results["eval_accuracy"] == state["log_history"][-1]["eval_accuracy"]
+    recipe = parse_recipe([f"--config={folder / 'recipe.yaml'}"])
+    assert recipe.per_device_train_batch_size == 32 and recipe.mixed_precision == "no"
+    with Image.open(folder / "figures" / "curves.png") as image:
+        assert image.format == "PNG" and image.width > 600
+    card = (folder / "README.md").read_text()
+    assert f"{results['test_accuracy']:.2%}" in card and "pipeline_tag: image-classification" in card
+    output = capsys.readouterr().out
+    assert str(folder) in output and "from_pretrained" in output
+    assert output.count("epoch ") == 3
+
+
+def test_the_figures_are_those_of_the_saved_model(flags):
+    """Loaded as a stranger would, with its own image processor, it scores what the folder says."""
+    folder = train(flags, "--max_eval_samples=1000")
+    results = read(folder)
+    assert results["test_samples"] == 500
+    model, loading = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    processor = AutoImageProcessor.from_pretrained(folder)
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    (pixels,) = split.images.read([np.arange(500)])
+    inputs = processor([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels], return_tensors="pt")
+    labels = torch.from_numpy(split.labels)
+    with torch.inference_mode():
+        outputs = model(**inputs, labels=labels)
+    assert (outputs.logits.argmax(dim=1) == labels).double().mean().item() == results["test_accuracy"]
+    assert outputs.loss.item() == pytest.approx(results["test_loss"], abs=1e-5)
+    answer = pipeline("image-classification", model=str(folder))(Image.fromarray(pixels[0].permute(1, 2, 0).numpy()))
+    assert answer[0]["label"] == split.label_names[outputs.logits[0].argmax()]
+
+
+def test_it_learns(flags):
+    folder = train(
+        flags, "--max_train_samples=2000", "--num_train_epochs=5", "--learning_rate=0.05", "--cutmix_prob=0",
+        "--random_erasing_prob=0", "--max_eval_samples=500",
+    )  # fmt: skip
+    losses = [entry["loss"] for entry in read(folder, "trainer_state.json")["log_history"]]
+    assert losses == sorted(losses, reverse=True)
+    assert read(folder)["test_accuracy"] > 0.25
+
+
+def test_stream_and_memory_and_a_second_run_end_in_the_same_weights(flags, tmp_path):
+    memory = train(flags)
+    streamed = train(flags, "--streaming=true", f"--output_dir={tmp_path / 'streamed'}")
+    workers = train(flags, "--streaming=true", "--dataloader_num_workers=2", f"--output_dir={tmp_path / 'workers'}")
+    assert_same_weights(streamed, memory)
+    assert_same_weights(workers, memory)
+    other = train(flags, "--seed=1", f"--output_dir={tmp_path / 'other'}")
+    assert not torch.equal(weights(other)["classifier.weight"], weights(memory)["classifier.weight"])
+
+
+@pytest.mark.parametrize("averaging", [[], ["--ema_decay=0.9", "--load_best_model_at_end"]], ids=["plain", "averaged"])
+def test_resuming_from_any_checkpoint_ends_in_the_same_weights(flags, tmp_path, averaging):
+    flags += [*averaging, "--checkpointing_steps=4", "--save_total_limit=100"]
+    whole = train(flags)
+    checkpoints = list_checkpoints(whole)
+    assert [checkpoint.name for checkpoint in checkpoints] == [f"checkpoint-{step}" for step in (4, 8, 12, 16, 20)]
+    for checkpoint in checkpoints[::2]:
+        resumed = train(flags, f"--resume_from_checkpoint={checkpoint}", f"--output_dir={tmp_path / checkpoint.name}")
+        assert_same_weights(resumed, whole)
+        for entry, expected in zip(
+            read(resumed, "trainer_state.json")["log_history"],
+            read(whole, "trainer_state.json")["log_history"],
+            strict=True,
+        ):
+            entry.pop("train_samples_per_second"), expected.pop("train_samples_per_second")
+            assert entry == expected
+
+
+def test_killed_and_resumed_by_the_same_command(flags, tmp_path):
+    """A real process, killed without warning once it has saved; `last` finds nothing at first, then what it left."""
+    straight = train(flags, "--num_train_epochs=30")
+    folder = tmp_path / "killed"
+    command = [
+        sys.executable, "train.py", *flags, "--num_train_epochs=30", f"--output_dir={folder}",
+        "--resume_from_checkpoint=last",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(folder) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list_checkpoints(folder) and not (folder / "all_results.json").exists()
+    (folder / "tmp-checkpoint-999").mkdir()  # as if killed within a save
+    again = run_python(*command[1:])
+    assert again.returncode == 0, again.stderr
+    assert "resumed from" in again.stdout
+    assert not (folder / "tmp-checkpoint-999").exists()
+    assert_same_weights(folder, straight)
+
+
+def test_checkpoints_beyond_the_limit_are_removed_the_oldest_first(flags):
+    folder = train(flags, "--num_train_epochs=4", "--save_total_limit=3", "--max_train_samples=64")
+    assert [checkpoint.name for checkpoint in list_checkpoints(folder)] == [
+        "checkpoint-4",
+        "checkpoint-6",
+        "checkpoint-8",
+    ]
+
+
+def test_no_checkpoints(flags):
+    assert not list_checkpoints(train(flags, "--checkpointing_steps=no"))
+
+
+def test_the_best_epoch_is_kept(flags):
+    """A rate that grows too large makes a later epoch worse than an earlier one."""
+    flags += ["--save_total_limit=100", "--num_train_epochs=4", "--lr_scheduler_type=constant", "--learning_rate=1"]
+    folder = train(flags, "--load_best_model_at_end")
+    state = read(folder, "trainer_state.json")
+    accuracies = [entry["eval_accuracy"] for entry in state["log_history"]]
+    best = accuracies.index(max(accuracies))
+    assert best < 3, "the run must get worse for this test to say anything"
+    assert state["best_global_step"] == 7 * (best + 1) and state["best_metric"] == max(accuracies)
+    assert_same_weights(folder, folder / f"checkpoint-{7 * (best + 1)}")
+    assert read(folder)["eval_accuracy"] == pytest.approx(max(accuracies))
+
+
+def test_averaged_weights_are_evaluated_and_saved(flags):
+    folder = train(flags, "--ema_decay=0.8", "--save_total_limit=100", "--max_train_steps=2")
+    entry = read(folder, "trainer_state.json")["log_history"][-1]
+    assert {"eval_accuracy", "eval_accuracy_ema", "eval_loss_ema"} <= set(entry)
+    assert read(folder)["eval_loss"] == pytest.approx(entry["eval_loss_ema"], abs=1e-6)
+    plain = weights(folder / "checkpoint-2")
+    assert not torch.equal(weights(folder)["classifier.weight"], plain["classifier.weight"])
+
+
+def test_average_is_exponential(flags, tmp_path):
+    flags += ["--checkpointing_steps=1", "--save_total_limit=100", "--max_train_steps=3", "--ema_decay=0.75"]
+    folder = train(flags)
+    steps = [weights(folder / f"checkpoint-{step}")["classifier.weight"] for step in (1, 2, 3)]
+    expected = steps[0]  # the first update copies
+    for value in steps[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    torch.testing.assert_close(weights(folder)["classifier.weight"], expected)
+
+
+def test_max_train_steps_shortens_the_run_and_its_schedule(flags):
+    folder = train(flags, "--max_train_steps=10")
+    state = read(folder, "trainer_state.json")
+    assert (state["global_step"], state["max_steps"], state["num_train_epochs"]) == (10, 10, 2)
+    assert state["log_history"][-1]["learning_rate"] < 0.1 * 0.1
+
+
+def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
+    """Ten lines of PyTorch that do by hand what the recipe says end in the same weights."""
+    flags += ["--max_train_steps=3", "--gradient_accumulation_steps=2", "--total_train_batch_size=64", "--nesterov"]
+    flags += ["--validation_size=0", "--cutmix_prob=0", "--random_erasing_prob=0", "--crop_padding=0"]
+    flags += ["--horizontal_flip_prob=0", "--label_smoothing_factor=0.1", "--warmup_steps=1"]
+    folder = train(flags)
+    recipe = parse_recipe(flags)
+    torch.manual_seed(recipe.seed)
+    model = SlimResNetForImageClassification(SlimResNetConfig.from_pretrained(tiny_config_dir)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    split = open_split(str(SAMPLE), "train", image_size=32)
+    rows = random_subset(np.arange(2000), 224, recipe.seed)
+    order = rows[sample_order(recipe.seed, 0, 224, 50000)]
+    losses = []
+    for step in range(3):
+        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, 3)
+        for part in range(2):
+            batch = order[64 * step + 32 * part :][:32]
+            (pixels,) = split.images.read([batch])
+            logits = model(normalize(pixels, recipe.image_mean, recipe.image_std)).logits
+            loss = F.cross_entropy(logits, torch.from_numpy(split.labels[batch]), label_smoothing=0.1)
+            (loss / 2).backward()
+            losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(weights(folder), dict(model.state_dict()), rtol=1e-4, atol=1e-5)
+    (entry,) = read(folder, "trainer_state.json")["log_history"]
+    assert (entry["step"], entry["epoch"]) == (3, 1.0)  # 224 // 64 steps an epoch
+    assert entry["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
+
+
+def test_light_epochs_come_first(flags, tmp_path):
+    light = ["--cutmix_prob=0", "--random_erasing_prob=0", "--num_train_epochs=1"]
+    reference = train(flags, *light)
+    same = train(
+        flags, "--num_light_augmentation_epochs=1", "--num_train_epochs=1", f"--output_dir={tmp_path / 'same'}"
+    )
+    full = train(flags, "--num_train_epochs=1", f"--output_dir={tmp_path / 'full'}")
+    assert_same_weights(same, reference)
+    assert not torch.equal(weights(full)["classifier.weight"], weights(reference)["classifier.weight"])
+
+
+def test_no_validation(flags):
+    folder = train(flags, "--validation_size=0", "--num_train_epochs=1")
+    assert not any(name.startswith("eval_") for name in read(folder))
+    assert read(folder)["test_samples"] == 90
+
+
+def test_bf16_keeps_float32_weights(flags):
+    folder = train(flags, "--mixed_precision=bf16", "--num_train_epochs=1")
+    assert {value.dtype for value in weights(folder).values()} == {torch.float32, torch.int64}
+    assert "mixed_precision: bf16" in (folder / "recipe.yaml").read_text()
+
+
+def test_compiled_and_eager_runs_save_the_same_names(flags, tmp_path, monkeypatch):
+    eager = train(flags, "--num_train_epochs=1")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compiled = train(flags, "--num_train_epochs=1", "--torch_compile", f"--output_dir={tmp_path / 'compiled'}")
+    assert {file.name for file in compiled.iterdir()} == {file.name for file in eager.iterdir()}
+    assert_same_weights(compiled, eager)
+
+
+def test_another_dataset_with_its_own_labels(flags, tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "holdout"):
+        images = list(rng.integers(0, 256, (60, 20, 24, 3), dtype=np.uint8))
+        write_dataset(tmp_path / "data", split, images, [index % 3 for index in range(60)], ["ant", "bee", "wasp"])
+    (tmp_path / "data" / "holdout.parquet").rename(tmp_path / "data" / "validation.parquet")
+    folder = train(
+        flags, f"--dataset_name={tmp_path / 'data'}", "--test_split=validation", "--validation_size=12",
+        "--total_train_batch_size=16", "--num_train_epochs=1",
+    )  # fmt: skip
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "ant", 1: "bee", 2: "wasp"} and model.classifier.out_features == 3
+
+
+def test_tracker(flags):
+    folder = train(flags, "--report_to=tensorboard", "--num_train_epochs=1", "--logging_steps=1")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (folder / "slimresnet").glob("events*")
+    accumulator = EventAccumulator(str(events)).Reload()
+    assert len(accumulator.Scalars("loss")) >= 7
+    assert accumulator.Scalars("eval_accuracy")[-1].step == 7
+    assert accumulator.Scalars("test_accuracy")[-1].value == pytest.approx(read(folder)["test_accuracy"])
+
+
+def test_two_processes_score_every_test_image_once(flags, tmp_path):
+    """Launched as the README says, by accelerate with gloo; together they see the batches that one process sees."""
+    folder = tmp_path / "two"
+    flags = [*flags, f"--output_dir={folder}", "--max_eval_samples=1000", "--num_train_epochs=1", "--streaming=true"]
+    config = REPOSITORY / "configuration" / "accelerate" / "multi_cpu.yaml"
+    process = run_python("-m", "accelerate.commands.launch", f"--config_file={config}", "train.py", *flags)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "processes: 2, device: cpu" in process.stdout and "32 images a step = 16 × 2" in process.stdout
+    assert process.stdout.count("test accuracy") == 1
+    results = read(folder)
+    assert (results["test_samples"], results["eval_samples"]) == (500, 100)
+    assert read(folder, "trainer_state.json")["global_step"] == 7
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    (pixels,) = split.images.read([np.arange(500)])
+    processor = AutoImageProcessor.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = model(**processor(list(pixels), return_tensors="pt")).logits
+    assert (logits.argmax(dim=1).numpy() == split.labels).mean() == results["test_accuracy"]
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+def snapshot(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_finished_run_is_not_written_over(flags):
+    folder = train(flags, "--num_train_epochs=1")
+    before = snapshot(folder)
+    with pytest.raises(RecipeError, match="--overwrite_output_dir"):
+        train(flags)
+    assert snapshot(folder) == before
+    train(flags, "--overwrite_output_dir", "--num_train_epochs=2", "--seed=2")
+    assert read(folder)["epoch"] == 2
+    assert [checkpoint.name for checkpoint in list_checkpoints(folder)] == ["checkpoint-7", "checkpoint-14"]
+
+
+def test_checkpoints_of_an_interrupted_run_are_not_written_over(flags, tmp_path):
+    folder = train(flags)
+    for name in FINISHED - {"figures"}:
+        (folder / name).unlink()
+    with pytest.raises(RecipeError, match="--resume_from_checkpoint last"):
+        train(flags)
+
+
+def test_a_folder_of_other_things_keeps_them(flags, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("mine")
+    with pytest.raises(RecipeError, match=r"README\.md"):
+        train(flags)
+    (tmp_path / "run" / "README.md").rename(tmp_path / "run" / "train.log")
+    folder = train(flags, "--num_train_epochs=1")
+    assert (folder / "train.log").read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_folder(flags, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RecipeError, match="is a file"):
+        train(flags)
+
+
+def test_a_mistake_in_the_data_leaves_no_folder(flags, tmp_path):
+    with pytest.raises(DatasetError, match="--dataset_name nobody/nothing"):
+        train(flags, "--dataset_name=nobody/nothing")
+    with pytest.raises(DatasetError, match="--validation_size 5000"):
+        train(flags, "--validation_size=5000")
+    with pytest.raises(DatasetError, match="fewer than one batch of 512"):
+        train(flags, "--total_train_batch_size=512")
+    with pytest.raises(RecipeError, match="--config_name"):
+        train(flags, "--config_name=/no/such/folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number(flags, tmp_path):
+    flags += ["--lr_scheduler_type=constant", "--save_total_limit=100"]
+    train(flags, "--num_train_epochs=1")
+    before = snapshot(tmp_path / "run" / "checkpoint-7")
+    with pytest.raises(DivergedError, match=r"the loss of step \d+ is nan at a learning rate of 1e\+30"):
+        train(flags, "--learning_rate=1e30", "--resume_from_checkpoint=last")
+    assert snapshot(tmp_path / "run" / "checkpoint-7") == before
+    assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-7"]
+
+
+def test_no_checkpoint_there(flags, tmp_path):
+    with pytest.raises(CheckpointError, match="--resume_from_checkpoint"):
+        train(flags, f"--resume_from_checkpoint={tmp_path}")
+
+
+def test_a_damaged_checkpoint_is_named(flags):
+    folder = train(flags, "--num_train_epochs=1")
+    file = folder / "checkpoint-7" / "optimizer.bin"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="checkpoint-7 cannot be loaded"):
+        train(flags, "--resume_from_checkpoint=last")
+
+
+def test_half_precision_on_a_cpu(flags):
+    with pytest.raises(RecipeError, match="--mixed_precision fp16"):
+        train(flags, "--mixed_precision=fp16")
+
+
+def test_a_tracker_that_is_not_installed(flags):
+    with pytest.raises(RecipeError, match="pip install trackio"):
+        train(flags, "--report_to=trackio")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--learnig_rate=0.1"], "did you mean --learning_rate?"),
+        (["--dataset_name=nobody/nothing"], "--dataset_name cifar10/sample"),
+        ([f"--dataset_name={SAMPLE}", "--image_column_name=picture"], "img (Image)"),
+    ],
+)
+def test_on_the_command_line_a_mistake_is_one_sentence(arguments, said, tmp_path):
+    process = run_python("train.py", f"--output_dir={tmp_path / 'run'}", *arguments)
+    assert process.returncode == 1
+    assert process.stderr.strip().startswith("train.py: error: ") and said in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not os.listdir(tmp_path)
