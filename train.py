@@ -8,25 +8,23 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import nn
 
-from cifar10.augmentation import normalize
-from cifar10.loading import Loading, TrainingBatch
+from cifar10.loading import Loading
 from cifar10.reading import DatasetError
 from evaluation.figures import plot_curves
 from evaluation.model_card import write_model_card
 from evaluation.scoring import score
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
+from training.inputs import TrainingInputs, build_image_processor
 from training.loop import DivergedError, fit
+from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
 from training.setup import (
     RECIPE_NAME,
     RESULTS_NAME,
     TrainingData,
-    build_augmentations,
-    build_collators,
-    build_image_processor,
     build_network,
     build_training_loader,
     check_output_dir,
@@ -49,27 +47,21 @@ def run(recipe: Recipe) -> None:
     data = open_data(recipe, loading, config.image_size)
     loader = build_training_loader(recipe, data, loading)
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
+    make_inputs = TrainingInputs(recipe, config.num_labels)
+    scores = partial(
+        score, loading=loading, batch_size=recipe.per_device_eval_batch_size, normalize=make_inputs.normalize
+    )
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        with accelerator.autocast():
+            return scores(model, data.train, data.validation_rows)
+
     if accelerator.is_main_process:
         claim_output_dir(recipe, output_dir)
     accelerator.wait_for_everyone()
     accelerator.print(describe(recipe, accelerator, model, data))
-
-    to_model = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
-    augmentations, collators = build_augmentations(recipe), build_collators(recipe, config.num_labels)
-
-    def make_inputs(batch: TrainingBatch) -> dict[str, Tensor]:
-        full = batch.draws.epoch >= recipe.num_light_augmentation_epochs
-        pixels = augmentations[full](batch.pixels, batch.draws)
-        return collators[full](to_model(pixels), batch.labels, batch.draws)
-
-    scores = partial(score, loading=loading, batch_size=recipe.per_device_eval_batch_size, normalize=to_model)
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        with accelerator.autocast():
-            return scores(model, data.train, data.validation_rows)
-
     accelerator.init_trackers("slimresnet", config={name: str(value) for name, value in vars(recipe).items()})
-    weights, state, seconds = fit(
+    weights, progress = fit(
         recipe,
         accelerator,
         model,
@@ -84,41 +76,48 @@ def run(recipe: Recipe) -> None:
     final = SlimResNetForImageClassification(config)
     final.load_state_dict(weights)
     final.to(accelerator.device)
-    results = {"epoch": state.epoch, "train_loss": state.log_history[-1]["loss"], "train_runtime": seconds}
-    results["train_samples"] = len(data.train_rows)
-    results["train_samples_per_second"] = state.global_step * loader.total_batch_size / seconds
-    for name, split, rows in (
-        ("eval", data.train, data.validation_rows),
-        ("test", data.test, data.test_rows),
-    ):
-        if len(rows):
-            results |= {f"{name}_{metric}": value for metric, value in scores(final, split, rows).items()}
-            results[f"{name}_samples"] = len(rows)
-    accelerator.log(
-        {name: value for name, value in results.items() if name.startswith("test_")}, step=state.global_step
-    )
+    results = {
+        "epoch": progress.trainer_state().epoch,
+        "train_loss": progress.log_history[-1]["loss"],
+        "train_runtime": progress.train_runtime,
+        "train_samples": len(data.train_rows),
+        "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
+    }
+    if len(data.validation_rows):
+        results |= {f"eval_{name}": value for name, value in scores(final, data.train, data.validation_rows).items()}
+        results["eval_samples"] = len(data.validation_rows)
+    tested = {f"test_{name}": value for name, value in scores(final, data.test, data.test_rows).items()}
+    accelerator.log(tested, step=progress.global_step)
+    results |= tested | {"test_samples": len(data.test_rows)}
+    if accelerator.is_main_process:
+        write_output_dir(output_dir, recipe, final, progress, results)
+        print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
+        print(f"saved to {output_dir}; load it with")
+        print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
     accelerator.end_training()
 
-    if accelerator.is_main_process:
-        final.cpu().save_pretrained(output_dir)
-        build_image_processor(recipe, config).save_pretrained(output_dir)
-        (output_dir / RECIPE_NAME).write_text(recipe.to_yaml())
-        state.save_to_json(str(output_dir / TRAINER_STATE_NAME))
-        plot_curves(state.log_history, output_dir / "figures" / "curves.png")
-        write_model_card(
-            output_dir,
-            recipe.dataset_name,
-            results,
-            image_size=config.image_size,
-            num_labels=config.num_labels,
-            overwrite=recipe.overwrite_output_dir,
-        )
-        (output_dir / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n")  # last: it says "finished"
-        print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']} images")
-        print(f"saved to {output_dir}; load it with\n  {loading_line(output_dir)}")
+
+def write_output_dir(
+    output_dir: Path, recipe: Recipe, model: SlimResNetForImageClassification, progress: Progress, results: dict
+) -> None:
+    """Writes all that a finished folder holds, `all_results.json` last: it says that the run is finished."""
+    model.cpu().save_pretrained(output_dir)
+    build_image_processor(recipe, model.config).save_pretrained(output_dir)
+    (output_dir / RECIPE_NAME).write_text(recipe.to_yaml())
+    progress.trainer_state().save_to_json(str(output_dir / TRAINER_STATE_NAME))
+    plot_curves(progress.log_history, output_dir / "figures" / "curves.png")
+    write_model_card(
+        output_dir,
+        recipe.dataset_name,
+        results,
+        image_size=model.config.image_size,
+        num_labels=model.config.num_labels,
+        overwrite=recipe.overwrite_output_dir,
+    )
+    (output_dir / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def describe(recipe: Recipe, accelerator: Accelerator, model: torch.nn.Module, data: TrainingData) -> str:
+def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:
     """What is about to run, on what: the launch may have understood something else than was meant."""
     return (
         f"data     {recipe.dataset_name}: {len(data.train_rows):,} images to train on, {len(data.validation_rows):,} "
@@ -129,11 +128,6 @@ def describe(recipe: Recipe, accelerator: Accelerator, model: torch.nn.Module, d
         f"batch    {recipe.total_train_batch_size} images a step = {recipe.per_device_train_batch_size} "
         f"× {accelerator.num_processes} processes × {recipe.gradient_accumulation_steps} accumulated"
     )
-
-
-def loading_line(output_dir: Path) -> str:
-    """The line of Python that opens the folder."""
-    return f'AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)'
 
 
 def main() -> None:

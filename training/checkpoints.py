@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from transformers.trainer_callback import TrainerState
 
@@ -93,22 +92,3 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
             f"checkpoint {checkpoint} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}): "
             "resume from another one, or train anew with --overwrite_output_dir."
         ) from error
-
-
-class Progress:
-    """Where a run stands beyond weights and optimiser; accelerate saves and loads it with them."""
-
-    def __init__(self):
-        self.global_step = 0
-        self.epoch_loss_sum = 0.0  # over the steps done of the current epoch
-        self.train_runtime = 0.0  # seconds of training steps, over all interruptions
-        self.log_history: list[dict] = []
-        self.best_accuracy: float | None = None
-        self.best_step: int | None = None
-        self.best_weights: dict[str, torch.Tensor] | None = None
-
-    def state_dict(self) -> dict:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)

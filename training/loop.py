@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
-from transformers.trainer_callback import TrainerState
 
 from cifar10.loading import TrainingBatch, TrainingLoader
 
-from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, save_checkpoint
 from .optimization import build_optimizer, learning_rate
+from .progress import Progress
 from .recipe import Recipe
 
 
@@ -31,7 +32,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]] | None,
     output_dir: Path,
     checkpoint: Path | None,
-) -> tuple[dict[str, Tensor], TrainerState, float]:
+) -> tuple[dict[str, Tensor], Progress]:
     """
     Trains `model`, which stands on its device.
 
@@ -42,8 +43,8 @@ def fit(
         checkpoint: where to go on from; None to start anew.
 
     Returns:
-        The weights to keep (averaged if the recipe averages; best on validation or last, as it says), the state with
-        `log_history`, and the seconds that training steps took.
+        The weights to keep (averaged if the recipe averages; best on validation or last, as it says), and how the run
+        went.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -51,7 +52,6 @@ def fit(
     """
     steps_per_epoch = loader.steps_per_epoch
     max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
-    num_epochs = -(-max_steps // steps_per_epoch)
 
     # A copy of the plain model: prepare() changes the forward of the original in place.
     averaged = None
@@ -62,22 +62,11 @@ def fit(
     # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
     stepped = torch.compile(prepared) if recipe.torch_compile else prepared
 
-    progress = Progress()
+    progress = Progress(steps_per_epoch, max_steps)
     accelerator.register_for_checkpointing(progress, *([averaged] if averaged else []))
     if checkpoint is not None:
         load_checkpoint(accelerator, checkpoint)
         accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
-
-    def state() -> TrainerState:
-        return TrainerState(
-            epoch=progress.global_step / steps_per_epoch,
-            global_step=progress.global_step,
-            max_steps=max_steps,
-            num_train_epochs=num_epochs,
-            log_history=progress.log_history,
-            best_metric=progress.best_accuracy,
-            best_global_step=progress.best_step,
-        )
 
     # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
     bar = tqdm(
@@ -114,11 +103,10 @@ def fit(
             # At the end of an epoch the checkpoint follows validation, to have its result.
             saves = step + 1 < last_step and _is_checkpointed(recipe, progress.global_step)
             if progress.global_step % recipe.logging_steps == 0 or step + 1 == last_step or saves:
-                losses = accelerator.reduce(torch.stack(unchecked).float(), reduction="mean")
-                losses = losses.view(-1, recipe.gradient_accumulation_steps).mean(dim=1).tolist()
+                losses = _mean_losses(unchecked, accelerator, recipe)
+                unchecked.clear()
                 _check_finite(losses, progress.global_step, recipe, max_steps)
                 progress.epoch_loss_sum += sum(losses)
-                unchecked.clear()
                 now = time.perf_counter()
                 speed = len(losses) * loader.total_batch_size / (now - looked_at)
                 progress.train_runtime += now - looked_at
@@ -128,7 +116,7 @@ def fit(
                     step=progress.global_step,
                 )
                 if saves:
-                    save_checkpoint(accelerator, output_dir, state(), recipe.save_total_limit)
+                    save_checkpoint(accelerator, output_dir, progress.trainer_state(), recipe.save_total_limit)
                 looked_at = time.perf_counter()
 
         seconds = time.perf_counter() - epoch_started
@@ -140,6 +128,9 @@ def fit(
             "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
         }
         progress.epoch_loss_sum = 0.0
+        # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
+        # DistributedDataParallel, so that all processes score the weights that are saved.
+        broadcast([*model.buffers(), *candidate.buffers()])
         if evaluate is not None:
             entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
             if averaged:
@@ -152,17 +143,24 @@ def fit(
         progress.log_history.append(entry)
         accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
         if accelerator.is_main_process:
+            num_epochs = progress.trainer_state().num_train_epochs
             tqdm.write(f"epoch {epoch + 1}/{num_epochs}: {_describe(entry)}, {seconds:.0f} s")
         if recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
-            save_checkpoint(accelerator, output_dir, state(), recipe.save_total_limit)
+            save_checkpoint(accelerator, output_dir, progress.trainer_state(), recipe.save_total_limit)
     bar.close()
 
     weights = progress.best_weights if recipe.load_best_model_at_end else _copy(candidate)
-    return weights, state(), progress.train_runtime
+    return weights, progress
 
 
 def _is_checkpointed(recipe: Recipe, global_step: int) -> bool:
     return recipe.checkpointing_steps.isdecimal() and global_step % int(recipe.checkpointing_steps) == 0
+
+
+def _mean_losses(losses: list[Tensor], accelerator: Accelerator, recipe: Recipe) -> list[float]:
+    """A number a step: the mean over its accumulated batches and over processes."""
+    means = accelerator.reduce(torch.stack(losses).float(), reduction="mean")
+    return means.view(-1, recipe.gradient_accumulation_steps).mean(dim=1).tolist()
 
 
 def _check_finite(losses: list[float], last_step: int, recipe: Recipe, max_steps: int) -> None:

@@ -10,10 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
-from transformers import ViTImageProcessorPil
 
-from cifar10.augmentation import Augmentation
-from cifar10.cutmix import CutMixCollator
 from cifar10.loading import Loading, TrainingLoader
 from cifar10.reading import ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
@@ -42,7 +39,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     Raises:
         RecipeError: precision, tracker or batch size do not fit the machine or the launch.
     """
-    if recipe.report_to not in ("none", *get_available_trackers()):
+    if recipe.report_to not in ("none", *map(str, get_available_trackers())):
         raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
     accelerator = Accelerator(
         cpu=recipe.use_cpu or not torch.accelerator.is_available(),
@@ -180,47 +177,9 @@ def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading) 
     )
 
 
-def build_augmentations(recipe: Recipe) -> tuple[Augmentation, Augmentation]:
-    """The light augmentation of the first epochs, crop and horizontal flip only, and the whole of the others."""
-    light = {
-        "crop_padding": recipe.crop_padding,
-        "crop_padding_mode": recipe.crop_padding_mode,
-        "horizontal_flip_prob": recipe.horizontal_flip_prob,
-    }
-    full = Augmentation(
-        **light,
-        vertical_flip_prob=recipe.vertical_flip_prob,
-        gaussian_blur_prob=recipe.gaussian_blur_prob,
-        gaussian_blur_sigma=tuple(recipe.gaussian_blur_sigma),
-        random_erasing_prob=recipe.random_erasing_prob,
-        random_erasing_area=tuple(recipe.random_erasing_area),
-        erasing_color=tuple(round(255 * mean) for mean in recipe.image_mean),
-    )
-    return Augmentation(**light), full
-
-
-def build_collators(recipe: Recipe, num_labels: int) -> tuple[CutMixCollator, CutMixCollator]:
-    """The same for the collator: without CutMix, and with it."""
-    smoothing = recipe.label_smoothing_factor
-    return (
-        CutMixCollator(num_labels, prob=0.0, label_smoothing=smoothing),
-        CutMixCollator(num_labels, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
-    )
-
-
 def build_network(recipe: Recipe, config: SlimResNetConfig, label_names: list[str]) -> SlimResNetForImageClassification:
     """A new network for the classes of the dataset, its weights drawn by seed."""
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in config.id2label.items()}
     model = SlimResNetForImageClassification(config)
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
-
-
-def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageProcessorPil:
-    """The processor that does to an image what training did, but for augmentation; works without torchvision."""
-    return ViTImageProcessorPil(
-        size={"height": config.image_size, "width": config.image_size},
-        image_mean=recipe.image_mean,
-        image_std=recipe.image_std,
-        do_convert_rgb=True,
-    )

@@ -1,0 +1,41 @@
+"""Where a run stands, beyond its weights and its optimiser."""
+
+import torch
+from transformers.trainer_callback import TrainerState
+
+
+class Progress:
+    """
+    What accelerate saves and loads beside weights and optimiser, so that a resumed run goes on as if it never stopped.
+
+    Args:
+        steps_per_epoch, max_steps: optimiser steps of an epoch and of the run; of this run, so not saved.
+    """
+
+    def __init__(self, steps_per_epoch: int, max_steps: int):
+        self._steps_per_epoch, self._max_steps = steps_per_epoch, max_steps
+        self.global_step = 0
+        self.epoch_loss_sum = 0.0  # over the steps done of the current epoch
+        self.train_runtime = 0.0  # seconds of training steps, over all interruptions
+        self.log_history: list[dict] = []
+        self.best_accuracy: float | None = None
+        self.best_step: int | None = None
+        self.best_weights: dict[str, torch.Tensor] | None = None
+
+    def state_dict(self) -> dict:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+    def trainer_state(self) -> TrainerState:
+        """The same for people and for other tools, as the Trainer writes it to `trainer_state.json`."""
+        return TrainerState(
+            epoch=self.global_step / self._steps_per_epoch,
+            global_step=self.global_step,
+            max_steps=self._max_steps,
+            num_train_epochs=-(-self._max_steps // self._steps_per_epoch),
+            log_history=self.log_history,
+            best_metric=self.best_accuracy,
+            best_global_step=self.best_step,
+        )
