@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from cifar10.loading import Loading
 from cifar10.reading import DatasetError
@@ -73,9 +74,8 @@ def run(recipe: Recipe) -> None:
     )
 
     # What is scored is what is saved: these weights, in float32, in a network that training never touched.
-    final = SlimResNetForImageClassification(config)
+    final = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     final.load_state_dict(weights)
-    final.to(accelerator.device)
     results = {
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
@@ -132,6 +132,7 @@ def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: T
 
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence, from one process, and exit code 1."""
+    disable_progress_bar()  # transformers': this script has one of its own
     try:
         run(parse_recipe())
     except (RecipeError, DatasetError, CheckpointError, DivergedError) as error:

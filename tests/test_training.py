@@ -374,8 +374,9 @@ def snapshot(folder):
 def test_a_finished_run_is_not_written_over(flags):
     folder = train(flags, "--num_train_epochs=1")
     before = snapshot(folder)
-    with pytest.raises(RecipeError, match="--overwrite_output_dir"):
-        train(flags)
+    for more in ([], ["--resume_from_checkpoint=last"], [f"--resume_from_checkpoint={folder / 'checkpoint-7'}"]):
+        with pytest.raises(RecipeError, match=r"holds a finished run.*--overwrite_output_dir"):
+            train(flags, *more)
     assert snapshot(folder) == before
     train(flags, "--overwrite_output_dir", "--num_train_epochs=2", "--seed=2")
     assert read(folder)["epoch"] == 2
@@ -419,7 +420,7 @@ def test_a_mistake_in_the_data_leaves_no_folder(flags, tmp_path):
 
 
 def test_a_loss_that_is_no_number(flags, tmp_path):
-    flags += ["--lr_scheduler_type=constant", "--save_total_limit=100"]
+    flags += ["--lr_scheduler_type=constant", "--save_total_limit=100", "--overwrite_output_dir"]
     train(flags, "--num_train_epochs=1")
     before = snapshot(tmp_path / "run" / "checkpoint-7")
     with pytest.raises(DivergedError, match=r"the loss of step \d+ is nan at a learning rate of 1e\+30"):
@@ -438,7 +439,7 @@ def test_a_damaged_checkpoint_is_named(flags):
     file = folder / "checkpoint-7" / "optimizer.bin"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="checkpoint-7 cannot be loaded"):
-        train(flags, "--resume_from_checkpoint=last")
+        train(flags, "--resume_from_checkpoint=last", "--overwrite_output_dir")
 
 
 def test_half_precision_on_a_cpu(flags):

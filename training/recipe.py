@@ -87,7 +87,7 @@ class Recipe:
     per_device_train_batch_size: int | None = HfArg(
         default=None, help="Images a process takes at once; by default its share."
     )
-    per_device_eval_batch_size: int = HfArg(default=500, help="The same, in evaluation.")
+    per_device_eval_batch_size: int = HfArg(default=128, help="The same, in evaluation.")
     gradient_accumulation_steps: int = HfArg(default=1, help="Batches a process takes for one optimiser step.")
     learning_rate: float = HfArg(default=0.1, help="Peak learning rate.")
     momentum: float = HfArg(default=0.9, help="Momentum of SGD.")

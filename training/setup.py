@@ -71,15 +71,16 @@ def check_output_dir(recipe: Recipe) -> Path:
     output_dir = Path(recipe.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise RecipeError(f"--output_dir {output_dir} is a file: name a folder.")
-    if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
+    if recipe.overwrite_output_dir:
         return output_dir
     present = [name for name in _PRODUCTS if (output_dir / name).exists()]
-    if present:
+    # A resumed run may find a part of what it was writing when it was interrupted, but not a finished one.
+    if RESULTS_NAME in present or (present and not recipe.resume_from_checkpoint):
         raise RecipeError(
             f"--output_dir {output_dir} holds a finished run ({', '.join(present)}): name another folder, or replace "
             "it with --overwrite_output_dir."
         )
-    if list_checkpoints(output_dir):
+    if list_checkpoints(output_dir) and not recipe.resume_from_checkpoint:
         raise RecipeError(
             f"--output_dir {output_dir} holds the checkpoints of a run: go on with --resume_from_checkpoint last, "
             "name another folder, or replace them with --overwrite_output_dir."
