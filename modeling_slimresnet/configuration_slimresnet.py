@@ -43,8 +43,9 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
             (`"stem"`, `"stage1"`, …) or by index; the last stage by default.
 
     Raises:
-        `ValueError` (as huggingface_hub's `StrictDataclassError`): a field has the wrong type or an impossible value,
-        or `hidden_sizes`, `depths` and `strides` differ in length. The message names the field.
+        `huggingface_hub.errors.StrictDataclassError`: a field has the wrong type or an impossible value, or
+        `hidden_sizes`, `depths` and `strides` differ in length; the message names the field.
+        `ValueError`: `out_features` or `out_indices` name no stage.
     """
 
     model_type = "slimresnet"

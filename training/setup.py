@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
+from joblib import cpu_count
 
 from cifar10.loading import Loading, TrainingLoader
 from cifar10.reading import ImageSplit, open_split
@@ -56,7 +57,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         # `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is told more.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if torch.get_num_threads() == 1:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
+            torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))
     set_seed(recipe.seed)
     return accelerator
 
