@@ -61,7 +61,7 @@ class Augmentation:
             boxes = erasing_boxes(np.stack(shape, axis=1), self.random_erasing_area, *pixels.shape[-2:])
             boxes[chance >= self.random_erasing_prob] = 0
             color = torch.tensor(self.erasing_color, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
-            pixels = torch.where(box_mask(boxes, pixels), color, pixels)
+            pixels = paste(pixels, color, box_mask(boxes, pixels))
         return pixels
 
 
@@ -76,14 +76,25 @@ def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero"
     """
     height, width = pixels.shape[-2:]
     padded = F.pad(pixels, [padding] * 4, mode="constant" if mode == "zero" else mode)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2 · padding + 1, 2 · padding + 1, H, W], a view
-    top, left = torch.from_numpy(offsets).to(pixels.device).unbind(1)
-    return windows[torch.arange(len(pixels), device=pixels.device), :, top, left]
+    # Every run of `width` bytes of the batch is a row of this view: rows are copied whole, which is several times
+    # faster than an index for each pixel.
+    runs = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
+    per_row, per_channel = padded.stride(2), padded.stride(1)
+    corners = torch.from_numpy(offsets @ np.array([per_row, 1])).to(pixels.device).view(-1, 1, 1)
+    channels = torch.arange(len(pixels) * pixels.shape[1], device=pixels.device).view(*pixels.shape[:2], 1)
+    starts = (corners + channels * per_channel) + torch.arange(height, device=pixels.device) * per_row
+    return runs.index_select(0, starts.view(-1)).view(pixels.shape)
 
 
 def flip(pixels: Tensor, chosen: np.ndarray, dim: int) -> Tensor:
     """Mirrors the chosen samples (bool `[B]`) along dimension 2 (upside down) or 3 (left to right)."""
-    return torch.where(_per_sample(chosen, pixels), pixels.flip(dim), pixels)
+    mask = torch.from_numpy(chosen.astype(np.uint8) * 255).to(pixels.device).view(-1, 1, 1, 1)
+    return paste(pixels, pixels.flip(dim), mask)
+
+
+def paste(pixels: Tensor, patch: Tensor, mask: Tensor) -> Tensor:
+    """`patch` where `mask` is 255, `pixels` where it is 0; all uint8. Several times as fast here as `torch.where`."""
+    return pixels ^ ((pixels ^ patch) & mask)
 
 
 def gaussian_blur(pixels: Tensor, chosen: np.ndarray, sigma: np.ndarray) -> Tensor:
@@ -99,11 +110,11 @@ def gaussian_blur(pixels: Tensor, chosen: np.ndarray, sigma: np.ndarray) -> Tens
         return pixels
     indices = torch.from_numpy(np.flatnonzero(chosen)).to(pixels.device)
     neighbour = np.exp(-0.5 / sigma[chosen] ** 2)  # relative to the centre; the kernel is separable
-    side = _per_sample((neighbour / (1 + 2 * neighbour)).astype(np.float32), pixels)
-    padded = F.pad(pixels[indices].float(), [1] * 4, mode="reflect")
-    rows = torch.lerp(padded[:, :, 1:-1], (padded[:, :, :-2] + padded[:, :, 2:]) / 2, 2 * side)
-    blurred = torch.lerp(rows[..., 1:-1], (rows[..., :-2] + rows[..., 2:]) / 2, 2 * side)
-    return pixels.index_copy(0, indices, blurred.round().to(pixels.dtype))
+    side = torch.from_numpy((neighbour / (1 + 2 * neighbour)).astype(np.float32)).to(pixels.device).view(-1, 1, 1, 1)
+    padded = F.pad(pixels.index_select(0, indices), [1] * 4, mode="reflect").float()
+    rows = (padded[:, :, :-2] + padded[:, :, 2:]).mul_(side).add_(padded[:, :, 1:-1] * (1 - 2 * side))
+    blurred = (rows[..., :-2] + rows[..., 2:]).mul_(side).add_(rows[..., 1:-1] * (1 - 2 * side))
+    return pixels.index_copy(0, indices, blurred.round_().to(pixels.dtype))
 
 
 def erasing_boxes(shape: np.ndarray, area: tuple[float, float], height: int, width: int) -> np.ndarray:
@@ -131,18 +142,16 @@ def erasing_boxes(shape: np.ndarray, area: tuple[float, float], height: int, wid
 
 
 def box_mask(boxes: np.ndarray, pixels: Tensor) -> Tensor:
-    """True inside each sample's box (top, bottom, left, right, int64 `[B, 4]`): bool `[B, 1, H, W]`."""
-    top, bottom, left, right = torch.from_numpy(boxes).to(pixels.device).view(-1, 4, 1, 1, 1).unbind(1)
-    rows = torch.arange(pixels.shape[2], device=pixels.device).view(-1, 1)
-    columns = torch.arange(pixels.shape[3], device=pixels.device)
-    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    """255 inside each sample's box (top, bottom, left, right, int64 `[B, 4]`), 0 elsewhere: uint8 `[B, 1, H, W]`."""
+    sides = []
+    for size, (low, high) in zip(pixels.shape[-2:], (boxes[:, :2].T, boxes[:, 2:].T), strict=True):
+        places = np.arange(size)
+        inside = (places >= low[:, None]) & (places < high[:, None])
+        sides.append(torch.from_numpy(inside * np.uint8(255)).to(pixels.device))
+    return sides[0][:, None, :, None] & sides[1][:, None, None, :]
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 `[B, C, H, W]` to float32: scaled to 0–1, less `mean`, over `std` of its channel, as the processor does."""
     mean_, std_ = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
-    return torch.addcmul(-mean_ / std_, pixels, 1 / (255 * std_))
-
-
-def _per_sample(values: np.ndarray, pixels: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(pixels.device).view(-1, 1, 1, 1)
+    return pixels.float().mul_(1 / (255 * std_)).sub_(mean_ / std_)

@@ -1,5 +1,6 @@
 """CutMix: Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,15 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augmentation import box_mask
+from .augmentation import box_mask, paste
 from .randomness import Draws
 
 
 @dataclass(frozen=True)
 class CutMixCollator:
     """
-    Makes the model's inputs of a batch: patches of other images pasted in, labels turned into distributions.
+    Makes the model's inputs of a batch: patches of other images pasted in, pixels normalised, labels turned into
+    distributions. (To paste before the pixels are normalised gives the same numbers, and moves a quarter of the bytes.)
 
     Each sample has its own chance, λ and box. Its partner is its neighbour: samples `2i` and `2i + 1` of a batch paste
     into each other (the order is random already), so that the pairs of a global batch are the same however many
@@ -24,43 +26,45 @@ class CutMixCollator:
 
     Attributes:
         num_labels: number of classes.
+        normalize: uint8 `[B, C, H, W]` to the model's `pixel_values`.
         alpha: λ is drawn from Beta(alpha, alpha); positive.
         prob: probability that a sample is mixed; 0 for none.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al., 2016, section 7).
     """
 
     num_labels: int
+    normalize: Callable[[Tensor], Tensor]
     alpha: float = 1.0
     prob: float = 1.0
     label_smoothing: float = 0.0
 
-    def __call__(self, pixel_values: Tensor, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def __call__(self, pixels: Tensor, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
         """
         Args:
-            pixel_values: `[B, C, H, W]`, any type.
+            pixels: uint8 `[B, C, H, W]`.
             labels: class numbers, int64 `[B]`.
 
         Returns:
-            `pixel_values` as before, the patches pasted in, and `labels`, float32 `[B, num_labels]`; rows sum to 1.
+            `pixel_values` `[B, C, H, W]`, and `labels`, float32 `[B, num_labels]`; rows sum to 1.
         """
         targets = F.one_hot(labels, self.num_labels).float()
         if self.prob:
             chance, *shape = draws.uniform("cutmix", 4).T
-            boxes = cutmix_boxes(np.stack(shape, axis=1), self.alpha, *pixel_values.shape[-2:])
+            boxes = cutmix_boxes(np.stack(shape, axis=1), self.alpha, *pixels.shape[-2:])
             boxes[chance >= self.prob] = 0
             partner = partners(len(labels)).to(labels.device)
-            pixel_values = torch.where(box_mask(boxes, pixel_values), pixel_values[partner], pixel_values)
-            targets = torch.lerp(targets, targets[partner], self._pasted_share(boxes, pixel_values))
+            pixels = paste(pixels, pixels.index_select(0, partner), box_mask(boxes, pixels))
+            targets = torch.lerp(targets, targets.index_select(0, partner), pasted_share(boxes, pixels))
         if self.label_smoothing:
             targets = torch.lerp(targets, torch.full_like(targets, 1 / self.num_labels), self.label_smoothing)
-        return {"pixel_values": pixel_values, "labels": targets}
+        return {"pixel_values": self.normalize(pixels), "labels": targets}
 
-    @staticmethod
-    def _pasted_share(boxes: np.ndarray, pixel_values: Tensor) -> Tensor:
-        """1 − λ corrected to the pixels that were really pasted: float32 `[B, 1]`."""
-        top, bottom, left, right = boxes.T
-        area = torch.from_numpy((bottom - top) * (right - left)).to(pixel_values.device)
-        return (area / (pixel_values.shape[2] * pixel_values.shape[3])).unsqueeze(1)
+
+def pasted_share(boxes: np.ndarray, pixels: Tensor) -> Tensor:
+    """1 − λ corrected to the pixels that were really pasted: float32 `[B, 1]`."""
+    top, bottom, left, right = boxes.T
+    area = torch.from_numpy((bottom - top) * (right - left)).to(pixels.device)
+    return (area / (pixels.shape[2] * pixels.shape[3])).unsqueeze(1)
 
 
 def partners(batch_size: int) -> Tensor:

@@ -7,15 +7,20 @@ the result cannot depend on the number of workers or processes, nor on where a r
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 _WORDS_PER_COUNT = 4  # one count of Philox4x64 gives four 64-bit words
 
 
+@lru_cache(maxsize=64)  # one for each use in an epoch
+def _key(seed: int, epoch: int, name: str) -> np.ndarray:
+    return np.random.SeedSequence([seed, epoch, zlib.crc32(name.encode())]).generate_state(2, np.uint64)
+
+
 def _philox(seed: int, epoch: int, name: str, count: int = 0) -> np.random.Philox:
-    key = np.random.SeedSequence([seed, epoch, zlib.crc32(name.encode())]).generate_state(2, np.uint64)
-    return np.random.Philox(key=key, counter=count)
+    return np.random.Philox(key=_key(seed, epoch, name), counter=count)
 
 
 def sample_order(seed: int, epoch: int, num_samples: int, window: int) -> np.ndarray:

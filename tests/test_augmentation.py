@@ -95,8 +95,8 @@ def test_box_mask(pixels):
     mask = box_mask(boxes, pixels[:4])
     assert mask.shape == (4, 1, 12, 10)
     for box, result in zip(boxes, mask[:, 0], strict=True):
-        expected = torch.zeros(12, 10, dtype=torch.bool)
-        expected[box[0] : box[1], box[2] : box[3]] = True
+        expected = torch.zeros(12, 10, dtype=torch.uint8)
+        expected[box[0] : box[1], box[2] : box[3]] = 255
         assert torch.equal(result, expected)
 
 

@@ -10,15 +10,24 @@ from cifar10.randomness import Draws
 
 
 def distinct_images(batch_size, size=32):
-    """Every pixel of image i is i: what was pasted from where can be read off."""
-    return torch.arange(batch_size).float().view(-1, 1, 1, 1).expand(-1, 3, size, size).contiguous()
+    """Every pixel of image i is i (modulo 251): what was pasted from where can be read off."""
+    return (torch.arange(batch_size) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, size, size).contiguous()
+
+
+def collator(**settings):
+    """Pixels come out as they are, as floats."""
+    return CutMixCollator(num_labels=10, normalize=torch.Tensor.float, **settings)
+
+
+def random_images(*shape):
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 64, 101])
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_pasted_pixels_and_labels_match(batch_size, alpha):
     images, labels = distinct_images(batch_size), torch.arange(batch_size) % 10
-    result = CutMixCollator(num_labels=10, alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, batch_size))
+    result = collator(alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, batch_size))
     partner = partners(batch_size)
     assert result["labels"].dtype == torch.float32 and result["labels"].shape == (batch_size, 10)
     assert torch.equal(result["labels"].sum(dim=1), torch.ones(batch_size))
@@ -34,9 +43,9 @@ def test_pasted_pixels_and_labels_match(batch_size, alpha):
 
 
 def test_a_single_sample_stays_as_it_is():
-    images = torch.randn(1, 3, 32, 32)
-    result = CutMixCollator(num_labels=10)(images, torch.tensor([4]), Draws(0, 0, 0, 1))
-    assert torch.equal(result["pixel_values"], images)
+    images = random_images(1, 3, 32, 32)
+    result = collator()(images, torch.tensor([4]), Draws(0, 0, 0, 1))
+    assert torch.equal(result["pixel_values"], images.float())
     assert torch.equal(result["labels"], F.one_hot(torch.tensor([4]), 10).float())
 
 
@@ -67,34 +76,32 @@ def test_lambda_follows_theory(alpha):
 
 
 def test_probability_is_per_sample():
-    collate = CutMixCollator(num_labels=10, prob=0.25)
+    collate = collator(prob=0.25)
     images = distinct_images(4000, size=8)
     result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
     mixed = (result["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()
-    always = CutMixCollator(num_labels=10, prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
+    always = collator(prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
     visible = (always["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()  # some boxes are empty
     assert mixed == pytest.approx(0.25 * visible, abs=0.02)
 
 
 def test_no_mixing_gives_one_hot_labels():
-    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
-    result = CutMixCollator(num_labels=10, prob=0.0)(images, labels, Draws(0, 0, 0, 8))
-    assert torch.equal(result["pixel_values"], images)
+    images, labels = random_images(8, 3, 32, 32), torch.arange(8)
+    result = collator(prob=0.0)(images, labels, Draws(0, 0, 0, 8))
+    assert torch.equal(result["pixel_values"], images.float())
     assert torch.equal(result["labels"], F.one_hot(labels, 10).float())
 
 
 def test_label_smoothing_equals_pytorchs():
     labels, logits = torch.arange(8), torch.randn(8, 10)
-    smooth = CutMixCollator(num_labels=10, prob=0.0, label_smoothing=0.1)(
-        torch.zeros(8, 3, 4, 4), labels, Draws(0, 0, 0, 8)
-    )
+    smooth = collator(prob=0.0, label_smoothing=0.1)(random_images(8, 3, 4, 4), labels, Draws(0, 0, 0, 8))
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(F.cross_entropy(logits, smooth["labels"]), expected)
 
 
 def test_a_pair_is_mixed_the_same_in_any_even_batch():
-    images, labels = torch.randn(32, 3, 16, 16), torch.arange(32) % 10
-    collate = CutMixCollator(num_labels=10, label_smoothing=0.1)
+    images, labels = random_images(32, 3, 16, 16), torch.arange(32) % 10
+    collate = collator(label_smoothing=0.1)
     whole = collate(images, labels, Draws(3, 1, 64, 32))
     parts = [collate(images[i : i + 8], labels[i : i + 8], Draws(3, 1, 64 + i, 8)) for i in range(0, 32, 8)]
     for name in whole:

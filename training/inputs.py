@@ -15,7 +15,7 @@ from .recipe import Recipe
 
 class TrainingInputs:
     """
-    Makes the model's inputs of a batch: augment, normalise, mix.
+    Makes the model's inputs of a batch: augment, mix, normalise.
 
     Attributes:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
@@ -38,16 +38,19 @@ class TrainingInputs:
         }
         smoothing = recipe.label_smoothing_factor
         self._num_light_epochs = recipe.num_light_augmentation_epochs
-        self._light = Augmentation(**light), CutMixCollator(num_labels, prob=0.0, label_smoothing=smoothing)
+        self._light = (
+            Augmentation(**light),
+            CutMixCollator(num_labels, self.normalize, prob=0.0, label_smoothing=smoothing),
+        )
         self._full = (
             Augmentation(**light, **full),
-            CutMixCollator(num_labels, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
+            CutMixCollator(num_labels, self.normalize, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
         )
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""
         augment, collate = self._light if batch.draws.epoch < self._num_light_epochs else self._full
-        return collate(self.normalize(augment(batch.pixels, batch.draws)), batch.labels, batch.draws)
+        return collate(augment(batch.pixels, batch.draws), batch.labels, batch.draws)
 
 
 def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageProcessorPil:
