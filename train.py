@@ -18,6 +18,7 @@ from evaluation.model_card import write_model_card
 from evaluation.scoring import score
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
+from training.hardware import choose_channels_last, choose_torch_compile
 from training.inputs import TrainingInputs, build_image_processor
 from training.loop import DivergedError, fit
 from training.progress import Progress
@@ -41,14 +42,18 @@ def run(recipe: Recipe) -> None:
     output_dir = check_output_dir(recipe)
     checkpoint = find_checkpoint(recipe.resume_from_checkpoint, output_dir)
     config = load_network_config(recipe)
-    accelerator = start_accelerator(recipe)
+    accelerator, why_precision = start_accelerator(recipe)
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
     loader = build_training_loader(recipe, data, loading)
+    max_steps = recipe.max_steps(loader.steps_per_epoch)
+    layout = choose_channels_last(recipe.channels_last, accelerator.device.type)
+    compiling = choose_torch_compile(recipe.torch_compile, accelerator.device.type, max_steps * loader.total_batch_size)
+    recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
-    make_inputs = TrainingInputs(recipe, config.num_labels)
+    make_inputs = TrainingInputs(recipe, config, num_epochs=-(-max_steps // loader.steps_per_epoch))
     scores = partial(
         score, loading=loading, batch_size=recipe.per_device_eval_batch_size, normalize=make_inputs.normalize
     )
@@ -61,6 +66,10 @@ def run(recipe: Recipe) -> None:
         claim_output_dir(recipe, output_dir)
     accelerator.wait_for_everyone()
     accelerator.print(describe(recipe, accelerator, model, data))
+    accelerator.print(
+        f"speed    precision {recipe.mixed_precision} ({why_precision}), channels_last {layout.value} "
+        f"({layout.reason}), torch_compile {compiling.value} ({compiling.reason})"
+    )
     accelerator.init_trackers("slimresnet", config={name: str(value) for name, value in vars(recipe).items()})
     weights, progress = fit(
         recipe,
@@ -124,7 +133,7 @@ def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: T
         f"for validation, {len(data.test_rows):,} to test on\n"
         f"network  {sum(parameter.numel() for parameter in model.parameters()):,} parameters\n"
         f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, "
-        f"threads: {torch.get_num_threads()}, precision: {recipe.mixed_precision}\n"
+        f"threads: {torch.get_num_threads()}\n"
         f"batch    {recipe.total_train_batch_size} images a step = {recipe.per_device_train_batch_size} "
         f"× {accelerator.num_processes} processes × {recipe.gradient_accumulation_steps} accumulated"
     )

@@ -60,9 +60,14 @@ class Augmentation:
             chance, *shape = draws.uniform("random erasing", 5).T
             boxes = erasing_boxes(np.stack(shape, axis=1), self.random_erasing_area, *pixels.shape[-2:])
             boxes[chance >= self.random_erasing_prob] = 0
-            color = torch.tensor(self.erasing_color, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+            color = ship(np.array(self.erasing_color, dtype=np.uint8), pixels.device).view(-1, 1, 1)
             pixels = paste(pixels, color, box_mask(boxes, pixels))
         return pixels
+
+
+def ship(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small array from the CPU to the device, without waiting for what the device is at."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero", "reflect"]) -> Tensor:
@@ -80,7 +85,7 @@ def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero"
     # faster than an index for each pixel.
     runs = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
     per_row, per_channel = padded.stride(2), padded.stride(1)
-    corners = torch.from_numpy(offsets @ np.array([per_row, 1])).to(pixels.device).view(-1, 1, 1)
+    corners = ship(offsets @ np.array([per_row, 1]), pixels.device).view(-1, 1, 1)
     channels = torch.arange(len(pixels) * pixels.shape[1], device=pixels.device).view(*pixels.shape[:2], 1)
     starts = (corners + channels * per_channel) + torch.arange(height, device=pixels.device) * per_row
     return runs.index_select(0, starts.view(-1)).view(pixels.shape)
@@ -88,7 +93,7 @@ def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero"
 
 def flip(pixels: Tensor, chosen: np.ndarray, dim: int) -> Tensor:
     """Mirrors the chosen samples (bool `[B]`) along dimension 2 (upside down) or 3 (left to right)."""
-    mask = torch.from_numpy(chosen.astype(np.uint8) * 255).to(pixels.device).view(-1, 1, 1, 1)
+    mask = ship(chosen.astype(np.uint8) * 255, pixels.device).view(-1, 1, 1, 1)
     return paste(pixels, pixels.flip(dim), mask)
 
 
@@ -108,9 +113,9 @@ def gaussian_blur(pixels: Tensor, chosen: np.ndarray, sigma: np.ndarray) -> Tens
     """
     if not chosen.any():
         return pixels
-    indices = torch.from_numpy(np.flatnonzero(chosen)).to(pixels.device)
+    indices = ship(np.flatnonzero(chosen), pixels.device)
     neighbour = np.exp(-0.5 / sigma[chosen] ** 2)  # relative to the centre; the kernel is separable
-    side = torch.from_numpy((neighbour / (1 + 2 * neighbour)).astype(np.float32)).to(pixels.device).view(-1, 1, 1, 1)
+    side = ship((neighbour / (1 + 2 * neighbour)).astype(np.float32), pixels.device).view(-1, 1, 1, 1)
     padded = F.pad(pixels.index_select(0, indices), [1] * 4, mode="reflect").float()
     rows = (padded[:, :, :-2] + padded[:, :, 2:]).mul_(side).add_(padded[:, :, 1:-1] * (1 - 2 * side))
     blurred = (rows[..., :-2] + rows[..., 2:]).mul_(side).add_(rows[..., 1:-1] * (1 - 2 * side))
@@ -147,11 +152,19 @@ def box_mask(boxes: np.ndarray, pixels: Tensor) -> Tensor:
     for size, (low, high) in zip(pixels.shape[-2:], (boxes[:, :2].T, boxes[:, 2:].T), strict=True):
         places = np.arange(size)
         inside = (places >= low[:, None]) & (places < high[:, None])
-        sides.append(torch.from_numpy(inside * np.uint8(255)).to(pixels.device))
+        sides.append(ship(inside * np.uint8(255), pixels.device))
     return sides[0][:, None, :, None] & sides[1][:, None, None, :]
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """uint8 `[B, C, H, W]` to `[B, C, size, size]`, bilinear and antialiased, as Pillow and the image processor do."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    resized = F.interpolate(pixels.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(pixels.dtype)
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 `[B, C, H, W]` to float32: scaled to 0–1, less `mean`, over `std` of its channel, as the processor does."""
-    mean_, std_ = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
+    mean_, std_ = (ship(np.array(values, dtype=np.float32), pixels.device).view(-1, 1, 1) for values in (mean, std))
     return pixels.float().mul_(1 / (255 * std_)).sub_(mean_ / std_)

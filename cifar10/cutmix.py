@@ -9,7 +9,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augmentation import box_mask, paste
+from .augmentation import box_mask, paste, ship
 from .randomness import Draws
 
 
@@ -52,7 +52,7 @@ class CutMixCollator:
             chance, *shape = draws.uniform("cutmix", 4).T
             boxes = cutmix_boxes(np.stack(shape, axis=1), self.alpha, *pixels.shape[-2:])
             boxes[chance >= self.prob] = 0
-            partner = partners(len(labels)).to(labels.device)
+            partner = partners(len(labels), labels.device)
             pixels = paste(pixels, pixels.index_select(0, partner), box_mask(boxes, pixels))
             targets = torch.lerp(targets, targets.index_select(0, partner), pasted_share(boxes, pixels))
         if self.label_smoothing:
@@ -63,13 +63,13 @@ class CutMixCollator:
 def pasted_share(boxes: np.ndarray, pixels: Tensor) -> Tensor:
     """1 − λ corrected to the pixels that were really pasted: float32 `[B, 1]`."""
     top, bottom, left, right = boxes.T
-    area = torch.from_numpy((bottom - top) * (right - left)).to(pixels.device)
+    area = ship((bottom - top) * (right - left), pixels.device)
     return (area / (pixels.shape[2] * pixels.shape[3])).unsqueeze(1)
 
 
-def partners(batch_size: int) -> Tensor:
+def partners(batch_size: int, device: torch.device | None = None) -> Tensor:
     """The sample that each sample takes its patch from, int64 `[batch_size]`."""
-    indices = torch.arange(batch_size)
+    indices = torch.arange(batch_size, device=device)
     return (indices ^ 1).where(indices ^ 1 < batch_size, indices - 1).clamp(min=0)
 
 

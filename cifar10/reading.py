@@ -108,7 +108,7 @@ class ResidentImages:
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """Yields `[B, 3, image_size, image_size]` uint8 for each batch of row numbers, as `StreamedImages.read`."""
         for rows in batches:
-            yield self.pixels.index_select(0, torch.from_numpy(rows).to(self.pixels.device))
+            yield self.pixels.index_select(0, torch.from_numpy(rows).to(self.pixels.device, non_blocking=True))
 
 
 def open_split(

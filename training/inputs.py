@@ -5,23 +5,33 @@ from functools import partial
 from torch import Tensor
 from transformers import ViTImageProcessorPil
 
-from cifar10.augmentation import Augmentation, normalize
+from cifar10.augmentation import Augmentation, normalize, resize
 from cifar10.cutmix import CutMixCollator
 from cifar10.loading import TrainingBatch
 from modeling_slimresnet import SlimResNetConfig
 
-from .recipe import Recipe
+from .recipe import Recipe, RecipeError, parse_resizing
 
 
 class TrainingInputs:
     """
     Makes the model's inputs of a batch: augment, mix, normalise.
 
+    Args:
+        num_epochs: of the run, which `progressive_resizing` has shares of.
+
     Attributes:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
+
+    Raises:
+        RecipeError: a stage of `progressive_resizing` has larger images than the network is trained for.
     """
 
-    def __init__(self, recipe: Recipe, num_labels: int):
+    def __init__(self, recipe: Recipe, config: SlimResNetConfig, num_epochs: int):
+        self._stages = parse_resizing(recipe.progressive_resizing)
+        if any(pixels > config.image_size for pixels, _ in self._stages):
+            raise RecipeError(f"--progressive_resizing must stay within the image size, {config.image_size} pixels.")
+        self._num_epochs, self._image_size, num_labels = num_epochs, config.image_size, config.num_labels
         self.normalize = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
         light = {
             "crop_padding": recipe.crop_padding,
@@ -49,8 +59,15 @@ class TrainingInputs:
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""
-        augment, collate = self._light if batch.draws.epoch < self._num_light_epochs else self._full
-        return collate(augment(batch.pixels, batch.draws), batch.labels, batch.draws)
+        epoch = batch.draws.epoch
+        augment, collate = self._light if epoch < self._num_light_epochs else self._full
+        size = resolution(self._stages, epoch, self._num_epochs, self._image_size)
+        return collate(resize(augment(batch.pixels, batch.draws), size), batch.labels, batch.draws)
+
+
+def resolution(stages: list[tuple[int, float]], epoch: int, num_epochs: int, image_size: int) -> int:
+    """Height and width in pixels of the images of `epoch`, counted from 0 (progressive resizing: Howard, 2018)."""
+    return next((pixels for pixels, share in stages if epoch < share * num_epochs), image_size)
 
 
 def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageProcessorPil:

@@ -51,7 +51,7 @@ def fit(
         CheckpointError: the checkpoint cannot be loaded.
     """
     steps_per_epoch = loader.steps_per_epoch
-    max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
+    max_steps = recipe.max_steps(steps_per_epoch)
 
     # A copy of the plain model: prepare() changes the forward of the original in place.
     averaged = None
@@ -60,7 +60,7 @@ def fit(
     candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
-    stepped = torch.compile(prepared) if recipe.torch_compile else prepared
+    stepped = torch.compile(prepared, mode=recipe.torch_compile_mode) if recipe.torch_compile else prepared
 
     progress = Progress(steps_per_epoch, max_steps)
     accelerator.register_for_checkpointing(progress, *([averaged] if averaged else []))
@@ -82,13 +82,16 @@ def fit(
         model.train()
         unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
         epoch_started = looked_at = time.perf_counter()
+        data_time = 0.0  # seconds that steps waited for their inputs
 
         for step in range(first_step, last_step):
             rate = learning_rate(recipe, progress.global_step, max_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             for _ in range(recipe.gradient_accumulation_steps):
+                waited_from = time.perf_counter()
                 inputs = make_inputs(next(batches))
+                data_time += time.perf_counter() - waited_from
                 with accelerator.accumulate(stepped):
                     loss = stepped(**inputs).loss
                     accelerator.backward(loss)
@@ -126,6 +129,7 @@ def fit(
             "learning_rate": rate,
             "loss": progress.epoch_loss_sum / last_step,
             "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
+            "data_time": data_time / seconds,
         }
         progress.epoch_loss_sum = 0.0
         # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
@@ -183,4 +187,4 @@ def _describe(entry: dict[str, float]) -> str:
         text += f", validation loss {entry['eval_loss']:.4f}, accuracy {entry['eval_accuracy']:.2%}"
     if "eval_accuracy_ema" in entry:
         text += f" (averaged weights {entry['eval_accuracy_ema']:.2%})"
-    return f"{text}, {entry['train_samples_per_second']:.0f} images/s"
+    return f"{text}, {entry['train_samples_per_second']:.0f} images/s, {entry['data_time']:.1%} waiting for data"

@@ -2,18 +2,25 @@
 
 import dataclasses
 import difflib
+import itertools
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import yaml
-from transformers.hf_argparser import HfArg, HfArgumentParser
+from transformers.hf_argparser import HfArg, HfArgumentParser, string_to_bool
 
 
 class RecipeError(ValueError):
     """A setting that cannot be used; the message names the flag and says what to do."""
+
+
+def _switch(help: str) -> dataclasses.Field:
+    """A field that is `"auto"` or, once the recipe is checked, a bool."""
+    return HfArg(default="auto", help=help, metadata={"nargs": "?", "const": "true"})
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Recipe:
     shuffle_buffer_size: int = HfArg(
         default=50000, help="Samples within which the order is random: a stream holds them, encoded."
     )
-    dataloader_num_workers: int = HfArg(default=0, help="Processes that read ahead of training while streaming.")
+    dataloader_num_workers: int = HfArg(default=1, help="Processes that read ahead of training while streaming.")
 
     # augmentation
     image_mean: list[float] = HfArg(
@@ -70,6 +77,10 @@ class Recipe:
     label_smoothing_factor: float = HfArg(default=0.0, help="Share of each label that is spread over all classes.")
     num_light_augmentation_epochs: int = HfArg(
         default=0, help="Epochs at the start with crop and horizontal flip only."
+    )
+
+    progressive_resizing: list[str] | None = HfArg(
+        default=None, help="Smaller images first, as PIXELS:SHARE of the epochs until which: 16:0.3 24:0.7."
     )
 
     # model
@@ -108,11 +119,12 @@ class Recipe:
     )
 
     # machine
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = HfArg(
-        default=None, help="By default what accelerate launch says."
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = HfArg(
+        default="auto", help="auto: what accelerate launch says, else bf16 where the hardware has it."
     )
-    channels_last: bool = HfArg(default=True, help="Keep feature maps in NHWC order.")
-    torch_compile: bool = HfArg(default=False, help="Compile the network.")
+    channels_last: str = _switch("Keep feature maps in NHWC order; auto: where convolutions like it.")
+    torch_compile: str = _switch("Compile the network; auto: where the run is long enough to repay it.")
+    torch_compile_mode: str | None = HfArg(default=None, help="torch.compile's mode, such as max-autotune.")
     use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
 
     # run
@@ -144,6 +156,14 @@ class Recipe:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
                 raise RecipeError(f"--{name} takes three numbers, one a channel, got {getattr(self, name)}.")
+        for name in ("channels_last", "torch_compile"):
+            value = getattr(self, name)
+            if value != "auto":
+                try:
+                    setattr(self, name, string_to_bool(value))
+                except ArgumentTypeError:
+                    raise RecipeError(f"--{name} must be true, false or auto, got {value}.") from None
+        parse_resizing(self.progressive_resizing)
         if self.nesterov and not self.momentum:
             raise RecipeError("--nesterov needs a --momentum above 0.")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
@@ -156,6 +176,10 @@ class Recipe:
             raise RecipeError(
                 f"--checkpointing_steps must be epoch, no, or a number of steps, got {self.checkpointing_steps}."
             )
+
+    def max_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the run."""
+        return self.max_train_steps or self.num_train_epochs * steps_per_epoch
 
     def resolve_batch_size(self, num_processes: int) -> None:
         """
@@ -227,6 +251,29 @@ _RANGES = {
     "logging_steps": (1, _NO_LIMIT),
     "save_total_limit": (1, _NO_LIMIT),
 }
+
+
+def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
+    """
+    Reads `--progressive_resizing`: pixels, and the share of the epochs until which images have that size.
+
+    Raises:
+        RecipeError: a stage is not PIXELS:SHARE, or the shares do not rise from above 0 to at most 1.
+    """
+    parsed = []
+    for stage in stages or ():
+        pixels, _, share = str(stage).partition(":")
+        try:
+            parsed.append((int(pixels), float(share)))
+        except ValueError:
+            raise RecipeError(f"--progressive_resizing takes PIXELS:SHARE, such as 24:0.5, got {stage}.") from None
+    shares = [0.0, *(share for _, share in parsed)]
+    rises = all(low < high <= 1 for low, high in itertools.pairwise(shares))
+    if not rises or any(pixels < 1 for pixels, _ in parsed):
+        raise RecipeError(
+            f"--progressive_resizing needs positive sizes and shares that rise, up to 1, got {' '.join(stages)}."
+        )
+    return parsed
 
 
 class _Parser(HfArgumentParser):

@@ -18,6 +18,7 @@ from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
 from .checkpoints import TRAINER_STATE_NAME, list_checkpoints, remove_unfinished
+from .hardware import choose_mixed_precision
 from .recipe import Recipe, RecipeError
 
 RESULTS_NAME = "all_results.json"
@@ -33,24 +34,33 @@ _PRODUCTS = (
 )
 
 
-def start_accelerator(recipe: Recipe) -> Accelerator:
+def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     """
     Starts accelerate; fills in the recipe's precision and batch sizes, which depend on the launch.
+
+    Returns:
+        The accelerator, and why it has its precision.
 
     Raises:
         RecipeError: precision, tracker or batch size do not fit the machine or the launch.
     """
     if recipe.report_to not in ("none", *map(str, get_available_trackers())):
         raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
+    on_cpu = recipe.use_cpu or not torch.accelerator.is_available()
+    device_type = "cpu" if on_cpu else torch.accelerator.current_accelerator().type
+    precision = choose_mixed_precision(recipe.mixed_precision, device_type)
     accelerator = Accelerator(
-        cpu=recipe.use_cpu or not torch.accelerator.is_available(),
-        mixed_precision=recipe.mixed_precision,
+        cpu=on_cpu,
+        mixed_precision=precision.value,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=None if recipe.report_to == "none" else recipe.report_to,
         project_dir=recipe.output_dir,
     )
     recipe.mixed_precision = accelerator.mixed_precision
     recipe.resolve_batch_size(accelerator.num_processes)
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where bf16 does not reach
+        torch.backends.cudnn.benchmark = True  # batches have few shapes, each worth a search
     if accelerator.device.type == "cpu":
         if recipe.mixed_precision == "fp16":
             raise RecipeError("--mixed_precision fp16 has no effect on a CPU: use bf16 or no.")
@@ -59,7 +69,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         if torch.get_num_threads() == 1:
             torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))
     set_seed(recipe.seed)
-    return accelerator
+    return accelerator, precision.reason
 
 
 def check_output_dir(recipe: Recipe) -> Path:

@@ -1,0 +1,107 @@
+"""What makes training fast changes nothing else: precision, layout and resolution, and how they are chosen."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE
+from PIL import Image
+from torch import nn
+
+from cifar10.augmentation import normalize, resize
+from cifar10.loading import TrainingBatch
+from cifar10.randomness import Draws
+from cifar10.reading import open_split
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from training import hardware
+from training.hardware import choose_channels_last, choose_mixed_precision, choose_torch_compile
+from training.inputs import TrainingInputs, resolution
+from training.recipe import Recipe, RecipeError
+
+
+def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
+    """The report's network on real images: the loss stays within 5 % of float32's (a mean over 10 steps, in a band)."""
+    split = open_split(str(SAMPLE), "train", image_size=32, resident_on=torch.device("cpu"))
+    losses = {}
+    for fast in (False, True):
+        torch.manual_seed(0)
+        model = SlimResNetForImageClassification(SlimResNetConfig())
+        if fast:
+            model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        curve = []
+        for step in range(50):
+            rows = np.arange(16 * step, 16 * step + 16)
+            (pixels,) = split.images.read([rows])
+            pixel_values = normalize(pixels, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                loss = model(pixel_values, labels=torch.from_numpy(split.labels[rows])).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            curve.append(loss.item())
+        losses[fast] = np.array(curve).reshape(5, 10).mean(axis=1)
+        assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_var.dtype == torch.float32 and module.running_var.isfinite().all()
+    assert losses[True] == pytest.approx(losses[False], rel=0.05)
+
+
+def test_resize_is_pillows():
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    for size in (16, 24, 28):
+        resized = resize(pixels, size)
+        assert resized.dtype == torch.uint8 and resized.shape == (4, 3, size, size)
+        for image, result in zip(pixels, resized, strict=True):
+            pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR)
+            difference = np.asarray(pillow).astype(int) - result.permute(1, 2, 0).numpy()
+            assert np.abs(difference).max() <= 1  # Pillow rounds after each direction
+    assert resize(pixels, 32) is pixels
+
+
+def test_resolution_is_a_function_of_the_epoch():
+    stages = [(16, 0.3), (24, 0.75)]
+    assert [resolution(stages, epoch, 10, 32) for epoch in range(10)] == [16] * 3 + [24] * 5 + [32] * 2
+    assert [resolution([], epoch, 3, 32) for epoch in range(3)] == [32] * 3
+    assert resolution([(24, 1.0)], 9, 10, 32) == 24
+
+
+def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
+    recipe = Recipe(progressive_resizing=["8:0.5"], cutmix_prob=0.5)
+    make_inputs = TrainingInputs(recipe, tiny_config, num_epochs=4)
+    pixels, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), torch.arange(6)
+    for epoch, size in ((0, 8), (1, 8), (2, 16), (3, 16)):
+        inputs = make_inputs(TrainingBatch(pixels, labels, Draws(0, epoch, 0, 6)))
+        assert inputs["pixel_values"].shape == (6, 3, size, size)
+        assert torch.equal(inputs["labels"].sum(dim=1), torch.ones(6))
+    with pytest.raises(RecipeError, match="--progressive_resizing"):
+        TrainingInputs(dataclasses.replace(recipe, progressive_resizing=["20:0.5"]), tiny_config, num_epochs=4)
+
+
+def test_precision_chooses_itself(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    for capabilities, expected in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx2": True}, "no"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert choose_mixed_precision("auto", "cpu").value == expected
+    assert choose_mixed_precision("auto", "mps").value == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert choose_mixed_precision("auto", "cpu") == ("bf16", "as launched")
+    assert choose_mixed_precision("no", "cpu") == ("no", "as asked")
+
+
+def test_compiling_chooses_itself(monkeypatch):
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/c++")
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
+    assert choose_torch_compile("auto", "cpu", 10_000).value is False
+    assert choose_torch_compile("auto", "cpu", 5_000_000).value is True
+    assert choose_torch_compile("auto", "mps", 10**9).value is False
+    assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
+    assert choose_channels_last("auto", "cuda").value is True and choose_channels_last("auto", "mps").value is False
