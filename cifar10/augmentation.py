@@ -99,7 +99,7 @@ def flip(pixels: Tensor, chosen: np.ndarray, dim: int) -> Tensor:
 
 def paste(pixels: Tensor, patch: Tensor, mask: Tensor) -> Tensor:
     """`patch` where `mask` is 255, `pixels` where it is 0; all uint8. Several times as fast here as `torch.where`."""
-    return pixels ^ ((pixels ^ patch) & mask)
+    return (pixels ^ patch).bitwise_and_(mask).bitwise_xor_(pixels)
 
 
 def gaussian_blur(pixels: Tensor, chosen: np.ndarray, sigma: np.ndarray) -> Tensor:

@@ -102,14 +102,15 @@ def evaluation_batches(
 
 def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
     """Reads batches of row numbers; yields pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device."""
-    # Resident pixels are on the device already: a worker could only copy them.
-    num_workers = 0 if isinstance(split.images, ResidentImages) else min(loading.num_workers, len(batches))
-    loader = DataLoader(
-        _BatchStream(split.images, batches),
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=loading.device.type == "cuda" and num_workers > 0,
-    )
+    if isinstance(split.images, ResidentImages):
+        loader = split.images.read(batches)  # on the device already: a worker could only copy them
+    else:
+        loader = DataLoader(
+            _BatchStream(split.images, batches),
+            batch_size=None,
+            num_workers=min(loading.num_workers, len(batches)),
+            pin_memory=loading.device.type == "cuda",
+        )
     for rows, pixels in zip(batches, loader, strict=True):
         if isinstance(pixels, DatasetError):
             raise pixels

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-# A compiled step is 6 % faster than an eager one on a two-core CPU (benchmarks/training_step.json) and takes 45 s to
-# compile there, which 160,000 images repay. On a GPU neither is measured yet: a minute, and a third of 1/20,000 s.
-COMPILE_FROM_IMAGES = {"cpu": 300_000, "cuda": 5_000_000}
+# On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
+# 45 s to compile, which about a million images repay. On a GPU neither is measured yet: a minute is assumed, and a third
+# of 1/20,000 s an image.
+COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
 
 class Choice(NamedTuple):

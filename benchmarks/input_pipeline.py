@@ -1,0 +1,171 @@
+"""Images/s of read + augment + normalise + collate, on one core: python -m benchmarks.input_pipeline
+
+Ours, from memory and from a stream, against per-image Pillow and NumPy transforms under `datasets.set_transform` and a
+DataLoader, and against kornia's batch transforms (pip install kornia).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from datasets import load_dataset
+from torch.utils.data import DataLoader
+
+from benchmarks import report_loop
+from benchmarks.measuring import report, take_turns
+from cifar10.augmentation import Augmentation
+from cifar10.loading import Loading, TrainingLoader
+from cifar10.randomness import Draws
+from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
+from modeling_slimresnet import SlimResNetConfig
+from training.inputs import TrainingInputs
+from training.recipe import Recipe
+
+BATCH = 128
+CPU = torch.device("cpu")
+SIMPLE = {"crop_padding": 2, "horizontal_flip_prob": 0.5, "random_erasing_prob": 0.5}
+MIXED = {"crop_padding": 2, "horizontal_flip_prob": 0.5, "gaussian_blur_prob": 0.3, "cutmix_prob": 1.0}
+
+
+def ours(split: ImageSplit, settings: dict, batches: int) -> Callable[[], int]:
+    """Batches of the training loader, made into the model's inputs."""
+    make_inputs = TrainingInputs(Recipe(**settings), SlimResNetConfig(), num_epochs=1)
+    loader = TrainingLoader(
+        split, np.arange(len(split.labels)), Loading(CPU), seed=0, batch_size=BATCH, accumulation=1, window=50000
+    )
+
+    def endless() -> Iterator:
+        epoch = 0
+        while True:
+            yield from loader.epoch(epoch)
+            epoch += 1
+
+    stream = endless()
+
+    def work() -> int:
+        for _ in range(batches):
+            make_inputs(next(stream))
+        return batches * BATCH
+
+    return work
+
+
+def per_image(dataset, settings: dict, batches: int, mixes: bool) -> Callable[[], int]:
+    """Pillow and NumPy transforms, an image at a time, in a DataLoader without workers: one core."""
+
+    def apply(rows: dict) -> dict:
+        pixels = [report_loop.transform(image.convert("RGB"), **settings) for image in rows["img"]]
+        return {"pixels": pixels, "label": rows["label"]}
+
+    loader = DataLoader(dataset.with_transform(apply), BATCH, shuffle=True, collate_fn=report_loop.collate)
+
+    def work() -> int:
+        stream = iter(loader)
+        for _ in range(batches):
+            images, labels = next(stream)
+            if mixes:
+                report_loop.cutmix(images, labels)
+        return batches * BATCH
+
+    return work
+
+
+def kornias(pixels: torch.Tensor, labels: torch.Tensor, batches: int, mixes: bool) -> Callable[[], int]:
+    """kornia's transforms of float batches, each sample by its own draw, from a tensor in memory."""
+    from kornia.augmentation import (
+        AugmentationSequential,
+        Normalize,
+        RandomCrop,
+        RandomCutMixV2,
+        RandomErasing,
+        RandomGaussianBlur,
+        RandomHorizontalFlip,
+    )
+
+    middle = RandomGaussianBlur((3, 3), (0.1, 1.5), p=0.3) if mixes else RandomErasing(scale=(0.02, 0.2), p=0.5)
+    transforms = AugmentationSequential(
+        RandomCrop((32, 32), padding=2),
+        RandomHorizontalFlip(p=0.5),
+        middle,
+        Normalize(mean=report_loop.MEAN.ravel().tolist(), std=report_loop.STD.ravel().tolist()),
+        data_keys=["input"],
+    )
+    cutmix = RandomCutMixV2(num_mix=1, p=1.0, data_keys=["input", "class"])
+
+    def work() -> int:
+        for _ in range(batches):
+            rows = torch.randint(len(pixels), (BATCH,))
+            images = transforms(pixels.index_select(0, rows).float().div_(255))
+            if mixes:
+                cutmix(images, labels.index_select(0, rows))
+        return batches * BATCH
+
+    return work
+
+
+def one_augmentation(pixels: torch.Tensor, settings: dict, batches: int) -> Callable[[], int]:
+    """One step of `Augmentation` alone, on a batch that is there."""
+    augment = Augmentation(**settings)
+
+    def work() -> int:
+        for position in range(batches):
+            augment(pixels, Draws(0, 0, position * BATCH, BATCH))
+        return batches * BATCH
+
+    return work
+
+
+def main() -> None:
+    """Measures and writes `benchmarks/input_pipeline.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    memory = open_split(arguments.dataset_name, "train", image_size=32, resident_on=CPU)
+    stream = open_split(arguments.dataset_name, "train", image_size=32)
+    dataset = load_dataset(arguments.dataset_name, split="train")
+    pixels, labels = memory.images.pixels, torch.from_numpy(memory.labels)
+    with torch.inference_mode():
+        tables = {
+            title: (
+                "per image: Pillow, NumPy, DataLoader",
+                take_turns(
+                    {
+                        "ours, from memory": ours(memory, settings, 100),
+                        "ours, from a stream": ours(stream, settings, 15),
+                        "kornia, from memory": kornias(pixels, labels, 5, mixes),
+                        "per image: Pillow, NumPy, DataLoader": per_image(dataset, plain, 8, mixes),
+                    },
+                    arguments.rounds,
+                ),
+            )
+            for title, settings, plain, mixes in (
+                ("crop + flip + erasing + normalise", SIMPLE, {"blur": 0.0, "erasing": 0.5}, False),
+                ("crop + flip + blur of 30 % + CutMix + normalise", MIXED, {"blur": 0.3}, True),
+            )
+        }
+        batch = pixels[:BATCH]
+        tables["each augmentation alone, in memory"] = (
+            "crop, zero",
+            take_turns(
+                {
+                    name: one_augmentation(batch, settings, 100)
+                    for name, settings in {
+                        "crop, zero": {"crop_padding": 4},
+                        "crop, reflect": {"crop_padding": 4, "crop_padding_mode": "reflect"},
+                        "horizontal flip": {"horizontal_flip_prob": 0.5},
+                        "vertical flip": {"vertical_flip_prob": 0.05},
+                        "blur of 30 %": {"gaussian_blur_prob": 0.3},
+                        "erasing of 50 %": {"random_erasing_prob": 0.5},
+                    }.items()
+                },
+                arguments.rounds,
+            ),
+        )
+    report("input_pipeline", f"python -m benchmarks.input_pipeline --dataset_name {arguments.dataset_name}", tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the benchmarks share: turns, medians, the table, the file."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+
+
+def take_turns(contenders: dict[str, Callable[[], int]], rounds: int) -> dict[str, dict[str, float]]:
+    """
+    Calls each contender once a round, after a first call that is not counted.
+
+    Args:
+        contenders: functions that do some work and return how many images it was.
+
+    Returns:
+        For each, `images_per_second`: the median over the rounds, and the lowest and highest beside it.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for work in contenders.values():
+        work()
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            images = work()
+            speeds[name].append(images / (time.perf_counter() - started))
+    return {
+        name: {
+            "images_per_second": round(statistics.median(values), 1),
+            "lowest": round(min(values), 1),
+            "highest": round(max(values), 1),
+        }
+        for name, values in speeds.items()
+    }
+
+
+def report(name: str, command: str, tables: dict[str, tuple[str, dict]], notes: dict | None = None) -> None:
+    """
+    Prints tables and writes them to `benchmarks/NAME.json`.
+
+    Args:
+        tables: by title, the contender that the others are compared with, and what `take_turns` returned.
+    """
+    result = {"command": command, "machine": machine(), "tables": {}} | ({"notes": notes} if notes else {})
+    for title, (reference, rows) in tables.items():
+        base = rows[reference]["images_per_second"]
+        result["tables"][title] = {
+            row: values | {"ratio": round(values["images_per_second"] / base, 2)} for row, values in rows.items()
+        }
+        width = max(map(len, rows))
+        print(f"\n{title} (ratio to: {reference})")
+        for row, values in result["tables"][title].items():
+            spread = f"{values['lowest']:,.0f}-{values['highest']:,.0f}"
+            print(
+                f"  {row:{width}}  {values['images_per_second']:>11,.0f} images/s  {values['ratio']:6.2f} ×  ({spread})"
+            )
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\nwritten to {path}")
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "cores": capabilities.get("num_physical_cores", 0),
+        "bf16": any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm")),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},
+    }
