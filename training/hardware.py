@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 # On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
-# 45 s to compile, which about a million images repay. On a GPU neither is measured yet: a minute is assumed, and a third
-# of 1/20,000 s an image.
+# 45 s to compile, which about a million images repay. On a GPU neither is measured yet: a minute is assumed, and a
+# third of 1/20,000 s an image.
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
 
