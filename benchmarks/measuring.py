@@ -51,12 +51,11 @@ def report(name: str, command: str, tables: dict[str, tuple[str, dict]], notes: 
     result = {"command": command, "machine": machine(), "tables": {}} | ({"notes": notes} if notes else {})
     for title, (reference, rows) in tables.items():
         base = rows[reference]["images_per_second"]
-        result["tables"][title] = {
-            row: values | {"ratio": round(values["images_per_second"] / base, 2)} for row, values in rows.items()
-        }
+        rows = {row: values | {"ratio": round(values["images_per_second"] / base, 2)} for row, values in rows.items()}
+        result["tables"][title] = {"ratio_to": reference, "rows": rows}
         width = max(map(len, rows))
         print(f"\n{title} (ratio to: {reference})")
-        for row, values in result["tables"][title].items():
+        for row, values in rows.items():
             spread = f"{values['lowest']:,.0f}-{values['highest']:,.0f}"
             print(
                 f"  {row:{width}}  {values['images_per_second']:>11,.0f} images/s  {values['ratio']:6.2f} ×  ({spread})"

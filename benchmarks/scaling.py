@@ -56,9 +56,9 @@ def main() -> None:
     need = ASSUMED_SHARE * H100_PEAK / FLOP_PER_IMAGE
     pipeline = json.loads((FOLDER / "input_pipeline.json").read_text())["tables"]
     measured = {
-        title: {row: values["images_per_second"] for row, values in table.items() if row.startswith("ours")}
+        title: {row: values["images_per_second"] for row, values in table["rows"].items() if row.startswith("ours")}
         for title, table in pipeline.items()
-        if any(row.startswith("ours") for row in table)
+        if any(row.startswith("ours") for row in table["rows"])
     }
     notes = {
         "what the input pipeline must deliver, on paper": {
