@@ -120,7 +120,7 @@ def main() -> None:
     """Measures and writes `benchmarks/input_pipeline.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     memory = open_split(arguments.dataset_name, "train", image_size=32, resident_on=CPU)
