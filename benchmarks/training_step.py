@@ -73,9 +73,9 @@ class Trainer:
         return len(images)
 
 
-def one_batch(size: int) -> Batches:
+def one_batch(size: int, pixels: int = 32) -> Batches:
     """The same batch again and again: the network's arithmetic alone."""
-    images, labels = torch.randn(size, 3, 32, 32), torch.rand(size, 10).softmax(dim=1)
+    images, labels = torch.randn(size, 3, pixels, pixels), torch.rand(size, 10).softmax(dim=1)
     while True:
         yield images, labels
 
@@ -155,6 +155,8 @@ def main() -> None:
         "channels_last + bf16 + compiled": Trainer(same, **fast, compiled=True),
         "channels_last + bf16, batch 32": Trainer(one_batch(32), **fast),
         "channels_last + bf16, batch 512": Trainer(one_batch(512), **fast),
+        "channels_last + bf16, 24 pixels": Trainer(one_batch(BATCH, 24), **fast),
+        "channels_last + bf16, 16 pixels": Trainer(one_batch(BATCH, 16), **fast),
         "channels_last + bf16, fused optimiser": Trainer(same, **fast, optimizer={"fused": True}),
         "channels_last + bf16, loop optimiser": Trainer(same, **fast, optimizer={"foreach": False}),
         "channels_last + bf16, one thread": Trainer(same, **fast, threads=1),
