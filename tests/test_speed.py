@@ -78,6 +78,8 @@ def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
         assert torch.equal(inputs["labels"].sum(dim=1), torch.ones(6))
     with pytest.raises(RecipeError, match="--progressive_resizing"):
         TrainingInputs(dataclasses.replace(recipe, progressive_resizing=["20:0.5"]), tiny_config, num_epochs=4)
+    with pytest.raises(RecipeError, match="--crop_padding 16"):
+        TrainingInputs(Recipe(crop_padding=16, crop_padding_mode="reflect"), tiny_config, num_epochs=4)
 
 
 def test_precision_chooses_itself(monkeypatch):

@@ -24,13 +24,18 @@ class TrainingInputs:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
 
     Raises:
-        RecipeError: a stage of `progressive_resizing` has larger images than the network is trained for.
+        RecipeError: `progressive_resizing` or `crop_padding` do not fit the size of the network's images.
     """
 
     def __init__(self, recipe: Recipe, config: SlimResNetConfig, num_epochs: int):
         self._stages = parse_resizing(recipe.progressive_resizing)
         if any(pixels > config.image_size for pixels, _ in self._stages):
             raise RecipeError(f"--progressive_resizing must stay within the image size, {config.image_size} pixels.")
+        if recipe.crop_padding_mode == "reflect" and recipe.crop_padding >= config.image_size:
+            raise RecipeError(
+                f"--crop_padding {recipe.crop_padding} must be below the image size, {config.image_size} pixels, where "
+                "--crop_padding_mode is reflect."
+            )
         self._num_epochs, self._image_size, num_labels = num_epochs, config.image_size, config.num_labels
         self.normalize = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
         light = {

@@ -124,7 +124,9 @@ class Recipe:
     )
     channels_last: str = _switch("Keep feature maps in NHWC order; auto: where convolutions like it.")
     torch_compile: str = _switch("Compile the network; auto: where the run is long enough to repay it.")
-    torch_compile_mode: str | None = HfArg(default=None, help="torch.compile's mode, such as max-autotune.")
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = HfArg(
+        default="default", help="torch.compile's mode; max-autotune takes minutes and pays on GPUs."
+    )
     use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
 
     # run
