@@ -112,18 +112,19 @@ def write_output_dir(
     """Writes all that a finished folder holds, `all_results.json` last: it says that the run is finished."""
     model.cpu().save_pretrained(output_dir)
     build_image_processor(recipe, model.config).save_pretrained(output_dir)
-    (output_dir / RECIPE_NAME).write_text(recipe.to_yaml())
+    (output_dir / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
     progress.trainer_state().save_to_json(str(output_dir / TRAINER_STATE_NAME))
     plot_curves(progress.log_history, output_dir / "figures" / "curves.png")
     write_model_card(
         output_dir,
         recipe.dataset_name,
+        recipe.test_split,
         results,
         image_size=model.config.image_size,
         num_labels=model.config.num_labels,
         overwrite=recipe.overwrite_output_dir,
     )
-    (output_dir / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n")
+    (output_dir / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:

@@ -32,12 +32,20 @@ classify("image.png")
 
 
 def write_model_card(
-    output_dir: Path, dataset_name: str, results: dict, *, image_size: int, num_labels: int, overwrite: bool
+    output_dir: Path,
+    dataset_name: str,
+    test_split: str,
+    results: dict,
+    *,
+    image_size: int,
+    num_labels: int,
+    overwrite: bool,
 ) -> None:
     """
     Writes `README.md` from the figures of the run; one that is there stays, unless `overwrite`.
 
     Args:
+        dataset_name, test_split: as the run was told.
         results: as in `all_results.json`: `test_accuracy`, `test_loss`, `test_samples`, and the same for `eval`.
     """
     path = output_dir / "README.md"
@@ -56,7 +64,7 @@ def write_model_card(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=dataset,
-                dataset_split="test",
+                dataset_split=test_split,
                 metric_type="accuracy",
                 metric_value=results["test_accuracy"],
             )
@@ -75,5 +83,6 @@ def write_model_card(
             num_labels=num_labels,
             dataset=dataset,
             rows="\n".join(rows),
-        )
+        ),
+        encoding="utf-8",
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -327,6 +328,9 @@ def test_another_dataset_with_its_own_labels(flags, tmp_path):
     )  # fmt: skip
     model = AutoModelForImageClassification.from_pretrained(folder)
     assert model.config.id2label == {0: "ant", 1: "bee", 2: "wasp"} and model.classifier.out_features == 3
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert (result.dataset_name, result.dataset_split) == ("data", "validation")
+    assert result.metric_value == read(folder)["test_accuracy"]
 
 
 def test_tracker(flags):
