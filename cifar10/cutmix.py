@@ -49,9 +49,9 @@ class CutMixCollator:
         """
         targets = F.one_hot(labels, self.num_labels).float()
         if self.prob:
-            chance, *shape = draws.uniform("cutmix", 4).T
-            boxes = cutmix_boxes(np.stack(shape, axis=1), self.alpha, *pixels.shape[-2:])
-            boxes[chance >= self.prob] = 0
+            drawn = draws.uniform("cutmix", 4)
+            boxes = cutmix_boxes(drawn[:, 1:], self.alpha, *pixels.shape[-2:])
+            boxes[drawn[:, 0] >= self.prob] = 0
             partner = partners(len(labels), labels.device)
             pixels = paste(pixels, pixels.index_select(0, partner), box_mask(boxes, pixels))
             targets = torch.lerp(targets, targets.index_select(0, partner), pasted_share(boxes, pixels))
@@ -89,5 +89,5 @@ def cutmix_boxes(shape: np.ndarray, alpha: float, height: int, width: int) -> np
     for size, centre in ((height, shape[:, 1]), (width, shape[:, 2])):
         half = (size * ratio).astype(np.int64) // 2
         middle = (centre * size).astype(np.int64)
-        edges += [np.clip(middle - half, 0, size), np.clip(middle + half, 0, size)]
+        edges += [np.maximum(middle - half, 0), np.minimum(middle + half, size)]
     return np.stack(edges, axis=1)
