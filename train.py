@@ -48,12 +48,14 @@ def run(recipe: Recipe) -> None:
     )
     data = open_data(recipe, loading, config.image_size)
     loader = build_training_loader(recipe, data, loading)
-    max_steps = recipe.max_steps(loader.steps_per_epoch)
+    progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
     layout = choose_channels_last(recipe.channels_last, accelerator.device.type)
-    compiling = choose_torch_compile(recipe.torch_compile, accelerator.device.type, max_steps * loader.total_batch_size)
+    compiling = choose_torch_compile(
+        recipe.torch_compile, accelerator.device.type, progress.max_steps * loader.total_batch_size
+    )
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
-    make_inputs = TrainingInputs(recipe, config, num_epochs=-(-max_steps // loader.steps_per_epoch))
+    make_inputs = TrainingInputs(recipe, config, progress.num_epochs)
     scores = partial(
         score, loading=loading, batch_size=recipe.per_device_eval_batch_size, normalize=make_inputs.normalize
     )
@@ -71,7 +73,7 @@ def run(recipe: Recipe) -> None:
         f"({layout.reason}), torch_compile {compiling.value} ({compiling.reason})"
     )
     accelerator.init_trackers("slimresnet", config={name: str(value) for name, value in vars(recipe).items()})
-    weights, progress = fit(
+    weights = fit(
         recipe,
         accelerator,
         model,
@@ -80,6 +82,7 @@ def run(recipe: Recipe) -> None:
         validate if len(data.validation_rows) else None,
         output_dir,
         checkpoint,
+        progress,
     )
 
     # What is scored is what is saved: these weights, in float32, in a network that training never touched.

@@ -5,22 +5,17 @@ DataLoader, and against kornia's batch transforms (pip install kornia).
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from datasets import load_dataset
 from torch.utils.data import DataLoader
 
-from benchmarks import report_loop
+from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
 from cifar10.augmentation import Augmentation
-from cifar10.loading import Loading, TrainingLoader
 from cifar10.randomness import Draws
 from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
-from modeling_slimresnet import SlimResNetConfig
-from training.inputs import TrainingInputs
-from training.recipe import Recipe
 
 BATCH = 128
 CPU = torch.device("cpu")
@@ -29,23 +24,12 @@ MIXED = {"crop_padding": 2, "horizontal_flip_prob": 0.5, "gaussian_blur_prob": 0
 
 
 def ours(split: ImageSplit, settings: dict, batches: int) -> Callable[[], int]:
-    """Batches of the training loader, made into the model's inputs."""
-    make_inputs = TrainingInputs(Recipe(**settings), SlimResNetConfig(), num_epochs=1)
-    loader = TrainingLoader(
-        split, np.arange(len(split.labels)), Loading(CPU), seed=0, batch_size=BATCH, accumulation=1, window=50000
-    )
-
-    def endless() -> Iterator:
-        epoch = 0
-        while True:
-            yield from loader.epoch(epoch)
-            epoch += 1
-
-    stream = endless()
+    """Batches of the training loop, made into the model's inputs."""
+    stream = our_loop.batches(split, settings, BATCH)
 
     def work() -> int:
         for _ in range(batches):
-            make_inputs(next(stream))
+            next(stream)
         return batches * BATCH
 
     return work
@@ -53,12 +37,9 @@ def ours(split: ImageSplit, settings: dict, batches: int) -> Callable[[], int]:
 
 def per_image(dataset, settings: dict, batches: int, mixes: bool) -> Callable[[], int]:
     """Pillow and NumPy transforms, an image at a time, in a DataLoader without workers: one core."""
-
-    def apply(rows: dict) -> dict:
-        pixels = [report_loop.transform(image.convert("RGB"), **settings) for image in rows["img"]]
-        return {"pixels": pixels, "label": rows["label"]}
-
-    loader = DataLoader(dataset.with_transform(apply), BATCH, shuffle=True, collate_fn=report_loop.collate)
+    loader = DataLoader(
+        report_loop.transformed(dataset, **settings), BATCH, shuffle=True, collate_fn=report_loop.collate
+    )
 
     def work() -> int:
         stream = iter(loader)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from training.hardware import cpu_has_bf16
+
 FOLDER = Path(__file__).parent
 
 
@@ -71,7 +73,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": capabilities.get("cpu_name") or platform.processor(),
         "cores": capabilities.get("num_physical_cores", 0),
-        "bf16": any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm")),
+        "bf16": cpu_has_bf16(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},
     }

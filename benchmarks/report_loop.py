@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -34,6 +35,16 @@ def transform(image: Image.Image, *, padding: int = 2, blur: float = 0.3, erasin
         top, left = random.randint(0, height - box_height), random.randint(0, width - box_width)
         pixels[:, top : top + box_height, left : left + box_width] = 0
     return pixels
+
+
+def transformed(dataset: Dataset, **settings) -> Dataset:
+    """The dataset with `transform` on every image as it is read."""
+
+    def apply(rows: dict) -> dict:
+        pixels = [transform(image.convert("RGB"), **settings) for image in rows["img"]]
+        return {"pixels": pixels, "label": rows["label"]}
+
+    return dataset.with_transform(apply)
 
 
 def cutmix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

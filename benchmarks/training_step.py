@@ -6,20 +6,16 @@ The report's loop, this project's best setting, each lever alone, and where the 
 import argparse
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from datasets import load_dataset
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from benchmarks import report_loop
+from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
-from cifar10.loading import Loading, TrainingLoader
 from cifar10.reading import SAMPLE_FOLDER, open_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from training.inputs import TrainingInputs
-from training.recipe import Recipe
 
 BATCH = 128
 AUGMENTED = {"crop_padding": 2, "vertical_flip_prob": 0.05, "gaussian_blur_prob": 0.3, "cutmix_prob": 1.0}
@@ -83,32 +79,13 @@ def one_batch(size: int, pixels: int = 32) -> Batches:
 def our_batches(dataset_name: str) -> Batches:
     """The report's augmentations by our pipeline, from memory."""
     split = open_split(dataset_name, "train", image_size=32, resident_on=torch.device("cpu"))
-    make_inputs = TrainingInputs(Recipe(**AUGMENTED), SlimResNetConfig(), num_epochs=1)
-    loader = TrainingLoader(
-        split,
-        np.arange(len(split.labels)),
-        Loading(torch.device("cpu")),
-        seed=0,
-        batch_size=BATCH,
-        accumulation=1,
-        window=50000,
-    )
-    epoch = 0
-    while True:
-        for batch in loader.epoch(epoch):
-            inputs = make_inputs(batch)
-            yield inputs["pixel_values"], inputs["labels"]
-        epoch += 1
+    for inputs in our_loop.batches(split, AUGMENTED, BATCH):
+        yield inputs["pixel_values"], inputs["labels"]
 
 
 def report_batches(dataset_name: str) -> Batches:
     """The report's own pipeline: per-image transforms in two DataLoader workers, CutMix on the batch."""
-
-    def apply(rows: dict) -> dict:
-        pixels = [report_loop.transform(image.convert("RGB")) for image in rows["img"]]
-        return {"pixels": pixels, "label": rows["label"]}
-
-    dataset = load_dataset(dataset_name, split="train").with_transform(apply)
+    dataset = report_loop.transformed(load_dataset(dataset_name, split="train"))
     loader = DataLoader(
         dataset, BATCH, shuffle=True, num_workers=2, collate_fn=report_loop.collate, drop_last=True,
         persistent_workers=True,

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 from benchmarks.measuring import FOLDER
 
@@ -49,7 +48,7 @@ def updated(text: str) -> str:
 
 def main() -> None:
     """Writes the README anew."""
-    Path(README).write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"{README}: figures of {', '.join(FILES)}")
 
 

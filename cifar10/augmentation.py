@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .device import ship
 from .randomness import Draws
 
 ERASING_ASPECT_RATIO = (0.3, 1 / 0.3)  # Zhong et al., 2020, "Random Erasing Data Augmentation", section 4
@@ -63,11 +64,6 @@ class Augmentation:
             color = ship(np.array(self.erasing_color, dtype=np.uint8), pixels.device).view(-1, 1, 1)
             pixels = paste(pixels, color, box_mask(boxes, pixels))
         return pixels
-
-
-def ship(array: np.ndarray, device: torch.device) -> Tensor:
-    """A small array from the CPU to the device, without waiting for what the device is at."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def crop(pixels: Tensor, offsets: np.ndarray, padding: int, mode: Literal["zero", "reflect"]) -> Tensor:

@@ -9,7 +9,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augmentation import box_mask, paste, ship
+from .augmentation import box_mask, paste
+from .device import ship
 from .randomness import Draws
 
 

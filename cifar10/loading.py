@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from .device import ship
 from .randomness import Draws, sample_order
 from .reading import DatasetError, ImageSplit, ResidentImages
 
@@ -114,8 +115,7 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
     for rows, pixels in zip(batches, loader, strict=True):
         if isinstance(pixels, DatasetError):
             raise pixels
-        labels = torch.from_numpy(split.labels[rows])
-        yield pixels.to(loading.device, non_blocking=True), labels.to(loading.device, non_blocking=True)
+        yield pixels.to(loading.device, non_blocking=True), ship(split.labels[rows], loading.device)
 
 
 class _BatchStream(IterableDataset):

@@ -12,6 +12,8 @@ from datasets import ClassLabel, Features, Image, IterableDataset, load_dataset
 from PIL.Image import Resampling
 from torch import Tensor
 
+from .device import ship
+
 SAMPLE_FOLDER = "cifar10/sample"
 _ROWS_PER_CHUNK = 1000
 
@@ -108,7 +110,7 @@ class ResidentImages:
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """Yields `[B, 3, image_size, image_size]` uint8 for each batch of row numbers, as `StreamedImages.read`."""
         for rows in batches:
-            yield self.pixels.index_select(0, torch.from_numpy(rows).to(self.pixels.device, non_blocking=True))
+            yield self.pixels.index_select(0, ship(rows, self.pixels.device))
 
 
 def open_split(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def train(flags, *more):
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = parse_recipe([*flags, *map(str, more)])
     train_script.run(recipe)
-    return train_script.Path(recipe.output_dir)
+    return Path(recipe.output_dir)
 
 
 def weights(folder):

@@ -14,6 +14,12 @@ import torch
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the processor computes with bfloat16 itself; where it does not, PyTorch emulates it."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm"))
+
+
 class Choice(NamedTuple):
     """A setting and why it is so, for people."""
 
@@ -36,8 +42,7 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
     if device_type == "cuda":
         has_it = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
-        has_it = device_type == "cpu" and any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm"))
+        has_it = device_type == "cpu" and cpu_has_bf16()
     return Choice("bf16", f"the {device_type} has it") if has_it else Choice("no", f"the {device_type} has no bf16")
 
 

@@ -32,7 +32,8 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]] | None,
     output_dir: Path,
     checkpoint: Path | None,
-) -> tuple[dict[str, Tensor], Progress]:
+    progress: Progress,
+) -> dict[str, Tensor]:
     """
     Trains `model`, which stands on its device.
 
@@ -41,17 +42,16 @@ def fit(
         evaluate: gives `loss` and `accuracy` of a model on validation; None where there is no validation.
         output_dir: where checkpoints go.
         checkpoint: where to go on from; None to start anew.
+        progress: of a run that is about to begin; filled in on the way.
 
     Returns:
-        The weights to keep (averaged if the recipe averages; best on validation or last, as it says), and how the run
-        went.
+        The weights to keep: averaged if the recipe averages; best on validation or last, as it says.
 
     Raises:
         DivergedError: the loss is not finite.
         CheckpointError: the checkpoint cannot be loaded.
     """
-    steps_per_epoch = loader.steps_per_epoch
-    max_steps = recipe.max_steps(steps_per_epoch)
+    steps_per_epoch, max_steps = progress.steps_per_epoch, progress.max_steps
 
     # A copy of the plain model: prepare() changes the forward of the original in place.
     averaged = None
@@ -62,7 +62,6 @@ def fit(
     # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
     stepped = torch.compile(prepared, mode=recipe.torch_compile_mode) if recipe.torch_compile else prepared
 
-    progress = Progress(steps_per_epoch, max_steps)
     accelerator.register_for_checkpointing(progress, *([averaged] if averaged else []))
     if checkpoint is not None:
         load_checkpoint(accelerator, checkpoint)
@@ -134,7 +133,8 @@ def fit(
         progress.epoch_loss_sum = 0.0
         # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
         # DistributedDataParallel, so that all processes score the weights that are saved.
-        broadcast([*model.buffers(), *candidate.buffers()])
+        for module in dict.fromkeys((model, candidate)):  # one, where nothing is averaged; in the same order everywhere
+            broadcast(list(module.buffers()))
         if evaluate is not None:
             entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
             if averaged:
@@ -147,14 +147,13 @@ def fit(
         progress.log_history.append(entry)
         accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
         if accelerator.is_main_process:
-            num_epochs = progress.trainer_state().num_train_epochs
-            tqdm.write(f"epoch {epoch + 1}/{num_epochs}: {_describe(entry)}, {seconds:.0f} s")
+            tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
         if recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
             save_checkpoint(accelerator, output_dir, progress.trainer_state(), recipe.save_total_limit)
     bar.close()
 
     weights = progress.best_weights if recipe.load_best_model_at_end else _copy(candidate)
-    return weights, progress
+    return weights
 
 
 def _is_checkpointed(recipe: Recipe, global_step: int) -> bool:

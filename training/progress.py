@@ -3,6 +3,8 @@
 import torch
 from transformers.trainer_callback import TrainerState
 
+_OF_THIS_RUN = ("steps_per_epoch", "max_steps")
+
 
 class Progress:
     """
@@ -13,7 +15,7 @@ class Progress:
     """
 
     def __init__(self, steps_per_epoch: int, max_steps: int):
-        self._steps_per_epoch, self._max_steps = steps_per_epoch, max_steps
+        self.steps_per_epoch, self.max_steps = steps_per_epoch, max_steps
         self.global_step = 0
         self.epoch_loss_sum = 0.0  # over the steps done of the current epoch
         self.train_runtime = 0.0  # seconds of training steps, over all interruptions
@@ -22,8 +24,13 @@ class Progress:
         self.best_step: int | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None
 
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the run, the last of which may be cut short."""
+        return -(-self.max_steps // self.steps_per_epoch)
+
     def state_dict(self) -> dict:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_RUN}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
@@ -31,10 +38,10 @@ class Progress:
     def trainer_state(self) -> TrainerState:
         """The same for people and for other tools, as the Trainer writes it to `trainer_state.json`."""
         return TrainerState(
-            epoch=self.global_step / self._steps_per_epoch,
+            epoch=self.global_step / self.steps_per_epoch,
             global_step=self.global_step,
-            max_steps=self._max_steps,
-            num_train_epochs=-(-self._max_steps // self._steps_per_epoch),
+            max_steps=self.max_steps,
+            num_train_epochs=self.num_epochs,
             log_history=self.log_history,
             best_metric=self.best_accuracy,
             best_global_step=self.best_step,

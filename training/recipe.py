@@ -78,7 +78,6 @@ class Recipe:
     num_light_augmentation_epochs: int = HfArg(
         default=0, help="Epochs at the start with crop and horizontal flip only."
     )
-
     progressive_resizing: list[str] | None = HfArg(
         default=None, help="Smaller images first, as PIXELS:SHARE of the epochs until which: 16:0.3 24:0.7."
     )

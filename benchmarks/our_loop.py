@@ -1,0 +1,32 @@
+"""The batches of this project's training loop, from memory or from a stream, as the other contender."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar10.loading import Loading, TrainingLoader
+from cifar10.reading import ImageSplit
+from modeling_slimresnet import SlimResNetConfig
+from training.inputs import TrainingInputs
+from training.recipe import Recipe
+
+
+def batches(split: ImageSplit, settings: dict, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """The model's inputs, epoch after epoch without end; `settings` are those of a recipe."""
+    make_inputs = TrainingInputs(Recipe(**settings), SlimResNetConfig(), num_epochs=1)
+    loader = TrainingLoader(
+        split,
+        np.arange(len(split.labels)),
+        Loading(torch.device("cpu")),
+        seed=0,
+        batch_size=batch_size,
+        accumulation=1,
+        window=50000,
+    )
+    epoch = 0
+    while True:
+        for batch in loader.epoch(epoch):
+            yield make_inputs(batch)
+        epoch += 1

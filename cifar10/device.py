@@ -1,0 +1,10 @@
+"""From the CPU, where decisions are made, to the device."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def ship(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small array from the CPU to the device, without waiting for what the device is at."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
