@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -19,18 +21,17 @@ from evaluation.scoring import score
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_torch_compile
+from training.identity import RunIdentity
 from training.inputs import TrainingInputs, build_image_processor
+from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, check_output_dir, claim_output_dir, finished_files
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
 from training.setup import (
-    RECIPE_NAME,
-    RESULTS_NAME,
     TrainingData,
     build_network,
     build_training_loader,
-    check_output_dir,
-    claim_output_dir,
     load_network_config,
     open_data,
     start_accelerator,
@@ -40,9 +41,9 @@ from training.setup import (
 def run(recipe: Recipe) -> None:
     """Trains, scores once on the test split, writes the output folder."""
     output_dir = check_output_dir(recipe)
-    checkpoint = find_checkpoint(recipe.resume_from_checkpoint, output_dir)
     config = load_network_config(recipe)
     accelerator, why_precision = start_accelerator(recipe)
+    checkpoint = find_checkpoint(recipe.resume_from_checkpoint, output_dir, say=accelerator.print)
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
@@ -81,6 +82,7 @@ def run(recipe: Recipe) -> None:
         make_inputs,
         validate if len(data.validation_rows) else None,
         output_dir,
+        RunIdentity.of(recipe, config, data.train, accelerator),
         checkpoint,
         progress,
     )
@@ -112,22 +114,24 @@ def run(recipe: Recipe) -> None:
 def write_output_dir(
     output_dir: Path, recipe: Recipe, model: SlimResNetForImageClassification, progress: Progress, results: dict
 ) -> None:
-    """Writes all that a finished folder holds, `all_results.json` last: it says that the run is finished."""
-    model.cpu().save_pretrained(output_dir)
-    build_image_processor(recipe, model.config).save_pretrained(output_dir)
-    (output_dir / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
-    progress.trainer_state().save_to_json(str(output_dir / TRAINER_STATE_NAME))
-    plot_curves(progress.log_history, output_dir / "figures" / "curves.png")
-    write_model_card(
-        output_dir,
-        recipe.dataset_name,
-        recipe.test_split,
-        results,
-        image_size=model.config.image_size,
-        num_labels=model.config.num_labels,
-        overwrite=recipe.overwrite_output_dir,
-    )
-    (output_dir / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    """Writes all that a finished folder holds."""
+    with finished_files(output_dir) as folder:
+        model.cpu().save_pretrained(folder)
+        build_image_processor(recipe, model.config).save_pretrained(folder)
+        (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
+        progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
+        plot_curves(progress.log_history, folder / "figures" / "curves.png")
+        if recipe.overwrite_output_dir or not (output_dir / "README.md").exists():
+            write_model_card(
+                folder / "README.md",
+                output_dir.resolve().name,
+                recipe.dataset_name,
+                recipe.test_split,
+                results,
+                image_size=model.config.image_size,
+                num_labels=model.config.num_labels,
+            )
+        (folder / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:
@@ -144,12 +148,26 @@ def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: T
 
 
 def main() -> None:
-    """Runs; a mistake in the input ends in one sentence, from one process, and exit code 1."""
+    """
+    Runs. Exit code 0: finished; 1: a mistake in the input, told in one sentence by one process; 143 or 130: stopped
+    by SIGTERM or SIGINT, from the first training step on behind a checkpoint.
+    """
     disable_progress_bar()  # transformers': this script has one of its own
     try:
         run(parse_recipe())
     except (RecipeError, DatasetError, CheckpointError, DivergedError) as error:
-        sys.exit(f"train.py: error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
+        leave(f"error: {error}", 1)
+    except InterruptedRun as stop:
+        leave(str(stop), stop.exit_code)
+    except KeyboardInterrupt:
+        leave("stopped by SIGINT before the first step or after the last: nothing was written.", 128 + signal.SIGINT)
+
+
+def leave(sentence: str, exit_code: int) -> NoReturn:
+    """Ends this process; the first one of its machine says why."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"train.py: {sentence}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

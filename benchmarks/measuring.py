@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.hardware import cpu_has_bf16
+from training.hardware import cpu_has_bf16, processor_name
 
 FOLDER = Path(__file__).parent
 
@@ -69,10 +69,9 @@ def report(name: str, command: str, tables: dict[str, tuple[str, dict]], notes: 
 
 def machine() -> dict[str, str | int]:
     """What the figures were measured on."""
-    capabilities = torch.cpu.get_capabilities()
     return {
-        "processor": capabilities.get("cpu_name") or platform.processor(),
-        "cores": capabilities.get("num_physical_cores", 0),
+        "processor": processor_name(),
+        "cores": torch.cpu.get_capabilities().get("num_physical_cores", 0),
         "bf16": cpu_has_bf16(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},

@@ -1,5 +1,6 @@
 """Batches of uint8 pixels for one process: which rows, in which order, from which workers."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -110,12 +111,19 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
             _BatchStream(split.images, batches),
             batch_size=None,
             num_workers=min(loading.num_workers, len(batches)),
+            worker_init_fn=_pass_first_signal_over,
             pin_memory=loading.device.type == "cuda",
         )
     for rows, pixels in zip(batches, loader, strict=True):
         if isinstance(pixels, DatasetError):
             raise pixels
         yield pixels.to(loading.device, non_blocking=True), ship(split.labels[rows], loading.device)
+
+
+def _pass_first_signal_over(worker_id: int) -> None:
+    """A signal to the whole process group is for the main process, which needs its workers to finish a step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _BatchStream(IterableDataset):

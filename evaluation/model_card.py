@@ -32,26 +32,23 @@ classify("image.png")
 
 
 def write_model_card(
-    output_dir: Path,
+    path: Path,
+    name: str,
     dataset_name: str,
     test_split: str,
     results: dict,
     *,
     image_size: int,
     num_labels: int,
-    overwrite: bool,
 ) -> None:
     """
-    Writes `README.md` from the figures of the run; one that is there stays, unless `overwrite`.
+    Writes a model card from the figures of the run.
 
     Args:
+        name: of the model.
         dataset_name, test_split: as the run was told.
         results: as in `all_results.json`: `test_accuracy`, `test_loss`, `test_samples`, and the same for `eval`.
     """
-    path = output_dir / "README.md"
-    if path.exists() and not overwrite:
-        return
-    name = output_dir.resolve().name
     dataset = Path(dataset_name).resolve().name if Path(dataset_name).is_dir() else dataset_name
     metadata = ModelCardData(
         model_name=name,

@@ -36,6 +36,31 @@ def tiny_config_dir(tmp_path_factory):
     return folder
 
 
+def tiny_run_flags(config_dir: Path, output_dir: Path) -> list[str]:
+    """Of train.py: 224 images of the sample, 7 steps an epoch, 3 epochs."""
+    return [
+        f"--dataset_name={SAMPLE}",
+        f"--config_name={config_dir}",
+        f"--output_dir={output_dir}",
+        "--max_train_samples=224",
+        "--validation_size=100",
+        "--max_eval_samples=90",
+        "--total_train_batch_size=32",
+        "--num_train_epochs=3",
+        "--streaming=false",
+        "--cutmix_prob=0.5",
+        "--random_erasing_prob=0.5",
+        "--use_cpu",
+        "--mixed_precision=no",
+    ]
+
+
+@pytest.fixture
+def flags(tiny_config_dir, tmp_path):
+    """Of a tiny run into `tmp_path / "run"`."""
+    return tiny_run_flags(tiny_config_dir, tmp_path / "run")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers."""

@@ -1,32 +1,25 @@
 """Runs of train.py on the sample with a tiny network: what they write, resume, keep and refuse."""
 
 import functools
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import SAMPLE, run_python, write_dataset
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional as F
+from training_runs import assert_same_weights, read, snapshot, train, weights
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-import train as train_script
 from cifar10.augmentation import normalize
 from cifar10.randomness import sample_order
 from cifar10.reading import DatasetError, open_split
 from cifar10.splitting import random_subset
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from training.checkpoints import CheckpointError, list_checkpoints
+from training.checkpoints import list_checkpoints
 from training.loop import DivergedError
 from training.optimization import learning_rate
 from training.recipe import RecipeError, parse_recipe
@@ -43,49 +36,6 @@ FINISHED = {
     "recipe.yaml",
     "trainer_state.json",
 }
-
-
-@pytest.fixture
-def flags(tiny_config_dir, tmp_path):
-    """224 images, 7 steps an epoch, 3 epochs."""
-    return [
-        f"--dataset_name={SAMPLE}",
-        f"--config_name={tiny_config_dir}",
-        f"--output_dir={tmp_path / 'run'}",
-        "--max_train_samples=224",
-        "--validation_size=100",
-        "--max_eval_samples=90",
-        "--total_train_batch_size=32",
-        "--num_train_epochs=3",
-        "--streaming=false",
-        "--cutmix_prob=0.5",
-        "--random_erasing_prob=0.5",
-        "--use_cpu",
-        "--mixed_precision=no",
-    ]
-
-
-def train(flags, *more):
-    """One run in this process; the last of two equal flags counts."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    recipe = parse_recipe([*flags, *map(str, more)])
-    train_script.run(recipe)
-    return Path(recipe.output_dir)
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_weights(first, second):
-    expected = weights(second)
-    assert list(expected) == list(weights(first))
-    for name, value in weights(first).items():
-        assert torch.equal(value, expected[name]), name
-
-
-def read(folder, name="all_results.json"):
-    return json.loads((folder / name).read_text())
 
 
 def test_a_finished_folder(flags, capsys):
@@ -178,29 +128,6 @@ def test_resuming_from_any_checkpoint_ends_in_the_same_weights(flags, tmp_path, 
             for timing in ("train_samples_per_second", "data_time"):
                 entry.pop(timing), expected.pop(timing)
             assert entry == expected
-
-
-def test_killed_and_resumed_by_the_same_command(flags, tmp_path):
-    """A real process, killed without warning once it has saved; `last` finds nothing at first, then what it left."""
-    straight = train(flags, "--num_train_epochs=30")
-    folder = tmp_path / "killed"
-    command = [
-        sys.executable, "train.py", *flags, "--num_train_epochs=30", f"--output_dir={folder}",
-        "--resume_from_checkpoint=last",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while not list_checkpoints(folder) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list_checkpoints(folder) and not (folder / "all_results.json").exists()
-    (folder / "tmp-checkpoint-999").mkdir()  # as if killed within a save
-    again = run_python(*command[1:])
-    assert again.returncode == 0, again.stderr
-    assert "resumed from" in again.stdout
-    assert not (folder / "tmp-checkpoint-999").exists()
-    assert_same_weights(folder, straight)
 
 
 def test_checkpoints_beyond_the_limit_are_removed_the_oldest_first(flags):
@@ -345,37 +272,7 @@ def test_tracker(flags):
     assert accumulator.Scalars("test_accuracy")[-1].value == pytest.approx(read(folder)["test_accuracy"])
 
 
-def test_two_processes_score_every_test_image_once(flags, tmp_path):
-    """Launched as the README says, by accelerate with gloo; together they see the batches that one process sees."""
-    folder = tmp_path / "two"
-    flags = [*flags, f"--output_dir={folder}", "--max_eval_samples=1000", "--num_train_epochs=1", "--streaming=true"]
-    config = REPOSITORY / "configuration" / "accelerate" / "multi_cpu.yaml"
-    process = run_python("-m", "accelerate.commands.launch", f"--config_file={config}", "train.py", *flags)
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert "processes: 2, device: cpu" in process.stdout and "32 images a step = 16 × 2" in process.stdout
-    assert process.stdout.count("test accuracy") == 1
-    results = read(folder)
-    assert (results["test_samples"], results["eval_samples"]) == (500, 100)
-    assert read(folder, "trainer_state.json")["global_step"] == 7
-    AcceleratorState._reset_state(reset_partial_state=True)
-    model = AutoModelForImageClassification.from_pretrained(folder).eval()
-    split = open_split(str(SAMPLE), "test", image_size=32)
-    (pixels,) = split.images.read([np.arange(500)])
-    processor = AutoImageProcessor.from_pretrained(folder)
-    with torch.inference_mode():
-        logits = model(**processor(list(pixels), return_tensors="pt")).logits
-    assert (logits.argmax(dim=1).numpy() == split.labels).mean() == results["test_accuracy"]
-    # Each process ends with BatchNorm statistics of its own: this fails where they score others than are saved.
-    assert F.cross_entropy(logits, torch.from_numpy(split.labels)).item() == pytest.approx(
-        results["test_loss"], abs=1e-5
-    )
-
-
 # --- what is refused -----------------------------------------------------------------------------------------------
-
-
-def snapshot(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_a_finished_run_is_not_written_over(flags):
@@ -426,27 +323,15 @@ def test_a_mistake_in_the_data_leaves_no_folder(flags, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number(flags, tmp_path):
-    flags += ["--lr_scheduler_type=constant", "--save_total_limit=100", "--overwrite_output_dir"]
-    train(flags, "--num_train_epochs=1")
+def test_a_loss_that_is_no_number(flags, tmp_path, monkeypatch):
+    train(flags)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-14"), shutil.rmtree(tmp_path / "run" / "checkpoint-21")
     before = snapshot(tmp_path / "run" / "checkpoint-7")
+    monkeypatch.setattr("training.loop.learning_rate", lambda recipe, step, max_steps: 1e30)
     with pytest.raises(DivergedError, match=r"the loss of step \d+ is nan at a learning rate of 1e\+30"):
-        train(flags, "--learning_rate=1e30", "--resume_from_checkpoint=last")
+        train(flags, "--resume_from_checkpoint=last", "--overwrite_output_dir")
     assert snapshot(tmp_path / "run" / "checkpoint-7") == before
     assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-7"]
-
-
-def test_no_checkpoint_there(flags, tmp_path):
-    with pytest.raises(CheckpointError, match="--resume_from_checkpoint"):
-        train(flags, f"--resume_from_checkpoint={tmp_path}")
-
-
-def test_a_damaged_checkpoint_is_named(flags):
-    folder = train(flags, "--num_train_epochs=1")
-    file = folder / "checkpoint-7" / "optimizer.bin"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="checkpoint-7 cannot be loaded"):
-        train(flags, "--resume_from_checkpoint=last", "--overwrite_output_dir")
 
 
 def test_half_precision_on_a_cpu(flags):

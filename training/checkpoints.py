@@ -1,94 +1,271 @@
-"""Checkpoints: complete or absent, the oldest removed, the last one found again."""
+"""Checkpoints: complete or absent, proven whole before they are used, the oldest removed."""
 
+import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object, recursively_apply
+from torch import nn
 from transformers.trainer_callback import TrainerState
 
+from .identity import RunIdentity
+from .progress import Progress
+
 TRAINER_STATE_NAME = "trainer_state.json"
+CHECKSUMS_NAME = "SHA256SUMS"  # as `sha256sum --check` reads it
 _PREFIX = "checkpoint-"
 _UNFINISHED_PREFIX = "tmp-checkpoint-"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names it and says what to do."""
+    """A checkpoint that cannot be used or written; the message names it and says what to do."""
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: TrainerState, keep: int | None) -> None:
+class Checkpoints:
     """
-    Writes `checkpoint-STEP` under a temporary name, then renames it; then removes all but the `keep` newest.
+    Saves and loads all that a run needs to go on: weights, optimiser, averaged weights, progress.
 
-    Every process has to call it.
+    A checkpoint is written under a temporary name, forced to the disk and renamed: whenever the process or the machine
+    stops, each `checkpoint-STEP` is whole or absent. It does not depend on the number of processes.
+
+    Args:
+        accelerator: that prepared `model` and `optimizer`.
+        states: what else to save, each with `state_dict` and `load_state_dict`.
+        identity: of the run; it goes into each checkpoint.
+        keep: how many of the newest stay; None for all.
     """
-    unfinished = output_dir / f"{_UNFINISHED_PREFIX}{state.global_step}"
-    finished = output_dir / f"{_PREFIX}{state.global_step}"
-    if accelerator.is_main_process:
-        remove_unfinished(output_dir)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        states: list,
+        output_dir: Path,
+        identity: RunIdentity,
+        keep: int | None,
+    ):
+        self._accelerator, self._saved = accelerator, (model, optimizer, *states)
+        self._output_dir, self._identity, self._keep = output_dir, identity, keep
+        accelerator.register_for_checkpointing(*states)
+        # Without the wrapper of DistributedDataParallel, whose names another number of processes could not read.
+        accelerator.register_save_state_pre_hook(self._save_unwrapped)
+        accelerator.register_load_state_pre_hook(self._load_unwrapped)
+
+    def _save_unwrapped(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
+        weights[:] = [self._accelerator.unwrap_model(model).state_dict() for model in models]
+
+    def _load_unwrapped(self, models: list[nn.Module], folder: str) -> None:
+        models[:] = [self._accelerator.unwrap_model(model) for model in models]
+
+    def save(self, state: TrainerState) -> None:
+        """
+        Writes `checkpoint-STEP`, then removes the oldest. Every process has to call it.
+
+        Raises:
+            CheckpointError: it could not be written; those written before are as they were.
+        """
+        unfinished = self._output_dir / f"{_UNFINISHED_PREFIX}{state.global_step}"
+        if self._accelerator.is_main_process:
+            remove_unfinished(self._output_dir)
+        self._accelerator.wait_for_everyone()
+        try:
+            self._accelerator.save_state(str(unfinished))
+        except Exception as error:  # safetensors and torch raise their own where the disk is full
+            raise self._write_error(unfinished, error) from error
+        self._accelerator.wait_for_everyone()
+        if not self._accelerator.is_main_process:
+            return
+        try:
+            state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+            self._identity.save(unfinished)
+            _write_checksums(unfinished)
+            self._put_in_place(unfinished, state.global_step)
+        except OSError as error:
+            raise self._write_error(unfinished, error) from error
+
+    def _put_in_place(self, unfinished: Path, global_step: int) -> None:
+        finished = self._output_dir / f"{_PREFIX}{global_step}"
         if finished.exists():
-            shutil.rmtree(finished)
+            _remove(finished)
         unfinished.rename(finished)
-        if keep is not None:
-            for checkpoint in list_checkpoints(output_dir)[:-keep]:
-                shutil.rmtree(checkpoint)
+        force_to_disk(self._output_dir)
+        if self._keep is not None:
+            # Not those of later steps, which a run leaves that was told to go on from an earlier one: they count for
+            # nothing until this run has reached them, and then it writes them anew.
+            done = [path for path, step in _steps(self._output_dir).items() if step <= global_step]
+            for path in done[: -self._keep]:
+                _remove(path)
+
+    def _write_error(self, unfinished: Path, error: Exception) -> CheckpointError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        sizes: list[int] = []
+        for each in self._saved:
+            recursively_apply(lambda tensor: sizes.append(tensor.nbytes), each.state_dict())
+        free = shutil.disk_usage(self._output_dir).free
+        return CheckpointError(
+            f"no checkpoint could be written to {self._output_dir} ({_first_line(error)}): it takes about "
+            f"{_megabytes(sum(sizes))}, and {_megabytes(free)} are free there. Those written before are whole: make "
+            "room, then go on with --resume_from_checkpoint last."
+        )
+
+    def load(self, checkpoint: Path, progress: Progress) -> None:
+        """
+        Restores what `save` wrote. Every process has to call it.
+
+        Raises:
+            CheckpointError: the checkpoint is of another run, or processes do not read the same one.
+        """
+        there = RunIdentity.load(checkpoint)
+        if differing := self._identity.differences(there):
+            raise CheckpointError(
+                f"checkpoint {checkpoint} is of a different run: {'; '.join(differing)}. Resume with the recipe "
+                "that it was written with, or start anew in another --output_dir."
+            )
+        if elsewhere := self._identity.machine_differences(there):
+            self._accelerator.print(
+                f"the checkpoint was written elsewhere ({'; '.join(elsewhere)}): the run goes on with the same samples "
+                "and draws, but its weights may differ in their last bits from an uninterrupted run's"
+            )
+        try:
+            self._accelerator.load_state(str(checkpoint))
+        except Exception as error:  # pickle, zipfile, safetensors and torch raise their own
+            raise CheckpointError(
+                f"checkpoint {checkpoint} cannot be loaded ({_first_line(error)}): resume from another one, or train "
+                "anew with --overwrite_output_dir."
+            ) from error
+        if len(set(gather_object([progress.global_step]))) > 1:
+            raise CheckpointError(
+                f"processes found different checkpoints in {self._output_dir}: it has to be on a file system that all "
+                "machines share."
+            )
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The finished checkpoints in a folder, the oldest first, by the step that each says it was written at."""
-    steps = {}
-    for file in output_dir.glob(f"{_PREFIX}*/{TRAINER_STATE_NAME}"):
-        try:
-            steps[file.parent] = json.loads(file.read_text())["global_step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # none of ours, or damaged: neither counted nor removed
-    return sorted(steps, key=steps.__getitem__)
+    return list(_steps(output_dir))
 
 
-def remove_unfinished(output_dir: Path) -> None:
-    """Removes what a process left that was killed while it wrote a checkpoint."""
-    for folder in output_dir.glob(f"{_UNFINISHED_PREFIX}*"):
-        shutil.rmtree(folder)
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """The checkpoints in a folder, damaged ones too, in no order."""
+    folders = {
+        file.parent for name in (CHECKSUMS_NAME, TRAINER_STATE_NAME) for file in output_dir.glob(f"{_PREFIX}*/{name}")
+    }
+    return sorted(folders)
 
 
-def find_checkpoint(name: str | None, output_dir: Path) -> Path | None:
+def find_damage(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being whole, in a few words; None if every file is as it was written."""
+    try:
+        lines = (checkpoint / CHECKSUMS_NAME).read_text(encoding="ascii").splitlines()
+        sums = {name: checksum for checksum, name in (line.split("  ") for line in lines)}
+    except (OSError, ValueError):
+        return f"{CHECKSUMS_NAME} is missing or damaged"
+    try:
+        present = {file.name for file in checkpoint.iterdir()} - {CHECKSUMS_NAME}
+        if differing := present ^ sums.keys():
+            return f"{', '.join(sorted(differing))}: in the folder or in {CHECKSUMS_NAME}, but not in both"
+        changed = [name for name, checksum in sums.items() if _checksum(checkpoint / name) != checksum]
+    except OSError as error:
+        return str(error)
+    return f"{', '.join(changed)}: not as written" if changed else None
+
+
+def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], None]) -> Path | None:
     """
-    The checkpoint that `--resume_from_checkpoint` means: a folder, or `last` of those in `output_dir`.
+    The checkpoint that `--resume_from_checkpoint` means: a folder, or `last`, the newest whole one in `output_dir`.
+
+    Args:
+        say: gets a sentence on each that is passed over.
 
     Returns:
         The folder; None where no name is given, or `last` finds none yet, so that the same command starts and resumes.
 
     Raises:
-        CheckpointError: the folder is no checkpoint.
+        CheckpointError: the folder is no checkpoint or is damaged; with `last`, there are some, but none is whole.
     """
     if name is None:
         return None
     if name == "last":
-        return (list_checkpoints(output_dir) or [None])[-1]
-    if not (Path(name) / TRAINER_STATE_NAME).is_file():
+        folders, newest_first = checkpoint_folders(output_dir), list_checkpoints(output_dir)[::-1]
+        for path in [*(path for path in folders if path not in newest_first), *newest_first]:
+            damage = find_damage(path)
+            if damage is None:
+                return path
+            say(f"checkpoint {path} is passed over, it is damaged: {damage}")
+        if folders:
+            raise CheckpointError(
+                f"none of the {len(folders)} checkpoints in {output_dir} is whole: restore one from a copy, or train "
+                "anew with --overwrite_output_dir."
+            )
+        return None
+    path = Path(name)
+    if not (path / CHECKSUMS_NAME).is_file() and not (path / TRAINER_STATE_NAME).is_file():
         raise CheckpointError(
-            f"--resume_from_checkpoint {name} is no checkpoint, a folder with a {TRAINER_STATE_NAME} in it: "
+            f"--resume_from_checkpoint {name} is no checkpoint, a folder with a {CHECKSUMS_NAME} in it: "
             f"give one, or last for the newest in {output_dir}."
         )
-    return Path(name)
-
-
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """
-    Restores all that `save_checkpoint` wrote.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the checkpoint is of another network.
-    """
-    try:
-        accelerator.load_state(str(checkpoint))
-    except Exception as error:  # safetensors, pickle, zipfile and torch raise their own
+    if damage := find_damage(path):
         raise CheckpointError(
-            f"checkpoint {checkpoint} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}): "
-            "resume from another one, or train anew with --overwrite_output_dir."
-        ) from error
+            f"--resume_from_checkpoint {name} is damaged ({damage}): give another one, or last for the newest whole "
+            f"one in {output_dir}."
+        )
+    return path
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Removes what a process left that was killed while it wrote or removed a checkpoint."""
+    for folder in output_dir.glob(f"{_UNFINISHED_PREFIX}*"):
+        shutil.rmtree(folder)
+
+
+def _steps(output_dir: Path) -> dict[Path, int]:
+    steps = {}
+    for file in output_dir.glob(f"{_PREFIX}*/{TRAINER_STATE_NAME}"):
+        try:
+            steps[file.parent] = int(json.loads(file.read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # none of ours, or damaged: neither counted nor removed
+    return dict(sorted(steps.items(), key=lambda item: item[1]))
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under its temporary name, so that it is never found half removed."""
+    condemned = checkpoint.with_name(f"{_UNFINISHED_PREFIX}removed-{checkpoint.name}")
+    checkpoint.rename(condemned)
+    shutil.rmtree(condemned)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_checksums(folder: Path) -> None:
+    files = sorted(folder.iterdir())
+    text = "".join(f"{_checksum(file)}  {file.name}\n" for file in files)
+    (folder / CHECKSUMS_NAME).write_text(text, encoding="ascii")
+    for path in (*files, folder / CHECKSUMS_NAME, folder):
+        force_to_disk(path)
+
+
+def force_to_disk(path: Path) -> None:
+    """Waits until a file or a folder's list of files is on the disk, where a power cut cannot take it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

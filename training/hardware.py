@@ -1,6 +1,7 @@
 """Settings that choose themselves from the machine and the length of the run, each with its reason."""
 
 import os
+import platform
 import shutil
 import sysconfig
 from pathlib import Path
@@ -18,6 +19,11 @@ def cpu_has_bf16() -> bool:
     """Whether the processor computes with bfloat16 itself; where it does not, PyTorch emulates it."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm"))
+
+
+def processor_name() -> str:
+    """Maker and family of the CPU."""
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
 
 
 class Choice(NamedTuple):

@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 
 from cifar10.loading import TrainingBatch, TrainingLoader
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import Checkpoints
+from .identity import RunIdentity
+from .interruption import StopRequest
 from .optimization import build_optimizer, learning_rate
 from .progress import Progress
 from .recipe import Recipe
@@ -31,6 +33,7 @@ def fit(
     make_inputs: Callable[[TrainingBatch], dict[str, Tensor]],
     evaluate: Callable[[nn.Module], dict[str, float]] | None,
     output_dir: Path,
+    identity: RunIdentity,
     checkpoint: Path | None,
     progress: Progress,
 ) -> dict[str, Tensor]:
@@ -41,6 +44,7 @@ def fit(
         make_inputs: makes the keyword arguments of the model of a batch.
         evaluate: gives `loss` and `accuracy` of a model on validation; None where there is no validation.
         output_dir: where checkpoints go.
+        identity: what they are checkpoints of.
         checkpoint: where to go on from; None to start anew.
         progress: of a run that is about to begin; filled in on the way.
 
@@ -49,7 +53,8 @@ def fit(
 
     Raises:
         DivergedError: the loss is not finite.
-        CheckpointError: the checkpoint cannot be loaded.
+        CheckpointError: the checkpoint cannot be loaded, or one cannot be written.
+        InterruptedRun: SIGTERM or SIGINT came; a checkpoint of the step that was at work is written.
     """
     steps_per_epoch, max_steps = progress.steps_per_epoch, progress.max_steps
 
@@ -62,9 +67,10 @@ def fit(
     # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
     stepped = torch.compile(prepared, mode=recipe.torch_compile_mode) if recipe.torch_compile else prepared
 
-    accelerator.register_for_checkpointing(progress, *([averaged] if averaged else []))
+    states = [progress, averaged] if averaged else [progress]
+    checkpoints = Checkpoints(accelerator, model, optimizer, states, output_dir, identity, keep=recipe.save_total_limit)
     if checkpoint is not None:
-        load_checkpoint(accelerator, checkpoint)
+        checkpoints.load(checkpoint, progress)
         accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
 
     # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
@@ -74,82 +80,94 @@ def fit(
         disable=None if accelerator.is_main_process else True,
         unit="step",
     )
-    while progress.global_step < max_steps:
-        epoch, first_step = divmod(progress.global_step, steps_per_epoch)
-        last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
-        batches = loader.epoch(epoch, first_step)
-        model.train()
-        unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
-        epoch_started = looked_at = time.perf_counter()
-        data_time = 0.0  # seconds that steps waited for their inputs
+    with StopRequest(accelerator) as stop_request:
+        while progress.global_step < max_steps:
+            epoch, first_step = divmod(progress.global_step, steps_per_epoch)
+            last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
+            batches = loader.epoch(epoch, first_step)
+            model.train()
+            unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
+            epoch_started = looked_at = time.perf_counter()
+            data_time = 0.0  # seconds that steps waited for their inputs
 
-        for step in range(first_step, last_step):
-            rate = learning_rate(recipe, progress.global_step, max_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            for _ in range(recipe.gradient_accumulation_steps):
-                waited_from = time.perf_counter()
-                inputs = make_inputs(next(batches))
-                data_time += time.perf_counter() - waited_from
-                with accelerator.accumulate(stepped):
-                    loss = stepped(**inputs).loss
-                    accelerator.backward(loss)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                unchecked.append(loss.detach())
-            if averaged:
-                averaged.update_parameters(model)
-            progress.global_step += 1
-            bar.update()
+            for step in range(first_step, last_step):
+                rate = learning_rate(recipe, progress.global_step, max_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                for _ in range(recipe.gradient_accumulation_steps):
+                    waited_from = time.perf_counter()
+                    inputs = make_inputs(next(batches))
+                    data_time += time.perf_counter() - waited_from
+                    with accelerator.accumulate(stepped):
+                        loss = stepped(**inputs).loss
+                        accelerator.backward(loss)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    unchecked.append(loss.detach())
+                if averaged:
+                    averaged.update_parameters(model)
+                progress.global_step += 1
+                bar.update()
 
-            # At the end of an epoch the checkpoint follows validation, to have its result.
-            saves = step + 1 < last_step and _is_checkpointed(recipe, progress.global_step)
-            if progress.global_step % recipe.logging_steps == 0 or step + 1 == last_step or saves:
-                losses = _mean_losses(unchecked, accelerator, recipe)
-                unchecked.clear()
-                _check_finite(losses, progress.global_step, recipe, max_steps)
-                progress.epoch_loss_sum += sum(losses)
-                now = time.perf_counter()
-                speed = len(losses) * loader.total_batch_size / (now - looked_at)
-                progress.train_runtime += now - looked_at
-                bar.set_postfix_str(f"loss {losses[-1]:.4f}, learning rate {rate:.4g}, {speed:.0f} images/s")
-                accelerator.log(
-                    {"loss": losses[-1], "learning_rate": rate, "train_samples_per_second": speed},
-                    step=progress.global_step,
-                )
-                if saves:
-                    save_checkpoint(accelerator, output_dir, progress.trainer_state(), recipe.save_total_limit)
-                looked_at = time.perf_counter()
+                ends_epoch = step + 1 == last_step
+                logs = ends_epoch or progress.global_step % recipe.logging_steps == 0
+                stops = stop_request.is_made(waits_for_device=logs)
+                # At the end of an epoch the checkpoint follows validation, to have its result.
+                saves = not ends_epoch and (stops or _is_checkpointed(recipe, progress.global_step))
+                if logs or saves:
+                    losses = _mean_losses(unchecked, accelerator, recipe)
+                    unchecked.clear()
+                    _check_finite(losses, progress.global_step, recipe, max_steps)
+                    for loss in losses:  # one by one, so that the sum does not depend on where it is looked at
+                        progress.epoch_loss_sum += loss
+                    now = time.perf_counter()
+                    speed = len(losses) * loader.total_batch_size / (now - looked_at)
+                    progress.train_runtime += now - looked_at
+                    bar.set_postfix_str(f"loss {losses[-1]:.4f}, learning rate {rate:.4g}, {speed:.0f} images/s")
+                    accelerator.log(
+                        {"loss": losses[-1], "learning_rate": rate, "train_samples_per_second": speed},
+                        step=progress.global_step,
+                    )
+                    if saves:
+                        checkpoints.save(progress.trainer_state())
+                    if stops and not ends_epoch:
+                        raise stop_request.stop(progress.global_step)
+                    looked_at = time.perf_counter()
 
-        seconds = time.perf_counter() - epoch_started
-        entry = {
-            "epoch": progress.global_step / steps_per_epoch,
-            "step": progress.global_step,
-            "learning_rate": rate,
-            "loss": progress.epoch_loss_sum / last_step,
-            "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
-            "data_time": data_time / seconds,
-        }
-        progress.epoch_loss_sum = 0.0
-        # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
-        # DistributedDataParallel, so that all processes score the weights that are saved.
-        for module in dict.fromkeys((model, candidate)):  # one, where nothing is averaged; in the same order everywhere
-            broadcast(list(module.buffers()))
-        if evaluate is not None:
-            entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
-            if averaged:
-                entry |= {f"eval_{name}_ema": value for name, value in evaluate(candidate).items()}
-            accuracy = entry["eval_accuracy_ema" if averaged else "eval_accuracy"]
-            if progress.best_accuracy is None or accuracy > progress.best_accuracy:
-                progress.best_accuracy, progress.best_step = accuracy, progress.global_step
-                if recipe.load_best_model_at_end:
-                    progress.best_weights = _copy(candidate)
-        progress.log_history.append(entry)
-        accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
-        if accelerator.is_main_process:
-            tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
-        if recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
-            save_checkpoint(accelerator, output_dir, progress.trainer_state(), recipe.save_total_limit)
+            seconds = time.perf_counter() - epoch_started
+            entry = {
+                "epoch": progress.global_step / steps_per_epoch,
+                "step": progress.global_step,
+                "learning_rate": rate,
+                "loss": progress.epoch_loss_sum / last_step,
+                "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
+                "data_time": data_time / seconds,
+            }
+            progress.epoch_loss_sum = 0.0
+            # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
+            # DistributedDataParallel, so that all processes score the weights that are saved.
+            for module in dict.fromkeys(
+                (model, candidate)
+            ):  # one, where nothing is averaged; in the same order everywhere
+                broadcast(list(module.buffers()))
+            if evaluate is not None:
+                entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
+                if averaged:
+                    entry |= {f"eval_{name}_ema": value for name, value in evaluate(candidate).items()}
+                accuracy = entry["eval_accuracy_ema" if averaged else "eval_accuracy"]
+                if progress.best_accuracy is None or accuracy > progress.best_accuracy:
+                    progress.best_accuracy, progress.best_step = accuracy, progress.global_step
+                    if recipe.load_best_model_at_end:
+                        progress.best_weights = _copy(candidate)
+            progress.log_history.append(entry)
+            accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
+            if accelerator.is_main_process:
+                tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
+            stops = stop_request.is_made(waits_for_device=True)
+            if stops or recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
+                checkpoints.save(progress.trainer_state())
+            if stops:
+                raise stop_request.stop(progress.global_step)
     bar.close()
 
     weights = progress.best_weights if recipe.load_best_model_at_end else _copy(candidate)

@@ -127,6 +127,12 @@ class Recipe:
         default="default", help="torch.compile's mode; max-autotune takes minutes and pays on GPUs."
     )
     use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
+    sync_batchnorm: bool = HfArg(
+        default=False, help="BatchNorm takes its statistics of all GPUs' batches, not of each one's own."
+    )
+    deterministic: bool = HfArg(
+        default=False, help="Only algorithms that give the same bits each time, on GPUs too, at some cost in speed."
+    )
 
     # run
     output_dir: str = HfArg(default="runs/slimresnet", help="Folder of everything the run writes.")

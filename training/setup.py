@@ -1,9 +1,7 @@
-"""What has to stand before the loop: the accelerator, the output folder, the data, the network."""
+"""What has to stand before the loop: the accelerator, the data, the network."""
 
 import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,27 +9,15 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from joblib import cpu_count
+from torch import nn
 
 from cifar10.loading import Loading, TrainingLoader
 from cifar10.reading import ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
-from .checkpoints import TRAINER_STATE_NAME, list_checkpoints, remove_unfinished
 from .hardware import choose_mixed_precision
 from .recipe import Recipe, RecipeError
-
-RESULTS_NAME = "all_results.json"
-RECIPE_NAME = "recipe.yaml"
-_PRODUCTS = (
-    RESULTS_NAME,
-    RECIPE_NAME,
-    TRAINER_STATE_NAME,
-    "config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "README.md",
-)
 
 
 def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
@@ -42,10 +28,18 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
         The accelerator, and why it has its precision.
 
     Raises:
-        RecipeError: precision, tracker or batch size do not fit the machine or the launch.
+        RecipeError: precision, tracker, BatchNorm or batch size do not fit the machine or the launch.
     """
     if recipe.report_to not in ("none", *map(str, get_available_trackers())):
         raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
+    # Restarted workers would read the addresses of the dead from the launcher's store, and wait for them
+    # (https://github.com/pytorch/pytorch/issues/135712).
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise RecipeError(
+            "--max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend c10d on the "
+            "line of accelerate launch: without them restarted processes do not find each other."
+        )
     on_cpu = recipe.use_cpu or not torch.accelerator.is_available()
     device_type = "cpu" if on_cpu else torch.accelerator.current_accelerator().type
     precision = choose_mixed_precision(recipe.mixed_precision, device_type)
@@ -60,62 +54,21 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     recipe.resolve_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where bf16 does not reach
-        torch.backends.cudnn.benchmark = True  # batches have few shapes, each worth a search
+        # Batches have few shapes, each worth a search; which algorithm wins it may differ from run to run.
+        torch.backends.cudnn.benchmark = not recipe.deterministic
     if accelerator.device.type == "cpu":
         if recipe.mixed_precision == "fp16":
             raise RecipeError("--mixed_precision fp16 has no effect on a CPU: use bf16 or no.")
+        if recipe.sync_batchnorm and accelerator.num_processes > 1:
+            raise RecipeError("--sync_batchnorm works on GPUs alone: leave it out where several processes share CPUs.")
         # `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is told more.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if torch.get_num_threads() == 1:
             torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))
-    set_seed(recipe.seed)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
+    set_seed(recipe.seed, deterministic=recipe.deterministic)
     return accelerator, precision.reason
-
-
-def check_output_dir(recipe: Recipe) -> Path:
-    """
-    The output folder, before anything is written.
-
-    Raises:
-        RecipeError: it holds a run, finished or not, that is neither to be replaced nor to be resumed, or is a file.
-    """
-    output_dir = Path(recipe.output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise RecipeError(f"--output_dir {output_dir} is a file: name a folder.")
-    if recipe.overwrite_output_dir:
-        return output_dir
-    present = [name for name in _PRODUCTS if (output_dir / name).exists()]
-    # A resumed run may find a part of what it was writing when it was interrupted, but not a finished one.
-    if RESULTS_NAME in present or (present and not recipe.resume_from_checkpoint):
-        raise RecipeError(
-            f"--output_dir {output_dir} holds a finished run ({', '.join(present)}): name another folder, or replace "
-            "it with --overwrite_output_dir."
-        )
-    if list_checkpoints(output_dir) and not recipe.resume_from_checkpoint:
-        raise RecipeError(
-            f"--output_dir {output_dir} holds the checkpoints of a run: go on with --resume_from_checkpoint last, "
-            "name another folder, or replace them with --overwrite_output_dir."
-        )
-    return output_dir
-
-
-def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:
-    """
-    Makes the folder; removes what an interrupted save left and, where the run is to be replaced, its checkpoints.
-
-    Its other files stay until the new run has theirs. Called on the main process.
-
-    Raises:
-        RecipeError: the folder cannot be written to.
-    """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(output_dir)
-        if recipe.overwrite_output_dir and not recipe.resume_from_checkpoint:
-            for checkpoint in list_checkpoints(output_dir):
-                shutil.rmtree(checkpoint)
-    except OSError as error:
-        raise RecipeError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from error
 
 
 def load_network_config(recipe: Recipe) -> SlimResNetConfig:
@@ -194,4 +147,6 @@ def build_network(recipe: Recipe, config: SlimResNetConfig, label_names: list[st
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in config.id2label.items()}
     model = SlimResNetForImageClassification(config)
+    if recipe.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model

@@ -1,0 +1,237 @@
+"""A checkpoint is whole or refused, of this run or refused, and never lost to a newer one that failed."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import run_python, tiny_run_flags
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from training_runs import assert_same_weights, read, snapshot, train
+
+from cifar10 import reading
+from training.checkpoints import CHECKSUMS_NAME, CheckpointError, find_checkpoint, find_damage, list_checkpoints
+from training.identity import _MACHINE, _NO_MATTER
+from training.recipe import Recipe
+
+DAMAGE = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, tiny_config_dir):
+    """The folder of a run that was interrupted behind its third checkpoint, and its flags."""
+    folder = tmp_path_factory.mktemp("written") / "run"
+    flags = [*tiny_run_flags(tiny_config_dir, folder), "--save_total_limit=10", "--ema_decay=0.9"]
+    train(flags)
+    for file in folder.iterdir():
+        if not file.name.startswith("checkpoint-"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    return folder, flags
+
+
+@pytest.fixture
+def interrupted(written, tmp_path):
+    """A copy of it to spoil."""
+    shutil.copytree(written[0], tmp_path / "run", dirs_exist_ok=True)
+    return tmp_path / "run", [*written[1], f"--output_dir={tmp_path / 'run'}"]
+
+
+def silent(sentence):
+    """For what `find_checkpoint` says of checkpoints that it passes over."""
+
+
+def test_every_file_has_its_checksum_in_the_format_of_sha256sum(written):
+    checkpoint = written[0] / "checkpoint-21"
+    assert find_damage(checkpoint) is None
+    listed = {line.split("  ")[1] for line in (checkpoint / CHECKSUMS_NAME).read_text().splitlines()}
+    assert listed == {file.name for file in checkpoint.iterdir()} - {CHECKSUMS_NAME}
+    assert {"model.safetensors", "optimizer.bin", "run.json", "trainer_state.json"} < listed
+    subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS_NAME], cwd=checkpoint, check=True)
+
+
+@DAMAGE
+@given(data=st.data())
+def test_whatever_is_damaged_is_refused_by_name_and_last_falls_back(written, data):
+    """Bytes flipped, files cut short, emptied, removed, renamed or added: in any file, at any place."""
+    with tempfile.TemporaryDirectory() as name:
+        output_dir = Path(shutil.copytree(written[0], Path(name) / "run"))
+        checkpoint = output_dir / "checkpoint-21"
+        file = data.draw(st.sampled_from(sorted(checkpoint.iterdir())))
+        content = bytearray(file.read_bytes())
+        kind = data.draw(st.sampled_from(["flip", "cut", "remove", "rename", "add"]))
+        if kind == "flip":
+            content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+            file.write_bytes(content)
+        elif kind == "cut":
+            file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+        elif kind == "remove":
+            file.unlink()
+        elif kind == "rename":
+            file.rename(file.with_name("renamed"))
+        else:
+            (checkpoint / "foreign").write_bytes(b"")
+        with pytest.raises(CheckpointError, match="checkpoint-21") as refused:
+            find_checkpoint(str(checkpoint), output_dir, silent)
+        assert "\n" not in str(refused.value)
+        said = []
+        assert find_checkpoint("last", output_dir, said.append) == output_dir / "checkpoint-14"
+        assert len(said) == 1 and "checkpoint-21" in said[0]
+
+
+def test_the_run_goes_on_from_the_newest_whole_one(interrupted, written, tmp_path, capsys):
+    folder, flags = interrupted
+    whole = train([*written[1], f"--output_dir={tmp_path / 'whole'}"])
+    for step in (14, 21):
+        (folder / f"checkpoint-{step}" / "optimizer.bin").write_bytes(b"")
+    train(flags, "--resume_from_checkpoint=last", "--save_total_limit=1")
+    output = capsys.readouterr().out
+    assert f"resumed from {folder / 'checkpoint-7'} at step 7 of 21" in output
+    assert output.count("is passed over, it is damaged: optimizer.bin: not as written") == 2
+    assert_same_weights(folder, whole)
+    assert list_checkpoints(folder) == [folder / "checkpoint-21"] and find_damage(folder / "checkpoint-21") is None
+
+
+def test_a_damaged_later_one_does_not_push_out_a_whole_one(interrupted):
+    """With one to keep, the newest by its number is not the one to keep: it is the one that was just written."""
+    folder, flags = interrupted
+    (folder / "checkpoint-21" / "optimizer.bin").write_bytes(b"")
+    shutil.rmtree(folder / "checkpoint-14")
+    assert run_python(*killed_at_step(9), *flags, "--resume_from_checkpoint=last", "--save_total_limit=1",
+                      "--checkpointing_steps=1").returncode == 9  # fmt: skip
+    assert find_checkpoint("last", folder, silent) == folder / "checkpoint-9"
+
+
+def killed_at_step(step):
+    """train.py that ends like a killed process once this step's checkpoint is written."""
+    return [
+        "-c",
+        "import os, sys, train; from training.checkpoints import Checkpoints; save = Checkpoints.save\n"
+        "def save_and_die(self, state):\n"
+        "    save(self, state)\n"
+        f"    if state.global_step == {step}: os._exit(9)\n"
+        "Checkpoints.save = save_and_die; train.main()",
+    ]
+
+
+def test_no_whole_checkpoint_left(interrupted):
+    folder, flags = interrupted
+    for checkpoint in list_checkpoints(folder):
+        (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"none of the 3 checkpoints in .* is whole"):
+        train(flags, "--resume_from_checkpoint=last")
+    assert len(list_checkpoints(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--learning_rate=0.2", "learning_rate 0.1 there, 0.2 here"),
+        ("--num_train_epochs=4", "num_train_epochs 3 there, 4 here"),
+        ("--seed=1", "seed 42 there, 1 here"),
+        ("--cutmix_prob=0.6", "cutmix_prob 0.5 there, 0.6 here"),
+        ("--ema_decay=0", "ema_decay 0.9 there, 0.0 here"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_differing_keys(interrupted, flag, said):
+    folder, flags = interrupted
+    before = snapshot(folder)
+    with pytest.raises(CheckpointError, match=f"different run: {said}") as refused:
+        train(flags, flag, "--resume_from_checkpoint=last")
+    assert "momentum" not in str(refused.value)
+    assert snapshot(folder) == before
+
+
+def test_all_differing_keys_are_listed(interrupted):
+    with pytest.raises(CheckpointError, match=r"momentum .*; nesterov .*; weight_decay"):
+        train(interrupted[1], "--momentum=0.8", "--nesterov", "--weight_decay=0", "--resume_from_checkpoint=last")
+
+
+def test_a_checkpoint_of_another_network_is_refused(interrupted, tmp_path):
+    """Weights of the same shapes would load without a word."""
+    config = json.loads((Path(_flag(interrupted[1], "config_name")) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    with pytest.raises(CheckpointError, match="hidden_act relu there, gelu here"):
+        train(interrupted[1], f"--config_name={tmp_path}", "--resume_from_checkpoint=last")
+
+
+def test_a_checkpoint_of_other_data_is_refused(interrupted, monkeypatch):
+    labels = reading._read_labels
+    monkeypatch.setattr(reading, "_read_labels", lambda *arguments: labels(*arguments)[::-1].copy())
+    with pytest.raises(CheckpointError, match="the training images or their labels"):
+        train(interrupted[1], "--resume_from_checkpoint=last")
+
+
+def test_where_things_are_may_change(interrupted, written, tmp_path):
+    """Another folder, another source of the same images, other intervals: the same weights."""
+    folder, flags = interrupted
+    whole = train([*written[1], f"--output_dir={tmp_path / 'whole'}"])
+    shutil.rmtree(folder / "checkpoint-21")
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    data = shutil.copytree(_flag(flags, "dataset_name"), tmp_path / "data")
+    train(flags, f"--output_dir={moved}", f"--dataset_name={data}", "--streaming=true", "--logging_steps=3",
+          "--checkpointing_steps=2", "--resume_from_checkpoint=last")  # fmt: skip
+    assert_same_weights(moved, whole)
+
+
+def test_another_machine_is_said(interrupted, capsys):
+    shutil.rmtree(interrupted[0] / "checkpoint-21")
+    train(interrupted[1], "--channels_last=false", "--resume_from_checkpoint=last")
+    output = capsys.readouterr().out
+    assert "channels_last True there, False here" in output and "last bits" in output
+
+
+def test_every_setting_is_either_part_of_the_run_or_named_as_free():
+    names = set(vars(Recipe()))
+    assert names >= _NO_MATTER | _MACHINE and not _NO_MATTER & _MACHINE
+    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - _NO_MATTER - _MACHINE
+
+
+def test_a_folder_that_is_no_checkpoint(flags, tmp_path):
+    with pytest.raises(CheckpointError, match=r"--resume_from_checkpoint .* is no checkpoint"):
+        train(flags, f"--resume_from_checkpoint={tmp_path}")
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_what_is_needed(interrupted):
+    """A limit on the size of files stands for the disk: weights fit under it, the optimiser's file does not."""
+    folder, flags = interrupted
+    shutil.rmtree(folder / "checkpoint-21"), shutil.rmtree(folder / "checkpoint-14")
+    before = snapshot(folder)
+    limited = [
+        "-c",
+        "import resource, train; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY)); "
+        "train.main()",
+    ]
+    process = run_python(*limited, *flags, "--resume_from_checkpoint=last")
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "no checkpoint could be written" in process.stderr and "it takes about 0.1 MB" in process.stderr
+    assert snapshot(folder) == before
+    train(flags, "--resume_from_checkpoint=last")
+    assert read(folder)["epoch"] == 3
+
+
+def test_a_run_that_cannot_write_its_results_can_go_on(flags, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    finished = train(flags, f"--output_dir={tmp_path / 'other'}")
+    with monkeypatch.context() as patched:
+        patched.setattr("train.plot_curves", full)
+        with pytest.raises(Exception, match=r"could not be written to --output_dir .*No space left on device"):
+            train(flags)
+    folder = tmp_path / "run"
+    assert {file.name for file in folder.iterdir()} == {"checkpoint-14", "checkpoint-21"}
+    train(flags, "--resume_from_checkpoint=last")
+    assert_same_weights(folder, finished)
+
+
+def _flag(flags, name):
+    return [flag.split("=", 1)[1] for flag in flags if flag.startswith(f"--{name}=")][-1]

@@ -1,0 +1,116 @@
+"""Several processes train as one would: launched as the README says, by accelerate with gloo."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import REPOSITORY, SAMPLE, run_python
+from torch.nn import functional as F
+from training_runs import assert_same_weights, read, train
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from benchmarks.processes import compare
+from cifar10.reading import open_split
+from training.checkpoints import CheckpointError
+
+ACCELERATE = REPOSITORY / "configuration" / "accelerate"
+
+
+def test_two_processes_score_every_test_image_once(flags, tmp_path):
+    """Launched as the README says, by accelerate with gloo; together they see the batches that one process sees."""
+    folder = tmp_path / "two"
+    flags = [*flags, f"--output_dir={folder}", "--max_eval_samples=1000", "--num_train_epochs=1", "--streaming=true"]
+    config = REPOSITORY / "configuration" / "accelerate" / "multi_cpu.yaml"
+    process = run_python("-m", "accelerate.commands.launch", f"--config_file={config}", "train.py", *flags)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "processes: 2, device: cpu" in process.stdout and "32 images a step = 16 × 2" in process.stdout
+    assert process.stdout.count("test accuracy") == 1
+    results = read(folder)
+    assert (results["test_samples"], results["eval_samples"]) == (500, 100)
+    assert read(folder, "trainer_state.json")["global_step"] == 7
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    (pixels,) = split.images.read([np.arange(500)])
+    processor = AutoImageProcessor.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = model(**processor(list(pixels), return_tensors="pt")).logits
+    assert (logits.argmax(dim=1).numpy() == split.labels).mean() == results["test_accuracy"]
+    # Each process ends with BatchNorm statistics of its own: this fails where they score others than are saved.
+    assert F.cross_entropy(logits, torch.from_numpy(split.labels)).item() == pytest.approx(
+        results["test_loss"], abs=1e-5
+    )
+
+
+def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(flags, tmp_path):
+    """With BatchNorm frozen they do the same sums in another order: 20 steps of 32 images, on one process or on two."""
+    row = compare(True, tmp_path, [*flags, "--max_train_steps=20", "--learning_rate=0.01"])
+    assert row["samples given to the model"] == 640
+    assert row["the same sample, augmentation and label at every place"]
+    assert row["mean loss, 2 processes"] == pytest.approx(row["mean loss, 1 process"], abs=1e-5)
+    assert row["weights, relative difference (norms)"] < 1e-6
+
+
+def test_a_run_can_go_on_with_another_number_of_processes(flags, tmp_path, capsys):
+    """From two to one: a machine was lost."""
+    two = [*flags, "--num_train_epochs=2", "--max_train_steps=20", "--checkpointing_steps=10", "--save_total_limit=9"]
+    process = run_python("-m", "accelerate.commands.launch", f"--config_file={ACCELERATE / 'multi_cpu.yaml'}",
+                         "train.py", *two)  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    checkpoint = tmp_path / "run" / "checkpoint-10"
+    folder = train(two, f"--resume_from_checkpoint={checkpoint}", f"--output_dir={tmp_path / 'one'}")
+    output = capsys.readouterr().out
+    assert "processes 2 there, 1 here" in output and "at step 10 of 20" in output
+    assert read(folder)["epoch"] == read(tmp_path / "run")["epoch"]
+
+
+def test_two_machines(flags, tmp_path):
+    """The launch file for several machines, both of them this one."""
+    launch_file = tmp_path / "two.yaml"
+    text = (ACCELERATE / "multi_node.yaml").read_text()
+    text = text.replace("num_processes: 16", "num_processes: 2").replace("29500", "29511")
+    launch_file.write_text(text.replace("mixed_precision: bf16", 'mixed_precision: "no"'))
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={launch_file}",
+             f"--machine_rank={rank}", "train.py", *flags],
+            cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    outputs = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert "processes: 2, device: cpu" in outputs[0] and "test accuracy" not in outputs[1]
+    assert read(tmp_path / "run")["test_samples"] == 90
+
+
+def test_synchronised_batchnorm_is_the_same_network(flags, tmp_path):
+    """On one process it changes nothing, neither the weights nor their names."""
+    assert_same_weights(train(flags, "--sync_batchnorm", f"--output_dir={tmp_path / 'sync'}"), train(flags))
+
+
+def test_synchronised_batchnorm_on_cpus_is_refused(flags):
+    process = run_python("-m", "accelerate.commands.launch", f"--config_file={ACCELERATE / 'multi_cpu.yaml'}",
+                         "train.py", *flags, "--sync_batchnorm")  # fmt: skip
+    assert process.returncode != 0
+    assert process.stderr.count("train.py: error: --sync_batchnorm works on GPUs alone") == 1
+
+
+def test_processes_that_see_different_folders_are_refused(flags, monkeypatch):
+    train(flags, "--max_train_steps=14", "--checkpointing_steps=7")
+    monkeypatch.setattr("training.checkpoints.gather_object", lambda steps: [*steps, 0])
+    with pytest.raises(CheckpointError, match="file system that all machines share"):
+        train(flags, "--max_train_steps=14", "--overwrite_output_dir", "--resume_from_checkpoint=last")
+
+
+def test_deterministic_runs(flags, tmp_path):
+    """All that a step does has an algorithm that gives the same bits each time; on a CPU it is the one used anyway."""
+    try:
+        deterministic = train(flags, "--deterministic", f"--output_dir={tmp_path / 'deterministic'}")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_weights(deterministic, train(flags))

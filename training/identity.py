@@ -1,0 +1,105 @@
+"""What a checkpoint is a checkpoint of: which of two runs are the same run."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from cifar10.reading import ImageSplit
+from modeling_slimresnet import SlimResNetConfig
+
+from .hardware import processor_name
+from .recipe import Recipe
+
+RUN_NAME = "run.json"
+
+# Where things are and what is reported of them: no weight depends on these.
+_NO_MATTER = frozenset(
+    {
+        "dataset_name", "dataset_config_name", "dataset_revision", "streaming", "image_column_name",
+        "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
+        "overwrite_output_dir", "logging_steps", "checkpointing_steps", "save_total_limit",
+        "resume_from_checkpoint", "report_to",
+    }
+)  # fmt: skip
+# How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.
+_MACHINE = frozenset(
+    {
+        "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+        "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "use_cpu", "deterministic",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """
+    All that the weights of a run depend on.
+
+    Attributes:
+        recipe: every setting as resolved.
+        network: the fields of its config.
+        data: a digest of the training split's labels and their names.
+        machine: processes, threads, processor, versions: what the last bits depend on.
+    """
+
+    recipe: dict
+    network: dict
+    data: str
+    machine: dict
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit, accelerator: Accelerator) -> "RunIdentity":
+        """The identity of the run that is about to begin."""
+        device = accelerator.device.type
+        return cls(
+            recipe=asdict(recipe),
+            network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
+            data=hashlib.sha256(train.labels.tobytes() + json.dumps(train.label_names).encode()).hexdigest(),
+            machine={
+                "processes": accelerator.num_processes,
+                "threads": torch.get_num_threads() if device == "cpu" else None,
+                "device": torch.cuda.get_device_name() if device == "cuda" else device,
+                "processor": processor_name(),
+                **{package: version(package) for package in ("torch", "transformers", "numpy")},
+            },
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes `run.json`."""
+        (folder / RUN_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunIdentity":
+        """Reads `run.json`."""
+        return cls(**json.loads((folder / RUN_NAME).read_text(encoding="utf-8")))
+
+    def differences(self, there: "RunIdentity") -> list[str]:
+        """What makes `there` a different run, each with its name and both values; empty for the same run."""
+        names = self.recipe.keys() | there.recipe.keys()
+        differing = _differing(there.recipe, self.recipe, names - _NO_MATTER - _MACHINE)
+        differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
+        if there.data != self.data:
+            differing.append(
+                f"the training images or their labels ({there.recipe.get('dataset_name')} there, "
+                f"{self.recipe['dataset_name']} here)"
+            )
+        return differing
+
+    def machine_differences(self, there: "RunIdentity") -> list[str]:
+        """What is computed in another way, so that the last bits may differ."""
+        return _differing(there.recipe, self.recipe, _MACHINE) + _differing(
+            there.machine, self.machine, self.machine.keys() | there.machine.keys()
+        )
+
+
+def _differing(there: dict, here: dict, names: frozenset | set) -> list[str]:
+    return [
+        f"{name} {there.get(name)} there, {here.get(name)} here"
+        for name in sorted(names)
+        if there.get(name) != here.get(name)
+    ]
