@@ -1,6 +1,7 @@
-# Two commands for a fresh clone; each makes .venv first. PYTHON says which Python (3.11 or newer) makes it,
-# ARGS adds flags, as in: make train ARGS="--num_train_epochs 20 --overwrite_output_dir"
+# Two commands for a fresh clone; each makes .venv first. PYTHON says which Python (3.11 or newer) makes it, CONSTRAINTS
+# which versions it holds, ARGS adds flags, as in: make train ARGS="--num_train_epochs 20 --overwrite_output_dir"
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 
 .PHONY: train test
@@ -14,7 +15,7 @@ test: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@

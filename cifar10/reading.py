@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import ClassLabel, Features, Image, IterableDataset, load_dataset
-from PIL.Image import Resampling
+from PIL.Image import Image as PILImage
+from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
 from .device import ship
@@ -79,7 +80,7 @@ class StreamedImages:
 
     def _encoded_chunks(self, wanted: np.ndarray) -> Iterator[dict[int, dict]]:
         first = 0
-        for table in self._stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK):
+        for table in _tables(self._stream, self._description):
             offsets = np.flatnonzero(wanted[first : first + len(table)])
             encoded = table[self._image_column].take(offsets).to_pylist()
             yield dict(zip((first + offsets).tolist(), encoded, strict=True))
@@ -88,7 +89,7 @@ class StreamedImages:
 
     def _decode(self, encoded: dict, row: int) -> np.ndarray:
         try:
-            image = Image().decode_example(encoded).convert("RGB")
+            image = _eight_bits(Image().decode_example(encoded)).convert("RGB")
         except Exception as error:  # Pillow raises a dozen types for a broken file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DatasetError(
@@ -98,6 +99,15 @@ class StreamedImages:
         if image.size != (self._image_size, self._image_size):
             image = image.resize((self._image_size, self._image_size), Resampling.BILINEAR)
         return np.asarray(image)
+
+
+def _eight_bits(image: PILImage) -> PILImage:
+    """Pillow clips what is brighter than 255 where it converts to RGB; 16 bits are scaled instead."""
+    if image.mode.startswith("I;16"):
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its mode, {image.mode}, does not say how bright white is")
+    return image
 
 
 class ResidentImages:
@@ -179,8 +189,19 @@ def _find_column(features: Features, kind: type, name: str | None, flag: str, de
     return name
 
 
+def _tables(stream: IterableDataset, description: str) -> Iterator:
+    """Arrow tables of up to `_ROWS_PER_CHUNK` rows."""
+    try:
+        yield from stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK)
+    except Exception as error:  # Arrow, thrift, fsspec and httpx raise their own
+        raise DatasetError(
+            f"{description} cannot be read to its end ({_first_line(error)}): its file is damaged, or the connection "
+            "broke; get it anew."
+        ) from error
+
+
 def _read_labels(stream: IterableDataset, column: str, num_labels: int, description: str) -> np.ndarray:
-    tables = stream.select_columns([column]).with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK)
+    tables = _tables(stream.select_columns([column]), description)
     parts = [table[column].fill_null(-1).to_numpy() for table in tables]
     if not parts:
         raise DatasetError(f"{description} has no rows.")

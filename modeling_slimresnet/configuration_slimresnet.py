@@ -65,6 +65,10 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = dict(enumerate(CIFAR10_LABELS))
+        if self.id2label is not None:
+            numbers = [str(index) for index in range(len(self.id2label))]
+            if not isinstance(self.id2label, dict) or sorted(map(str, self.id2label)) != sorted(numbers):
+                raise ValueError(f"id2label must map the class numbers 0, 1, … to names, got {self.id2label}.")
         if self.label2id is None and self.id2label is not None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
         for field in ("hidden_sizes", "depths", "strides"):

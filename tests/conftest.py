@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
+from hypothesis import HealthCheck, settings
 from PIL import Image as PILImage
 
 import modeling_slimresnet
+
+# The same examples each time, on machines of any speed.
+settings.register_profile(
+    "repository",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repository")
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "cifar10" / "sample"

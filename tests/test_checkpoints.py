@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_python, tiny_run_flags
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import assert_same_weights, read, snapshot, train
 
@@ -16,14 +16,6 @@ from cifar10 import reading
 from training.checkpoints import CHECKSUMS_NAME, CheckpointError, find_checkpoint, find_damage, list_checkpoints
 from training.identity import _MACHINE, _NO_MATTER
 from training.recipe import Recipe
-
-DAMAGE = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def test_every_file_has_its_checksum_in_the_format_of_sha256sum(written):
     subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS_NAME], cwd=checkpoint, check=True)
 
 
-@DAMAGE
+@settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_is_damaged_is_refused_by_name_and_last_falls_back(written, data):
     """Bytes flipped, files cut short, emptied, removed, renamed or added: in any file, at any place."""

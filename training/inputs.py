@@ -31,10 +31,9 @@ class TrainingInputs:
         self._stages = parse_resizing(recipe.progressive_resizing)
         if any(pixels > config.image_size for pixels, _ in self._stages):
             raise RecipeError(f"--progressive_resizing must stay within the image size, {config.image_size} pixels.")
-        if recipe.crop_padding_mode == "reflect" and recipe.crop_padding >= config.image_size:
+        if recipe.crop_padding >= config.image_size:
             raise RecipeError(
-                f"--crop_padding {recipe.crop_padding} must be below the image size, {config.image_size} pixels, where "
-                "--crop_padding_mode is reflect."
+                f"--crop_padding {recipe.crop_padding} must be below the image size, {config.image_size} pixels."
             )
         self._num_epochs, self._image_size, num_labels = num_epochs, config.image_size, config.num_labels
         self.normalize = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))

@@ -15,7 +15,10 @@ from transformers.hf_argparser import HfArg, HfArgumentParser, string_to_bool
 
 
 class RecipeError(ValueError):
-    """A setting that cannot be used; the message names the flag and says what to do."""
+    """A setting that cannot be used; the message, one line whatever it quotes, names the flag and says what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
 
 
 def _switch(help: str) -> dataclasses.Field:

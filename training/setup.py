@@ -37,8 +37,8 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise RecipeError(
-            "--max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend c10d on the "
-            "line of accelerate launch: without them restarted processes do not find each other."
+            "--max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend c10d "
+            "among the flags of accelerate launch: without them restarted processes do not find each other."
         )
     on_cpu = recipe.use_cpu or not torch.accelerator.is_available()
     device_type = "cpu" if on_cpu else torch.accelerator.current_accelerator().type
@@ -81,7 +81,10 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
     if recipe.config_name is None:
         return SlimResNetConfig()
     try:
-        return SlimResNetConfig.from_pretrained(recipe.config_name)
+        content, _ = SlimResNetConfig.get_config_dict(recipe.config_name)
+        if content.get("model_type") != SlimResNetConfig.model_type:
+            raise ValueError(f"its model_type is {content.get('model_type')}, not {SlimResNetConfig.model_type}")
+        return SlimResNetConfig.from_dict(content)
     except Exception as error:  # OSError, strict-dataclass and JSON errors, each of its own base
         reason = " ".join(str(error).split())
         raise RecipeError(f"--config_name {recipe.config_name} cannot be used: {reason}") from error

@@ -1,0 +1,111 @@
+"""Whatever stands in a recipe or on the command line: a run that can begin, or one sentence that says why not."""
+
+import contextlib
+import dataclasses
+import io
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from training_runs import train
+
+from cifar10.reading import DatasetError
+from training.checkpoints import CheckpointError
+from training.loop import DivergedError
+from training.optimization import learning_rate
+from training.recipe import Recipe, RecipeError, parse_recipe
+
+NAMES = [each.name for each in dataclasses.fields(Recipe)]
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(
+        ["auto", "no", "yes", "bf16", "cosine", "reflect", "24:0.5", "1e-3", "-1", "last", "0x10", "é", "--seed", "="]
+    )
+)  # fmt: skip
+values = scalars | st.lists(scalars, max_size=4) | st.dictionaries(st.text(max_size=4), scalars, max_size=2)
+
+
+def parsed_or_refused(arguments):
+    """The recipe, or None where it was refused in one line."""
+    try:
+        recipe = parse_recipe(arguments)
+        recipe.resolve_batch_size(num_processes=2)
+    except RecipeError as error:
+        assert str(error) and "\n" not in str(error)
+        return None
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert all(0 <= rate <= recipe.learning_rate for rate in rates)
+    return recipe
+
+
+@settings(max_examples=250)
+@given(recipe=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), values, min_size=1, max_size=4))
+def test_recipe_files_of_any_content(tmp_path, recipe):
+    """Known and unknown keys, with values of any type and nesting; what is accepted comes back as it was resolved."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+    accepted = parsed_or_refused([f"--config={file}"])
+    if accepted is not None:
+        assert recipe.keys() <= set(NAMES)
+        file.write_text(accepted.to_yaml(), encoding="utf-8")
+        again = parse_recipe([f"--config={file}"])
+        again.resolve_batch_size(num_processes=2)
+        assert again == accepted
+
+
+@settings(max_examples=200)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@example(content=b"!!python/object/apply:os.system [exit 1]")
+@example(content=b"learning_rate: &a [*a]")
+@example(content=b"learning_rate: 0.1\nlearning_rate: 0.2")
+def test_recipe_files_of_any_bytes(tmp_path, content):
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content)
+    parsed_or_refused([f"--config={file}"])
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([f"--{name}" for name in NAMES]) | scalars.map(str), max_size=5))
+def test_command_lines_of_any_words(arguments):
+    parsed_or_refused(arguments)
+
+
+wild = st.sampled_from([0, 0.5, 1, 2, 3, 7, 31, 33, 1e-9, 1e9, 1e300])
+numbers = [each.name for each in dataclasses.fields(Recipe) if each.type in (int, float, int | None)]
+lists = ["image_mean", "image_std", "gaussian_blur_sigma", "random_erasing_area", "lr_milestones"]
+
+
+def is_affordable(name, value):
+    """Not a matter of the recipe: what would only take long, or need more processes than a test may start."""
+    limits = {"num_train_epochs": 3, "dataloader_num_workers": 0, "max_train_steps": 7}
+    return value <= limits.get(name, 1e300)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_recipes_of_wild_numbers_train_or_are_refused(flags, data):
+    """In range by themselves, they may still be impossible together, or with this network and these data."""
+    names = data.draw(st.lists(st.sampled_from(numbers + lists), min_size=1, max_size=3, unique=True))
+    more = []
+    for name in names:
+        drawn = data.draw(st.lists(wild, min_size=2, max_size=3) if name in lists else wild)
+        if name not in lists and not is_affordable(name, drawn):
+            continue
+        integral = Recipe.__annotations__[name] in (int, int | None)
+        texts = [str(int(value) if integral else value) for value in (drawn if name in lists else [drawn])]
+        more += [f"--{name}", *texts]
+    flags = [flag for flag in flags if "num_train_epochs" not in flag]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            train([*flags, "--num_train_epochs=1", "--max_eval_samples=20", "--checkpointing_steps=no",
+                   "--overwrite_output_dir", *more])  # fmt: skip
+        except (RecipeError, DatasetError, CheckpointError, DivergedError) as error:
+            assert "\n" not in str(error) and "--" in str(error)
+
+
+@pytest.mark.parametrize("text", ["seed: 42\n  momentum: 0.9", "learning_rate: [[0.1]]", "\ttab: 1", "{", "'"])
+def test_wrong_nesting(tmp_path, text):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    assert parsed_or_refused([f"--config={file}"]) is None
