@@ -6,15 +6,47 @@ import re
 from benchmarks.measuring import FOLDER
 
 README = FOLDER.parent / "README.md"
-MARKS = ("<!-- benchmarks: begin -->", "<!-- benchmarks: end -->")
 FILES = ("training_step", "input_pipeline", "scaling")
 
 
-def figures() -> str:
+def _read(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def faults() -> str:
+    """What the kills came to, and what a checkpoint costs."""
+    result = _read("faults")
+    faults, cost = result["faults"], result["checkpoint of the default network, with averaged weights"]
+    return (
+        f"`{result['command']}`: {faults['kills']} kills at random moments, {faults['damaged checkpoints']} damaged "
+        f"checkpoints, {faults['runs with the weights of the uninterrupted one']} of {faults['runs']} runs with the "
+        f"weights of the uninterrupted one. A checkpoint of the network with averaged weights takes "
+        f"{cost['seconds, median']} s and {cost['megabytes']['in all']:.0f} MB."
+    )
+
+
+def processes() -> str:
+    """One process against two, a row for each kind of BatchNorm."""
+    result = _read("processes")
+    lines = [
+        f"| 1 process against 2, {result['steps']} steps | same samples and draws | mean loss, 1 and 2 "
+        "| weights, relative difference |",
+        "|---|---|---|---:|",
+    ]
+    for title, row in result["rows"].items():
+        same = "all" if row["the same sample, augmentation and label at every place"] else "not all"
+        lines.append(
+            f"| {title} | {same} of {row['samples given to the model']:,} | {row['mean loss, 1 process']:.5f}, "
+            f"{row['mean loss, 2 processes']:.5f} | {row['weights, relative difference (norms)']:.1e} |"
+        )
+    return "\n".join([*lines, "", f"`{result['command']}`; float32"])
+
+
+def speed() -> str:
     """The tables as Markdown, each with its command."""
     lines = []
     for name in FILES:
-        result = json.loads((FOLDER / f"{name}.json").read_text())
+        result = _read(name)
         machine = result["machine"]
         for title, table in result["tables"].items():
             rows = table["rows"]
@@ -39,17 +71,22 @@ def figures() -> str:
     return "\n".join(lines).strip()
 
 
+BLOCKS = {"faults": faults, "processes": processes, "benchmarks": speed}
+
+
 def updated(text: str) -> str:
     """The README's text with the figures of now between its marks."""
-    begin, end = map(re.escape, MARKS)
-    block = f"{MARKS[0]}\n{figures()}\n{MARKS[1]}"
-    return re.sub(f"{begin}.*?{end}", lambda _: block, text, count=1, flags=re.DOTALL)
+    for name, write in BLOCKS.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        block = f"{begin}\n{write()}\n{end}"
+        text = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
 
 
 def main() -> None:
     """Writes the README anew."""
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{README}: figures of {', '.join(FILES)}")
+    print(f"{README}: figures of {', '.join(BLOCKS)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Several processes train as one would: launched as the README says, by accelerate with gloo."""
 
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from benchmarks.processes import compare
 from cifar10.reading import open_split
-from training.checkpoints import CheckpointError
+from training.checkpoints import CheckpointError, list_checkpoints
 
 ACCELERATE = REPOSITORY / "configuration" / "accelerate"
 
@@ -85,6 +87,52 @@ def test_two_machines(flags, tmp_path):
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert "processes: 2, device: cpu" in outputs[0] and "test accuracy" not in outputs[1]
     assert read(tmp_path / "run")["test_samples"] == 90
+
+
+SRUN = """#!/bin/bash
+shift
+for node in 0 1; do SLURM_NODEID=$node "$@" & done
+trap 'kill -TERM $(jobs -p)' TERM
+wait; wait
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> "$SLURM_LOG"; fi
+"""
+
+
+def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_on(flags, tmp_path):
+    """The Slurm script, with an srun that starts both machines here and an scontrol that notes what it is told."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    python = f'#!/bin/bash\nexec {sys.executable} -m accelerate.commands.accelerate_cli "$@"\n'
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("accelerate", python)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    log = tmp_path / "scontrol.log"
+    job = {
+        "PATH": f"{commands}:{os.environ['PATH']}", "SLURM_LOG": str(log), "SLURM_NNODES": "2", "SLURM_JOB_ID": "77",
+        "SLURM_GPUS_PER_NODE": "1", "SLURM_JOB_NODELIST": "one",
+    }  # fmt: skip
+
+    def start():
+        return subprocess.Popen(
+            ["bash", ACCELERATE / "slurm.sh", *flags, "--num_train_epochs=40"], cwd=REPOSITORY, env=os.environ | job,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    stopped = start()
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(tmp_path / "run") and stopped.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.terminate()
+    output, _ = stopped.communicate(timeout=120)
+    assert "stopped by SIGTERM behind checkpoint" in output, output
+    assert log.read_text() == "requeue 77\n"
+    requeued = start()
+    output, _ = requeued.communicate(timeout=240)
+    assert requeued.returncode == 0 and "resumed from" in output, output
+    assert read(tmp_path / "run")["epoch"] == 40
+    assert log.read_text() == "requeue 77\n"
 
 
 def test_synchronised_batchnorm_is_the_same_network(flags, tmp_path):
