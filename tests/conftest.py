@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub: a missing folder must fail at once
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before any import of torch: processes share the cores, and none may spin
 
 import numpy as np
 import pytest

@@ -324,7 +324,7 @@ def test_a_mistake_in_the_data_leaves_no_folder(flags, tmp_path):
 
 
 def test_a_loss_that_is_no_number(flags, tmp_path, monkeypatch):
-    train(flags)
+    train(flags, "--save_total_limit=3")
     shutil.rmtree(tmp_path / "run" / "checkpoint-14"), shutil.rmtree(tmp_path / "run" / "checkpoint-21")
     before = snapshot(tmp_path / "run" / "checkpoint-7")
     monkeypatch.setattr("training.loop.learning_rate", lambda recipe, step, max_steps: 1e30)
