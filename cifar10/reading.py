@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import ClassLabel, Features, Image, IterableDataset, load_dataset
+from PIL import UnidentifiedImageError
 from PIL.Image import Image as PILImage
 from PIL.Image import Resampling, fromarray
 from torch import Tensor
@@ -20,7 +21,10 @@ _ROWS_PER_CHUNK = 1000
 
 
 class DatasetError(ValueError):
-    """The data cannot be used; the message names the flag, the column or the row, and says what to do."""
+    """The data cannot be used; the message, one line, names the flag, the column or the row, and says what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # names of columns may break lines
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,15 @@ class StreamedImages:
             first += len(table)
         raise DatasetError(f"{self._description} ended after {first} rows, where {self._num_rows} labels were read.")
 
-    def _decode(self, encoded: dict, row: int) -> np.ndarray:
+    def _decode(self, encoded: dict | None, row: int) -> np.ndarray:
         try:
+            if encoded is None:
+                raise ValueError("it is null")
             image = _eight_bits(Image().decode_example(encoded)).convert("RGB")
         except Exception as error:  # Pillow raises a dozen types for a broken file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
+                reason = "its bytes are of no known image format"
             raise DatasetError(
                 f"row {row} of {self._description} holds no image that can be decoded ({reason}): "
                 "repair or remove the row."
@@ -146,7 +154,7 @@ def open_split(
         resident_on: where to hold all images as one tensor; None to stream.
 
     Raises:
-        DatasetError: no such dataset, split or column, or a label out of range.
+        DatasetError: no such dataset, split or column, fewer than two classes, or a label out of range.
     """
     # The whole message is written below: the reason of `datasets` may be many lines long.
     try:
@@ -164,7 +172,9 @@ def open_split(
         raise DatasetError(f"{description} does not say what its columns hold: give a dataset with typed columns.")
     image_column = _find_column(stream.features, Image, image_column, "--image_column_name", description)
     label_column = _find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
-    label_names = stream.features[label_column].names
+    label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
+    if len(label_names) < 2:
+        raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
     labels = _read_labels(stream, label_column, len(label_names), description)
     images = StreamedImages(stream, image_column, len(labels), image_size, description)
     if resident_on is not None:
@@ -179,6 +189,8 @@ def _first_line(error: Exception) -> str:
 def _find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
     columns = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
     candidates = [column for column, feature in features.items() if isinstance(feature, kind)]
+    if not candidates:
+        raise DatasetError(f"{description} has no {kind.__name__} column, which is needed. It holds {columns}.")
     if name is None and len(candidates) != 1:
         raise DatasetError(
             f"{description} has {len(candidates)} {kind.__name__} columns: name one with {flag}. It holds {columns}."
@@ -192,7 +204,9 @@ def _find_column(features: Features, kind: type, name: str | None, flag: str, de
 def _tables(stream: IterableDataset, description: str) -> Iterator:
     """Arrow tables of up to `_ROWS_PER_CHUNK` rows."""
     try:
-        yield from stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK)
+        for table in stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK):
+            table.validate(full=True)  # Parquet is read without a look at whether text is text
+            yield table
     except Exception as error:  # Arrow, thrift, fsspec and httpx raise their own
         raise DatasetError(
             f"{description} cannot be read to its end ({_first_line(error)}): its file is damaged, or the connection "

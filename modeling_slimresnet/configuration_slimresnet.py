@@ -9,6 +9,9 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+# A larger size, channel count, depth or stride is a slip of the hand, and some strides above it crash PyTorch itself.
+LARGEST = 8192
+
 # `save_pretrained` adds the entry of the saved class alone; a folder that every Auto class can open needs all four.
 AUTO_MAP = {
     "AutoConfig": "configuration_slimresnet.SlimResNetConfig",
@@ -63,12 +66,15 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     problem_type: Literal["single_label_classification"] | None = "single_label_classification"
 
     def __post_init__(self, **kwargs):
-        if self.id2label is None and kwargs.get("num_labels") is None:
+        num_labels = kwargs.get("num_labels")
+        if num_labels is None:
+            kwargs.pop("num_labels", None)  # null says as much as no field, but transformers would count to it
+        elif type(num_labels) is not int or num_labels < 1:
+            raise ValueError(f"num_labels must be a number of classes, got {num_labels!r}.")
+        if self.id2label is None and num_labels is None:
             self.id2label = dict(enumerate(CIFAR10_LABELS))
-        if self.id2label is not None:
-            numbers = [str(index) for index in range(len(self.id2label))]
-            if not isinstance(self.id2label, dict) or sorted(map(str, self.id2label)) != sorted(numbers):
-                raise ValueError(f"id2label must map the class numbers 0, 1, … to names, got {self.id2label}.")
+        if self.id2label is not None and not _names_every_class(self.id2label):
+            raise ValueError(f"id2label must map the class numbers 0, 1, … to names, got {self.id2label!r}.")
         if self.label2id is None and self.id2label is not None:
             self.label2id = {label: int(index) for index, label in self.id2label.items()}
         for field in ("hidden_sizes", "depths", "strides"):
@@ -76,9 +82,13 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
         self.auto_map = kwargs.pop("auto_map", None) or dict(AUTO_MAP)
         kwargs.pop("stage_names", None)  # derived from `depths`, whatever an edited file says
         self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, len(self.depths) + 1)]
-        self.set_output_features_output_indices(
-            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
-        )
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        try:
+            self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        except TypeError:  # an entry of another type; a ValueError names the field itself
+            raise ValueError(
+                f"out_features takes names and out_indices numbers of stages, got {out_features} and {out_indices}."
+            ) from None
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -89,13 +99,23 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"{len(self.hidden_sizes)}, {len(self.depths)} and {len(self.strides)}."
             )
         for field in ("num_channels", "image_size", "embedding_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
+            if not 1 <= getattr(self, field) <= LARGEST:
+                raise ValueError(f"{field} must be in 1 … {LARGEST}, got {getattr(self, field)}.")
         for field in ("hidden_sizes", "depths", "strides"):
-            if min(getattr(self, field)) < 1:
-                raise ValueError(f"every entry of {field} must be at least 1, got {getattr(self, field)}.")
+            if not all(1 <= entry <= LARGEST for entry in getattr(self, field)):
+                raise ValueError(f"every entry of {field} must be in 1 … {LARGEST}, got {getattr(self, field)}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}; got {self.hidden_act!r}.")
+
+
+def _names_every_class(id2label) -> bool:
+    """Whether it is a map of 0, 1, … (as text in JSON) to text, without gaps."""
+    return (
+        isinstance(id2label, dict)
+        and len(id2label) > 0
+        and {str(index) for index in id2label} == {str(index) for index in range(len(id2label))}
+        and all(isinstance(label, str) for label in id2label.values())
+    )
 
 
 __all__ = ["SlimResNetConfig"]
