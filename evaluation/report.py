@@ -1,0 +1,54 @@
+"""What is said of a model's logits: figures, details, and which test-time augmentation helps."""
+
+import numpy as np
+from torch import Tensor
+
+from .scoring import measure
+from .views import POLICIES, average
+
+
+def figures(logits: Tensor, labels: np.ndarray, temperature: float | None = None) -> tuple[dict, dict]:
+    """
+    Scores of logits `[N, num_labels]` against class numbers `[N]`.
+
+    Args:
+        temperature: fitted on validation, to say the calibration error after scaling with it too; None where there is
+            none.
+
+    Returns:
+        The numbers for `all_results.json`, and the details: a value a class, the confusion matrix, the bins of the
+        reliability diagram.
+    """
+    numbers = measure("classification", logits, labels)
+    details = measure("per_class", logits, labels)
+    calibration = measure("calibration", logits, labels)
+    numbers["expected_calibration_error"] = calibration["expected_calibration_error"]
+    details["reliability"] = calibration["bins"]
+    if temperature is not None:
+        scaled = measure("calibration", logits / temperature, labels)
+        numbers["expected_calibration_error_scaled"] = scaled["expected_calibration_error"]
+        details["reliability_scaled"] = scaled["bins"]
+    return numbers, details
+
+
+def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str, float]:
+    """
+    Accuracy, 0–1, of each policy, and of the report's one with each of its views left out.
+
+    Args:
+        logits: of every view that a policy uses, `[N, num_labels]` each.
+    """
+    contenders = dict(POLICIES)
+    for left_out in POLICIES["paper"]:
+        others = [name for name in POLICIES["paper"] if name != left_out]
+        contenders[f"paper without {left_out}"] = dict.fromkeys(others, 1 / len(others))
+    targets = np.asarray(labels)
+    return {
+        name: float((average(logits, policy).argmax(dim=1).numpy() == targets).mean())
+        for name, policy in contenders.items()
+    }
+
+
+def best_policy(accuracies: dict[str, float]) -> str:
+    """The most accurate of the policies; of equal ones the one with the fewest views."""
+    return max(POLICIES, key=lambda name: (accuracies[name], -len(POLICIES[name])))
