@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> None:
     data = open_data(recipe, loading, config.image_size)
     loader = build_training_loader(recipe, data, loading)
     progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
-    layout = choose_channels_last(recipe.channels_last, accelerator.device.type)
+    layout = choose_channels_last(recipe.channels_last, accelerator.device.type, config)
     compiling = choose_torch_compile(
         recipe.torch_compile, accelerator.device.type, progress.max_steps * loader.total_batch_size
     )

@@ -43,7 +43,9 @@ def tiny_config():
 def tiny_config_dir(tmp_path_factory):
     """The same as a folder for `--config_name`, for images of 32×32."""
     folder = tmp_path_factory.mktemp("config")
-    config = modeling_slimresnet.SlimResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[2, 2])
+    config = modeling_slimresnet.SlimResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], strides=[2, 2]
+    )
     config.save_pretrained(folder)
     return folder
 

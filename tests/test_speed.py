@@ -8,6 +8,7 @@ import torch
 from conftest import SAMPLE
 from PIL import Image
 from torch import nn
+from training_runs import train
 
 from cifar10.augmentation import normalize, resize
 from cifar10.loading import TrainingBatch
@@ -106,4 +107,27 @@ def test_compiling_chooses_itself(monkeypatch):
     assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
-    assert choose_channels_last("auto", "cuda").value is True and choose_channels_last("auto", "mps").value is False
+
+
+def test_layout_chooses_itself():
+    config = SlimResNetConfig()
+    assert choose_channels_last("auto", "cuda", config).value is True
+    assert choose_channels_last("auto", "cpu", config).value is True
+    assert choose_channels_last("auto", "mps", config).value is False
+    assert choose_channels_last(False, "cpu", config) == (False, "as asked")
+
+
+NARROW = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+
+
+def test_a_network_too_narrow_for_channels_last_trains_on_batches_of_seven(flags, tmp_path):
+    """oneDNN crashes with it: https://github.com/uxlfoundation/oneDNN/issues/6035."""
+    narrow = SlimResNetConfig(**NARROW, strides=[2, 2])
+    narrow.save_pretrained(tmp_path / "narrow")
+    flags = [*flags, f"--config_name={tmp_path / 'narrow'}", "--total_train_batch_size=7", "--num_train_epochs=1"]
+    recipe = (train(flags) / "recipe.yaml").read_text()
+    assert "channels_last: false" in recipe
+    with pytest.raises(RecipeError, match="--channels_last true crashes PyTorch on a CPU where 8 channels"):
+        train(flags, "--channels_last=true", "--overwrite_output_dir")
+    assert choose_channels_last(True, "cuda", narrow).value is True
+    assert choose_channels_last("auto", "cpu", SlimResNetConfig(**NARROW, strides=[1, 1])).value is True

@@ -145,7 +145,7 @@ def test_no_checkpoints(flags):
 
 def test_the_best_epoch_is_kept(flags):
     """A rate that grows too large makes a later epoch worse than an earlier one."""
-    flags += ["--save_total_limit=100", "--num_train_epochs=4", "--lr_scheduler_type=constant", "--learning_rate=1"]
+    flags += ["--save_total_limit=100", "--num_train_epochs=4", "--lr_scheduler_type=constant", "--learning_rate=3"]
     folder = train(flags, "--load_best_model_at_end")
     state = read(folder, "trainer_state.json")
     accuracies = [entry["eval_accuracy"] for entry in state["log_history"]]

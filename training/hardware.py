@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 import torch
 
+from modeling_slimresnet import SlimResNetConfig
+
+from .recipe import RecipeError
+
 # On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
 # 45 s to compile, which about a million images repay. On a GPU neither is measured yet: a minute is assumed, and a
 # third of 1/20,000 s an image.
@@ -52,10 +56,29 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
     return Choice("bf16", f"the {device_type} has it") if has_it else Choice("no", f"the {device_type} has no bf16")
 
 
-def choose_channels_last(wanted: str | bool, device_type: str) -> Choice:
-    """True where the convolutions of the device work on NHWC: with oneDNN on CPUs, with tensor cores on GPUs."""
+def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNetConfig) -> Choice:
+    """
+    True where the convolutions of the device work on NHWC: with oneDNN on CPUs, with tensor cores on GPUs.
+
+    oneDNN's backward pass of a strided 1×1 convolution, which a shortcut is, writes past its memory in this layout if
+    fewer channels come in than one of its blocks holds, 16 (https://github.com/uxlfoundation/oneDNN/issues/6035):
+    with batches of an odd size the process crashes.
+
+    Raises:
+        RecipeError: it is asked for with such a network on a CPU.
+    """
+    widths = [config.embedding_size, *config.hidden_sizes]
+    too_narrow = [width for width, stride in zip(widths, config.strides, strict=False) if stride > 1 and width < 16]
+    crashes = device_type == "cpu" and bool(too_narrow)
+    if wanted is True and crashes:
+        raise RecipeError(
+            f"--channels_last true crashes PyTorch on a CPU where {too_narrow[0]} channels, fewer than 16, go into a "
+            "stage that strides: leave the flag out, or widen the network."
+        )
     if wanted != "auto":
         return Choice(wanted, "as asked")
+    if crashes:
+        return Choice(False, "the network is too narrow for it")
     return Choice(device_type in ("cpu", "cuda"), f"convolutions of the {device_type}")
 
 
