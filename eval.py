@@ -1,26 +1,28 @@
-"""Score a trained folder: python eval.py MODEL [--split test|validation|…] [--tta none|flip|flip_shift|paper]"""
+"""Score a trained model: python eval.py MODEL [--split test|validation|…] [--tta none|flip|flip_shift|paper]"""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoImageProcessor
 
-from cifar10.augmentation import normalize
-from cifar10.loading import Loading
-from cifar10.reading import DatasetError, open_split
+from cifar10.arrays import open_arrays
+from cifar10.loading import Loading, load_batches
+from cifar10.reading import DatasetError, ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
-from evaluation.report import best_policy, compare_policies, figures
+from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
+from evaluation.figures import most_confident_mistakes, plot_mistakes, plot_split
+from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.views import POLICIES, VIEWS, average
-from modeling_slimresnet import SlimResNetForImageClassification
+from evaluation.trained import ModelError, find_folder, load_model, load_normalize, read_json
+from evaluation.views import POLICIES, average
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 from training.recipe import Recipe, RecipeError, parse_recipe
 from training.setup import start_accelerator
@@ -31,11 +33,14 @@ _FROM_RECIPE = (
     "per_device_eval_batch_size", "max_eval_samples", "mixed_precision",
 )  # fmt: skip
 
+Predict = Callable[..., dict[str, Tensor]]
+"""`predict_logits` with its model: of a split, row numbers and views."""
+
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; what it leaves out comes from the folder's recipe. `words` stand for it in Python."""
+    """The command line; what it leaves out comes from the model's recipe. `words` stand for it in Python."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", type=Path, help="A folder that train.py wrote.")
+    parser.add_argument("model", help="A folder that train.py wrote, or a model on the Hub.")
     parser.add_argument("--dataset_name", help="As for train.py; by default what the model was trained on.")
     parser.add_argument("--dataset_config_name", help="As for train.py.")
     parser.add_argument("--dataset_revision", help="As for train.py.")
@@ -45,123 +50,218 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_eval_samples", type=int, help="As for train.py.")
     parser.add_argument("--mixed_precision", choices=["auto", "no", "bf16"], help="By default no.", default="no")
     parser.add_argument(
-        "--split", default="test", help="A split, or validation: the images that the run held out of its training."
+        "--split", help="A split, or validation: the images that the run held out of its training. By default test."
     )
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
     parser.add_argument("--compare_tta", action="store_true", help="Score every policy; with --split validation alone.")
-    parser.add_argument("--output_dir", type=Path, help="Folder whose all_results.json gets the figures.")
-    return parser.parse_args(words)
-
-
-def load_model(folder: Path) -> SlimResNetForImageClassification:
-    """
-    The network of a trained folder.
-
-    Raises:
-        RecipeError: there is none, or its weights do not fit it.
-    """
-    if not (folder / "config.json").is_file():
-        raise RecipeError(f"MODEL {folder} holds no config.json: give a folder that train.py wrote.")
-    try:
-        model, loading = SlimResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
-    except Exception as error:  # safetensors, huggingface_hub, JSON: each its own
-        raise RecipeError(f"MODEL {folder} cannot be loaded: {error}") from error
-    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
-    if wrong:
-        raise RecipeError(f"MODEL {folder} has other weights than its config.json says: {', '.join(map(str, wrong))}.")
-    return model
+    parser.add_argument(
+        "--shift",
+        metavar="corruptions|FOLDER",
+        help="Score shifted images instead: the test split under 15 corruptions of 5 severities, or the .npy files of "
+        "CIFAR-10-C or CIFAR-10.1.",
+    )
+    parser.add_argument("--output_dir", type=Path, help="Folder that gets the figures: all_results.json and pictures.")
+    arguments = parser.parse_args(words)
+    if arguments.compare_tta and arguments.split != VALIDATION:
+        raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
+    if arguments.shift and arguments.split == VALIDATION:
+        raise RecipeError("--shift is a test, not something to choose by: leave --split validation out.")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Scores the split once, prints the figures and, with `--output_dir`, writes them."""
-    if arguments.compare_tta and arguments.split != VALIDATION:
-        raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
-    model = load_model(arguments.model)
-    recipe_file = arguments.model / RECIPE_NAME
+    """Scores once, prints the figures and, with `--output_dir`, writes them."""
+    folder = find_folder(arguments.model)
+    model, normalize = load_model(folder), load_normalize(folder)
+    recipe_file = folder / RECIPE_NAME
     recipe = parse_recipe([f"--config={recipe_file}"]) if recipe_file.is_file() else Recipe()
     for name in _FROM_RECIPE:
         if getattr(arguments, name) is not None:
             setattr(recipe, name, getattr(arguments, name))
     recipe.total_train_batch_size = recipe.per_device_train_batch_size = None
     accelerator, _ = start_accelerator(recipe)
+    predict = partial(
+        predict_logits,
+        model.to(accelerator.device, memory_format=torch.channels_last),
+        loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
+        batch_size=recipe.per_device_eval_batch_size,
+        normalize=normalize,
+    )
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    with accelerator.autocast():
+        if arguments.shift in (None, "corruptions"):
+            split, rows = open_rows(arguments, recipe, model.config.image_size, names)
+        if arguments.shift is None:
+            finish = score_split(arguments, predict, split, rows, read_json(folder / RESULTS_NAME))
+        elif arguments.shift == "corruptions":
+            finish = score_corruptions(arguments, predict, split, rows, recipe.seed)
+        else:
+            finish = score_arrays(
+                arguments, predict, open_arrays(Path(arguments.shift), model.config.image_size, names)
+            )
+    if accelerator.is_main_process:
+        finish()
+    accelerator.end_training()
+
+
+def open_rows(
+    arguments: argparse.Namespace, recipe: Recipe, image_size: int, names: list[str]
+) -> tuple[ImageSplit, np.ndarray]:
+    """The split that the command line names, and its rows to score."""
+    name = arguments.split or recipe.test_split
     split = open_split(
         recipe.dataset_name,
-        "train" if arguments.split == VALIDATION else arguments.split,
-        image_size=model.config.image_size,
+        "train" if name == VALIDATION else name,
+        image_size=image_size,
         config_name=recipe.dataset_config_name,
         revision=recipe.dataset_revision,
         image_column=recipe.image_column_name,
         label_column=recipe.label_column_name,
     )
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if split.label_names != names:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
     rows = np.arange(len(split.labels))
-    if arguments.split == VALIDATION:
+    if name == VALIDATION:
         _, rows = stratified_split(split.labels, recipe.validation_size, recipe.seed)
         if not len(rows):
             raise RecipeError(f"--split validation: {arguments.model} was trained without one (--validation_size 0).")
-    rows = random_subset(rows, recipe.max_eval_samples, recipe.seed)
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
-
-    model.to(accelerator.device, memory_format=torch.channels_last)
-    views = VIEWS if arguments.compare_tta else dict.fromkeys(["original", *POLICIES[arguments.tta]])
-    with accelerator.autocast():
-        logits = predict_logits(
-            model,
-            split,
-            rows,
-            Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, 1),
-            batch_size=recipe.per_device_eval_batch_size,
-            normalize=partial(normalize, mean=tuple(processor.image_mean), std=tuple(processor.image_std)),
-            views=views,
-        )
-    if accelerator.is_main_process:
-        write(arguments, logits, split.labels[rows])
-    accelerator.end_training()
+    return split, random_subset(rows, recipe.max_eval_samples, recipe.seed)
 
 
-def read_results(folder: Path) -> dict:
-    """The figures that a folder holds so far."""
-    file = folder / RESULTS_NAME
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def score_split(
+    arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, before: dict
+) -> Callable[[], None]:
+    """
+    Scores a split.
+
+    Args:
+        before: the model's `all_results.json`, where the temperature is that validation gave.
+
+    Returns:
+        What is left for the main process: to print and to write.
+    """
+    validation = arguments.split == VALIDATION
+    prefix = "eval" if validation else arguments.split or "test"
+    labels = split.labels[rows]
+    started = time.perf_counter()
+    logits = predict(split, rows, views=views_of(*(POLICIES if arguments.compare_tta else [arguments.tta])))
+    runtime = time.perf_counter() - started
+    temperature = fit_temperature(logits["original"], labels) if validation else before.get("temperature")
+    results, details = report_split(prefix, logits, labels, policy=arguments.tta, temperature=temperature)
+    if validation:
+        results["temperature"] = temperature
+    results[f"{prefix}_runtime"] = runtime
+    results[f"{prefix}_samples_per_second"] = len(rows) / runtime
+
+    def finish() -> None:
+        if arguments.compare_tta:
+            details["tta"] = compare_policies(logits, labels)
+            print_table(details["tta"])
+            print(f"best on validation: --tta {best_policy(details['tta'])}")
+        write(arguments, results, {f"{prefix}_details.json": details})
+        if arguments.output_dir:
+            figures = arguments.output_dir / "figures"
+            plot_split(prefix, details, split.label_names, figures)
+            missed = most_confident_mistakes(logits["original"], labels)
+            if len(missed):
+                [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
+                scored = logits["original"][missed]
+                plot_mistakes(pixels, scored, labels[missed], split.label_names, figures / f"{prefix}_mistakes.png")
+
+    return finish
 
 
-def write(arguments: argparse.Namespace, logits: dict[str, Tensor], labels: np.ndarray) -> None:
-    """Prints the figures; adds them to the output folder's `all_results.json`, the details beside it."""
-    prefix = "eval" if arguments.split == VALIDATION else arguments.split
-    added: dict[str, object] = {f"{prefix}_samples": len(labels)}
-    if arguments.split == VALIDATION:
-        added["temperature"] = fit_temperature(logits["original"], labels)
-    temperature = added.get("temperature", read_results(arguments.model).get("temperature"))
-    numbers, details = figures(logits["original"], labels, temperature)
-    added |= {f"{prefix}_{name}": value for name, value in numbers.items()}
-    if arguments.tta != "none":
-        with_tta, _ = figures(average(logits, POLICIES[arguments.tta]), labels)
-        added |= {f"{prefix}_{name}_tta": value for name, value in with_tta.items()} | {f"{prefix}_tta": arguments.tta}
-    if arguments.compare_tta:
-        details["tta"] = compare_policies(logits, labels)
-        width = max(map(len, details["tta"]))
-        for name, accuracy in details["tta"].items():
-            print(f"{name:{width}}  {accuracy:.2%}")
-        print(f"best on validation: --tta {best_policy(details['tta'])}")
-    for name, value in added.items():
+def score_corruptions(
+    arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, seed: int
+) -> Callable[[], None]:
+    """Scores a split under every corruption and severity; returns what is left for the main process."""
+    prefix = arguments.split or "test"
+    accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
+    for name in CORRUPTIONS:
+        of_severities = [
+            accuracy_by_policy(
+                predict(
+                    ImageSplit(split.labels, split.label_names, CorruptedImages(split, name, severity, seed)),
+                    rows,
+                    views=views_of(arguments.tta),
+                ),
+                split.labels[rows],
+                accuracies,
+            )
+            for severity in SEVERITIES
+        ]
+        for policy, by_corruption in accuracies.items():
+            by_corruption[name] = [each[policy] for each in of_severities]
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            means = ", ".join(f"{policy} {np.mean(each[name]):.2%}" for policy, each in accuracies.items())
+            print(f"{name:{max(map(len, CORRUPTIONS))}}  {means}", flush=True)
+    results = {f"{prefix}_corruption_samples": len(rows)}
+    for policy, by_corruption in accuracies.items():
+        suffix = "" if policy == "none" else "_tta"
+        results[f"{prefix}_corruption_accuracy{suffix}"] = float(np.mean(list(by_corruption.values())))
+    return partial(write, arguments, results, {f"{prefix}_corruptions.json": accuracies})
+
+
+def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[str, ImageSplit]) -> Callable[[], None]:
+    """
+    Scores the files of CIFAR-10-C or CIFAR-10.1; returns what is left for the main process.
+
+    A corruption's mean stands for all of its severities; of the files of CIFAR-10-C the 15 that its authors test with
+    make the mean, and not the four that are for validation.
+    """
+    folder = Path(arguments.shift).resolve().name
+    accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
+    for name, split in splits.items():
+        logits = predict(split, np.arange(len(split.labels)), views=views_of(arguments.tta))
+        for policy, accuracy in accuracy_by_policy(logits, split.labels, accuracies).items():
+            accuracies[policy][name] = accuracy
+    results = {}
+    for policy, by_name in accuracies.items():
+        suffix = "" if policy == "none" else "_tta"
+        corrupted = [accuracy for name, accuracy in by_name.items() if name in CORRUPTIONS]
+        if corrupted:
+            results[f"{folder}_accuracy{suffix}"] = float(np.mean(corrupted))
+        results |= {f"{name}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS}
+    return partial(write, arguments, results, {f"{folder}.json": accuracies})
+
+
+def accuracy_by_policy(logits: dict[str, Tensor], labels: np.ndarray, policies: Sequence[str]) -> dict[str, float]:
+    """Accuracy, 0–1, under each policy."""
+    return {
+        policy: float((average(logits, POLICIES[policy]).argmax(dim=1).numpy() == labels).mean()) for policy in policies
+    }
+
+
+def print_table(accuracies: dict[str, float]) -> None:
+    """Names and accuracies, a line each."""
+    width = max(map(len, accuracies))
+    for name, accuracy in accuracies.items():
+        print(f"{name:{width}}  {accuracy:.2%}")
+
+
+def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]) -> None:
+    """Prints the figures; adds them to the output folder's `all_results.json`, and writes the details beside it."""
+    for name, value in results.items():
         print(f"{name} = {value:.4f}" if isinstance(value, float) else f"{name} = {value}")
-    if arguments.output_dir:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        results_file = arguments.output_dir / RESULTS_NAME
-        results = read_results(arguments.output_dir) | added
-        results_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        details_file = arguments.output_dir / f"{prefix}_details.json"
-        details_file.write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
-        print(f"written to {results_file} and {details_file}")
+    if not arguments.output_dir:
+        return
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    results_file = arguments.output_dir / RESULTS_NAME
+    # The figures that another policy gave the same rows earlier do not belong beside these.
+    before = {
+        name: value for name, value in read_json(results_file).items() if name.removesuffix("_tta") not in results
+    }
+    for name, content in details.items():
+        (arguments.output_dir / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    results_file.write_text(json.dumps(before | results, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {results_file} and {', '.join(details)}")
 
 
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     try:
         run(parse())
-    except (RecipeError, DatasetError) as error:
+    except (RecipeError, DatasetError, ModelError) as error:
         sys.exit(f"eval.py: error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
 
 

@@ -4,20 +4,32 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from cifar10.loading import Loading
+from cifar10.loading import Loading, TrainingBatch, load_batches
+from cifar10.randomness import Draws, sample_order
 from cifar10.reading import DatasetError
-from evaluation.figures import plot_curves
+from evaluation.figures import (
+    most_confident_mistakes,
+    plot_curves,
+    plot_learning_rate,
+    plot_mistakes,
+    plot_split,
+    plot_training_samples,
+)
 from evaluation.model_card import write_model_card
-from evaluation.scoring import score
+from evaluation.report import best_policy, compare_policies, report_split, views_of
+from evaluation.scoring import fit_temperature, predict_logits, score
+from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_torch_compile
@@ -25,6 +37,7 @@ from training.identity import RunIdentity
 from training.inputs import TrainingInputs, build_image_processor
 from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
+from training.optimization import learning_rate
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, check_output_dir, claim_output_dir, finished_files
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
@@ -57,13 +70,15 @@ def run(recipe: Recipe) -> None:
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     make_inputs = TrainingInputs(recipe, config, progress.num_epochs)
-    scores = partial(
-        score, loading=loading, batch_size=recipe.per_device_eval_batch_size, normalize=make_inputs.normalize
-    )
+    scoring = {
+        "loading": loading,
+        "batch_size": recipe.per_device_eval_batch_size,
+        "normalize": make_inputs.normalize,
+    }
 
     def validate(model: nn.Module) -> dict[str, float]:
         with accelerator.autocast():
-            return scores(model, data.train, data.validation_rows)
+            return score(model, data.train, data.validation_rows, **scoring)
 
     if accelerator.is_main_process:
         claim_output_dir(recipe, output_dir)
@@ -90,48 +105,115 @@ def run(recipe: Recipe) -> None:
     # What is scored is what is saved: these weights, in float32, in a network that training never touched.
     final = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     final.load_state_dict(weights)
+    scored = score_finished(recipe, data, partial(predict_logits, final, **scoring))
     results = {
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
         "train_samples": len(data.train_rows),
         "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
+        **scored.results,
     }
-    if len(data.validation_rows):
-        results |= {f"eval_{name}": value for name, value in scores(final, data.train, data.validation_rows).items()}
-        results["eval_samples"] = len(data.validation_rows)
-    tested = {f"test_{name}": value for name, value in scores(final, data.test, data.test_rows).items()}
+    tested = {name: value for name, value in results.items() if name.startswith("test_") and isinstance(value, float)}
     accelerator.log(tested, step=progress.global_step)
-    results |= tested | {"test_samples": len(data.test_rows)}
     if accelerator.is_main_process:
-        write_output_dir(output_dir, recipe, final, progress, results)
+        with finished_files(output_dir) as folder:
+            write_finished(folder, output_dir, recipe, final, progress, results, scored.details)
+            draw_finished(folder / "figures", recipe, data, make_inputs, progress, scored)
         print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
+        if recipe.tta != "none":
+            print(f"  with test-time augmentation, {recipe.tta}: {results['test_accuracy_tta']:.2%}")
         print(f"saved to {output_dir}; load it with")
         print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
     accelerator.end_training()
 
 
-def write_output_dir(
-    output_dir: Path, recipe: Recipe, model: SlimResNetForImageClassification, progress: Progress, results: dict
+class Scored(NamedTuple):
+    """Figures for `all_results.json`, details by split, and the logits `[num_rows, num_labels]` of the test split."""
+
+    results: dict
+    details: dict[str, dict]
+    test_logits: Tensor
+
+
+def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., dict[str, Tensor]]) -> Scored:
+    """
+    Chooses on validation what is left to choose, then scores the test split once.
+
+    Fills in the recipe's `tta`: without validation images `auto` is none.
+    """
+    results, details, temperature = {}, {}, None
+    if len(data.validation_rows):
+        labels = data.train.labels[data.validation_rows]
+        contenders = POLICIES if recipe.tta == "auto" else [recipe.tta]
+        logits = predict(data.train, data.validation_rows, views=views_of(*contenders))
+        accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
+        recipe.tta = best_policy(accuracies) if accuracies else recipe.tta
+        temperature = fit_temperature(logits["original"], labels)
+        results, details["eval"] = report_split("eval", logits, labels, policy=recipe.tta, temperature=temperature)
+        results["temperature"] = temperature
+        if accuracies:
+            details["eval"]["tta"] = accuracies
+    elif recipe.tta == "auto":
+        recipe.tta = "none"
+    logits = predict(data.test, data.test_rows, views=views_of(recipe.tta))
+    labels = data.test.labels[data.test_rows]
+    tested, details["test"] = report_split("test", logits, labels, policy=recipe.tta, temperature=temperature)
+    return Scored(results | tested, details, logits["original"])
+
+
+def write_finished(
+    folder: Path,
+    output_dir: Path,
+    recipe: Recipe,
+    model: SlimResNetForImageClassification,
+    progress: Progress,
+    results: dict,
+    details: dict[str, dict],
 ) -> None:
-    """Writes all that a finished folder holds."""
-    with finished_files(output_dir) as folder:
-        model.cpu().save_pretrained(folder)
-        build_image_processor(recipe, model.config).save_pretrained(folder)
-        (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
-        progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
-        plot_curves(progress.log_history, folder / "figures" / "curves.png")
-        if recipe.overwrite_output_dir or not (output_dir / "README.md").exists():
-            write_model_card(
-                folder / "README.md",
-                output_dir.resolve().name,
-                recipe.dataset_name,
-                recipe.test_split,
-                results,
-                image_size=model.config.image_size,
-                num_labels=model.config.num_labels,
-            )
-        (folder / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    """Writes the files of a finished run into `folder`, from where they go to `output_dir`."""
+    model.cpu().save_pretrained(folder)
+    build_image_processor(recipe, model.config).save_pretrained(folder)
+    (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
+    progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
+    for prefix, content in details.items():
+        (folder / f"{prefix}_details.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if recipe.overwrite_output_dir or not (output_dir / "README.md").exists():
+        write_model_card(
+            folder / "README.md",
+            output_dir.resolve().name,
+            recipe.dataset_name,
+            recipe.test_split,
+            results,
+            image_size=model.config.image_size,
+            num_labels=model.config.num_labels,
+        )
+    (folder / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def draw_finished(
+    figures: Path, recipe: Recipe, data: TrainingData, make_inputs: TrainingInputs, progress: Progress, scored: Scored
+) -> None:
+    """Draws the pictures of a finished run into the folder `figures`."""
+    names, device = data.test.label_names, torch.device("cpu")
+    plot_curves(progress.log_history, figures / "curves.png")
+    steps = np.arange(progress.max_steps)
+    rates = np.array([learning_rate(recipe, step, progress.max_steps) for step in steps])
+    plot_learning_rate(steps / progress.steps_per_epoch, rates, figures / "learning_rate.png")
+    plot_split("test", scored.details["test"], names, figures)
+
+    labels = data.test.labels[data.test_rows]
+    missed = most_confident_mistakes(scored.test_logits, labels)
+    if len(missed):
+        [(pixels, _)] = load_batches(data.test, [data.test_rows[missed]], Loading(device))
+        plot_mistakes(pixels, scored.test_logits[missed], labels[missed], names, figures / "test_mistakes.png")
+
+    epoch = progress.num_epochs - 1
+    order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
+    [(pixels, labels)] = load_batches(data.train, [data.train_rows[order[:16]]], Loading(device))
+    inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, count=len(pixels))))
+    seen = make_inputs.denormalize(inputs["pixel_values"])
+    plot_training_samples(pixels, seen, inputs["labels"], names, figures / "training_samples.png")
 
 
 def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:

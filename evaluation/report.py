@@ -31,6 +31,31 @@ def figures(logits: Tensor, labels: np.ndarray, temperature: float | None = None
     return numbers, details
 
 
+def report_split(
+    prefix: str, logits: dict[str, Tensor], labels: np.ndarray, *, policy: str, temperature: float | None = None
+) -> tuple[dict, dict]:
+    """
+    All that is said of a split.
+
+    Args:
+        prefix: of the names of the numbers: `eval` for validation, else the split's name.
+        logits: of the original and of every view of the policy, `[N, num_labels]` each.
+        labels: class numbers, int64 `[N]`.
+        policy: the test-time augmentation; its numbers have `_tta` behind their names, and stand beside those without.
+        temperature: as in `figures`.
+
+    Returns:
+        The numbers, and the details of the views without test-time augmentation.
+    """
+    numbers, details = figures(logits["original"], labels, temperature)
+    results = {f"{prefix}_{name}": value for name, value in numbers.items()}
+    results |= {f"{prefix}_samples": len(labels), f"{prefix}_tta": policy}
+    if policy != "none":
+        with_views, _ = figures(average(logits, POLICIES[policy]), labels)
+        results |= {f"{prefix}_{name}_tta": value for name, value in with_views.items()}
+    return results, details
+
+
 def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str, float]:
     """
     Accuracy, 0–1, of each policy, and of the report's one with each of its views left out.
@@ -52,3 +77,8 @@ def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str,
 def best_policy(accuracies: dict[str, float]) -> str:
     """The most accurate of the policies; of equal ones the one with the fewest views."""
     return max(POLICIES, key=lambda name: (accuracies[name], -len(POLICIES[name])))
+
+
+def views_of(*policies: str) -> list[str]:
+    """The views that the policies need, the original first."""
+    return list(dict.fromkeys(["original", *(view for policy in policies for view in POLICIES[policy])]))

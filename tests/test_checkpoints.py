@@ -50,6 +50,12 @@ def test_every_file_has_its_checksum_in_the_format_of_sha256sum(written):
     subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS_NAME], cwd=checkpoint, check=True)
 
 
+def test_a_list_of_checksums_without_its_last_byte_is_damaged(interrupted):
+    file = interrupted[0] / "checkpoint-21" / CHECKSUMS_NAME
+    file.write_bytes(file.read_bytes()[:-1])
+    assert find_damage(file.parent) == f"{CHECKSUMS_NAME} is missing or damaged"
+
+
 @settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_is_damaged_is_refused_by_name_and_last_falls_back(written, data):

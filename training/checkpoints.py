@@ -162,7 +162,10 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
 def find_damage(checkpoint: Path) -> str | None:
     """What keeps a checkpoint from being whole, in a few words; None if every file is as it was written."""
     try:
-        lines = (checkpoint / CHECKSUMS_NAME).read_text(encoding="ascii").splitlines()
+        text = (checkpoint / CHECKSUMS_NAME).read_text(encoding="ascii")
+        if not text.endswith("\n"):
+            raise ValueError("the last line is cut")
+        lines = text.splitlines()
         sums = {name: checksum for checksum, name in (line.split("  ") for line in lines)}
     except (OSError, ValueError):
         return f"{CHECKSUMS_NAME} is missing or damaged"

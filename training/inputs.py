@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
 from transformers import ViTImageProcessorPil
 
@@ -36,6 +37,7 @@ class TrainingInputs:
                 f"--crop_padding {recipe.crop_padding} must be below the image size, {config.image_size} pixels."
             )
         self._num_epochs, self._image_size, num_labels = num_epochs, config.image_size, config.num_labels
+        self._mean, self._std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
         self.normalize = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
         light = {
             "crop_padding": recipe.crop_padding,
@@ -60,6 +62,11 @@ class TrainingInputs:
             Augmentation(**light, **full),
             CutMixCollator(num_labels, self.normalize, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
         )
+
+    def denormalize(self, pixel_values: Tensor) -> Tensor:
+        """The uint8 pixels that `normalize` made `pixel_values` of, the same shape."""
+        pixels = pixel_values * self._std.view(-1, 1, 1) + self._mean.view(-1, 1, 1)
+        return (255 * pixels).round().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""

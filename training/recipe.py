@@ -137,6 +137,12 @@ class Recipe:
         default=False, help="Only algorithms that give the same bits each time, on GPUs too, at some cost in speed."
     )
 
+    # evaluation
+    tta: Literal["auto", "none", "flip", "flip_shift", "paper"] = HfArg(
+        default="auto",
+        help="Test-time augmentation that the test split is scored with too; auto takes what is best on validation.",
+    )
+
     # run
     output_dir: str = HfArg(default="runs/slimresnet", help="Folder of everything the run writes.")
     overwrite_output_dir: bool = HfArg(default=False, help="Replace the run that the folder holds.")
