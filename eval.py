@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from cifar10.arrays import open_arrays
 from cifar10.loading import Loading, load_batches
@@ -23,6 +24,7 @@ from evaluation.report import best_policy, compare_policies, report_split, views
 from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, load_model, load_normalize, read_json
 from evaluation.views import POLICIES, average
+from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 from training.recipe import Recipe, RecipeError, parse_recipe
 from training.setup import start_accelerator
@@ -158,7 +160,6 @@ def score_split(
             details["tta"] = compare_policies(logits, labels)
             print_table(details["tta"])
             print(f"best on validation: --tta {best_policy(details['tta'])}")
-        write(arguments, results, {f"{prefix}_details.json": details})
         if arguments.output_dir:
             figures = arguments.output_dir / "figures"
             plot_split(prefix, details, split.label_names, figures)
@@ -167,6 +168,7 @@ def score_split(
                 [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
                 scored = logits["original"][missed]
                 plot_mistakes(pixels, scored, labels[missed], split.label_names, figures / f"{prefix}_mistakes.png")
+        write(arguments, results, {f"{prefix}_details.json": details})
 
     return finish
 
@@ -255,10 +257,14 @@ def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]
         (arguments.output_dir / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     results_file.write_text(json.dumps(before | results, indent=2) + "\n", encoding="utf-8")
     print(f"written to {results_file} and {', '.join(details)}")
+    is_finished_run = (arguments.output_dir / RECIPE_NAME).is_file()
+    if is_finished_run and not write_model_card(arguments.output_dir):
+        print(f"{arguments.output_dir / CARD_NAME} was edited by hand and stays as it is")
 
 
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
+    disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
     except (RecipeError, DatasetError, ModelError) as error:

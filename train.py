@@ -26,11 +26,12 @@ from evaluation.figures import (
     plot_split,
     plot_training_samples,
 )
-from evaluation.model_card import write_model_card
 from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits, score
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
+from sharing.hub import HubError, collect, create_repository, push
+from sharing.model_card import CARD_NAME, write_model_card
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_torch_compile
 from training.identity import RunIdentity
@@ -80,8 +81,11 @@ def run(recipe: Recipe) -> None:
         with accelerator.autocast():
             return score(model, data.train, data.validation_rows, **scoring)
 
+    identity = RunIdentity.of(recipe, config, data.train, accelerator)
     if accelerator.is_main_process:
         claim_output_dir(recipe, output_dir)
+        if recipe.push_to_hub:
+            create_repository(recipe.hub_model_id)  # a token without rights is better found before training
     accelerator.wait_for_everyone()
     accelerator.print(describe(recipe, accelerator, model, data))
     accelerator.print(
@@ -97,7 +101,7 @@ def run(recipe: Recipe) -> None:
         make_inputs,
         validate if len(data.validation_rows) else None,
         output_dir,
-        RunIdentity.of(recipe, config, data.train, accelerator),
+        identity,
         checkpoint,
         progress,
     )
@@ -112,19 +116,25 @@ def run(recipe: Recipe) -> None:
         "train_runtime": progress.train_runtime,
         "train_samples": len(data.train_rows),
         "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
+        "train_device": identity.device_name,
+        "train_num_processes": accelerator.num_processes,
         **scored.results,
     }
     tested = {name: value for name, value in results.items() if name.startswith("test_") and isinstance(value, float)}
     accelerator.log(tested, step=progress.global_step)
     if accelerator.is_main_process:
         with finished_files(output_dir) as folder:
-            write_finished(folder, output_dir, recipe, final, progress, results, scored.details)
+            write_finished(folder, recipe, final, progress, results, scored.details)
             draw_finished(folder / "figures", recipe, data, make_inputs, progress, scored)
+            if not write_model_card(folder, home=output_dir):
+                print(f"{output_dir / CARD_NAME} was edited by hand and stays as it is")
         print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
         if recipe.tta != "none":
             print(f"  with test-time augmentation, {recipe.tta}: {results['test_accuracy_tta']:.2%}")
         print(f"saved to {output_dir}; load it with")
         print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
+        if recipe.push_to_hub:
+            print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
     accelerator.end_training()
 
 
@@ -164,30 +174,19 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
 
 def write_finished(
     folder: Path,
-    output_dir: Path,
     recipe: Recipe,
     model: SlimResNetForImageClassification,
     progress: Progress,
     results: dict,
     details: dict[str, dict],
 ) -> None:
-    """Writes the files of a finished run into `folder`, from where they go to `output_dir`."""
+    """Writes the files of a finished run, but for its pictures and its card."""
     model.cpu().save_pretrained(folder)
     build_image_processor(recipe, model.config).save_pretrained(folder)
     (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
     progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
         (folder / f"{prefix}_details.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if recipe.overwrite_output_dir or not (output_dir / "README.md").exists():
-        write_model_card(
-            folder / "README.md",
-            output_dir.resolve().name,
-            recipe.dataset_name,
-            recipe.test_split,
-            results,
-            image_size=model.config.image_size,
-            num_labels=model.config.num_labels,
-        )
     (folder / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
@@ -239,6 +238,8 @@ def main() -> None:
         run(parse_recipe())
     except (RecipeError, DatasetError, CheckpointError, DivergedError) as error:
         leave(f"error: {error}", 1)
+    except HubError as error:
+        leave(f"error: {error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name.", 1)
     except InterruptedRun as stop:
         leave(str(stop), stop.exit_code)
     except KeyboardInterrupt:

@@ -84,7 +84,7 @@ class StreamedImages:
 
     def _encoded_chunks(self, wanted: np.ndarray) -> Iterator[dict[int, dict]]:
         first = 0
-        for table in _tables(self._stream, self._description):
+        for table in read_tables(self._stream, self._description):
             offsets = np.flatnonzero(wanted[first : first + len(table)])
             encoded = table[self._image_column].take(offsets).to_pylist()
             yield dict(zip((first + offsets).tolist(), encoded, strict=True))
@@ -93,20 +93,41 @@ class StreamedImages:
 
     def _decode(self, encoded: dict | None, row: int) -> np.ndarray:
         try:
-            if encoded is None:
-                raise ValueError("it is null")
-            image = _eight_bits(Image().decode_example(encoded)).convert("RGB")
-        except Exception as error:  # Pillow raises a dozen types for a broken file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
-                reason = "its bytes are of no known image format"
+            return decode_image(encoded, self._image_size)
+        except ValueError as error:
             raise DatasetError(
-                f"row {row} of {self._description} holds no image that can be decoded ({reason}): "
-                "repair or remove the row."
+                f"row {row} of {self._description} holds no image that can be decoded ({error}): repair or remove the "
+                "row."
             ) from error
-        if image.size != (self._image_size, self._image_size):
-            image = image.resize((self._image_size, self._image_size), Resampling.BILINEAR)
-        return np.asarray(image)
+
+
+def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
+    """
+    The RGB pixels of an image, uint8 `[image_size, image_size, 3]`, resized (bilinear) where its size differs.
+
+    Args:
+        encoded: `bytes` or, if that is None, `path` of an image file, as `datasets` has it.
+
+    Raises:
+        ValueError: it cannot be decoded; the message says why, in one line.
+    """
+    try:
+        if encoded is None:
+            raise ValueError("it is null")
+        image = _eight_bits(Image().decode_example(encoded)).convert("RGB")
+    except Exception as error:  # Pillow raises a dozen types for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
+            reason = "its bytes are of no known image format"
+        raise ValueError(reason) from error
+    return resized(image, image_size)
+
+
+def resized(image: PILImage, image_size: int) -> np.ndarray:
+    """An RGB image as uint8 `[image_size, image_size, 3]`, bilinear where its size differs."""
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def _eight_bits(image: PILImage) -> PILImage:
@@ -129,6 +150,33 @@ class ResidentImages:
         """Yields `[B, 3, image_size, image_size]` uint8 for each batch of row numbers, as `StreamedImages.read`."""
         for rows in batches:
             yield self.pixels.index_select(0, ship(rows, self.pixels.device))
+
+
+def open_stream(
+    dataset_name: str, split: str, config_name: str | None = None, revision: str | None = None
+) -> IterableDataset:
+    """
+    The rows of a split, nothing read yet; arguments as `open_split`.
+
+    Raises:
+        DatasetError: no such dataset or split, or its columns have no types.
+    """
+    # The whole message is written below: the reason of `datasets` may be many lines long.
+    try:
+        stream = load_dataset(dataset_name, config_name, split=split, revision=revision, streaming=True)
+    except ValueError as error:
+        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
+    except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
+        raise DatasetError(
+            f"--dataset_name {dataset_name} is neither a folder with images here nor a dataset on the Hub that can be "
+            f"reached ({_first_line(error)}): give a folder, or train on the sample that ships with this project, "
+            f"--dataset_name {SAMPLE_FOLDER}."
+        ) from error
+    if stream.features is None:
+        raise DatasetError(
+            f"split {split!r} of {dataset_name} does not say what its columns hold: give a dataset with typed columns."
+        )
+    return stream
 
 
 def open_split(
@@ -156,22 +204,10 @@ def open_split(
     Raises:
         DatasetError: no such dataset, split or column, fewer than two classes, or a label out of range.
     """
-    # The whole message is written below: the reason of `datasets` may be many lines long.
-    try:
-        stream = load_dataset(dataset_name, config_name, split=split, revision=revision, streaming=True)
-    except ValueError as error:
-        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
-    except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
-        raise DatasetError(
-            f"--dataset_name {dataset_name} is neither a folder with images here nor a dataset on the Hub that can be "
-            f"reached ({_first_line(error)}): give a folder, or train on the sample that ships with this project, "
-            f"--dataset_name {SAMPLE_FOLDER}."
-        ) from error
+    stream = open_stream(dataset_name, split, config_name, revision)
     description = f"split {split!r} of {dataset_name}"
-    if stream.features is None:
-        raise DatasetError(f"{description} does not say what its columns hold: give a dataset with typed columns.")
-    image_column = _find_column(stream.features, Image, image_column, "--image_column_name", description)
-    label_column = _find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
+    image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
+    label_column = find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
     label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
     if len(label_names) < 2:
         raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
@@ -186,7 +222,13 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
 
 
-def _find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
+def find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
+    """
+    The only column of a kind, `Image` or `ClassLabel`, or of them the one called `name`.
+
+    Raises:
+        DatasetError: there is none, or several and no name; the message has the `flag` that names one.
+    """
     columns = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
     candidates = [column for column, feature in features.items() if isinstance(feature, kind)]
     if not candidates:
@@ -201,7 +243,7 @@ def _find_column(features: Features, kind: type, name: str | None, flag: str, de
     return name
 
 
-def _tables(stream: IterableDataset, description: str) -> Iterator:
+def read_tables(stream: IterableDataset, description: str) -> Iterator:
     """Arrow tables of up to `_ROWS_PER_CHUNK` rows."""
     try:
         for table in stream.with_format("arrow").iter(batch_size=_ROWS_PER_CHUNK):
@@ -215,7 +257,7 @@ def _tables(stream: IterableDataset, description: str) -> Iterator:
 
 
 def _read_labels(stream: IterableDataset, column: str, num_labels: int, description: str) -> np.ndarray:
-    tables = _tables(stream.select_columns([column]), description)
+    tables = read_tables(stream.select_columns([column]), description)
     parts = [table[column].fill_null(-1).to_numpy() for table in tables]
     if not parts:
         raise DatasetError(f"{description} has no rows.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Resampling
-from scipy.ndimage import convolve, gaussian_filter, zoom
+from scipy.ndimage import convolve, gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -219,7 +219,9 @@ def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
     height, width = images.shape[1:3]
     inner = [int(np.ceil(size / factor)) for size in (height, width)]
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    larger = zoom(images[:, top : top + inner[0], left : left + inner[1]], (1, factor, factor, 1), order=1)
+    middle = torch.from_numpy(images[:, top : top + inner[0], left : left + inner[1]]).permute(0, 3, 1, 2)
+    size = [round(length * factor) for length in inner]
+    larger = F.interpolate(middle, size, mode="bilinear", align_corners=True).permute(0, 2, 3, 1).numpy()
     top, left = (larger.shape[1] - height) // 2, (larger.shape[2] - width) // 2
     return larger[:, top : top + height, left : left + width]
 

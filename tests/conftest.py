@@ -75,6 +75,14 @@ def flags(tiny_config_dir, tmp_path):
     return tiny_run_flags(tiny_config_dir, tmp_path / "run")
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_config_dir):
+    """The folder of a finished tiny run; copy it before writing into it."""
+    from training_runs import train  # imports all that train.py imports, which most tests can do without
+
+    return train(tiny_run_flags(tiny_config_dir, tmp_path_factory.mktemp("trained") / "run"))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers."""

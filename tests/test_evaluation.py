@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, run_python, tiny_run_flags
+from conftest import REPOSITORY, run_python
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
@@ -115,11 +115,6 @@ def test_the_policy_that_validation_picks():
 
 
 # --- eval.py -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_config_dir):
-    return train(tiny_run_flags(tiny_config_dir, tmp_path_factory.mktemp("trained") / "run"))
 
 
 def evaluate_folder(folder, *flags):

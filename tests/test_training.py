@@ -29,11 +29,13 @@ FINISHED = {
     "all_results.json",
     "config.json",
     "configuration_slimresnet.py",
+    "eval_details.json",
     "figures",
     "model.safetensors",
     "modeling_slimresnet.py",
     "preprocessor_config.json",
     "recipe.yaml",
+    "test_details.json",
     "trainer_state.json",
 }
 
@@ -42,9 +44,13 @@ def test_a_finished_folder(flags, capsys):
     folder = train(flags)
     assert {file.name for file in folder.iterdir()} == FINISHED | {"checkpoint-14", "checkpoint-21"}
     results = read(folder)
+    scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
     assert set(results) == {
-        "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second",
-        "eval_accuracy", "eval_loss", "eval_samples", "test_accuracy", "test_loss", "test_samples",
+        "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
+        "train_num_processes", "temperature",
+        *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
+        *(f"{prefix}_{name}" for prefix in ("eval", "test")
+          for name in ("samples", "tta", "expected_calibration_error_scaled")),
     }  # fmt: skip
     assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
         3,
@@ -256,7 +262,7 @@ def test_another_dataset_with_its_own_labels(flags, tmp_path):
     )  # fmt: skip
     model = AutoModelForImageClassification.from_pretrained(folder)
     assert model.config.id2label == {0: "ant", 1: "bee", 2: "wasp"} and model.classifier.out_features == 3
-    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    result = ModelCard.load(folder / "README.md").data.eval_results[0]
     assert (result.dataset_name, result.dataset_split) == ("data", "validation")
     assert result.metric_value == read(folder)["test_accuracy"]
 

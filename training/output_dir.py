@@ -23,6 +23,8 @@ _PRODUCTS = (
     "preprocessor_config.json",
     "README.md",
 )
+# What eval.py may have added to a finished run, which a run in its place does not have.
+_OF_EVALUATION = ("*_details.json", "*_corruptions.json", "figures/*.png")
 
 
 def check_output_dir(recipe: Recipe) -> Path:
@@ -91,6 +93,10 @@ def finished_files(output_dir: Path) -> Iterator[Path]:
         for file in files:
             force_to_disk(staging / file)
         (output_dir / RESULTS_NAME).unlink(missing_ok=True)
+        for pattern in _OF_EVALUATION:
+            for file in output_dir.glob(pattern):
+                if file.relative_to(output_dir) not in files:
+                    file.unlink()
         for file in sorted(files, key=lambda file: file == Path(RESULTS_NAME)):
             (output_dir / file).parent.mkdir(exist_ok=True)
             os.replace(staging / file, output_dir / file)

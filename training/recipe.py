@@ -154,6 +154,8 @@ class Recipe:
     load_best_model_at_end: bool = HfArg(
         default=False, help="Keep the weights of the epoch best on validation, not the last."
     )
+    push_to_hub: bool = HfArg(default=False, help="Bring the finished run to the Hub, as push_to_hub.py does.")
+    hub_model_id: str | None = HfArg(default=None, help="The repository for it, as user/name.")
     report_to: Literal["none", "tensorboard", "trackio"] = HfArg(
         default="none", help="Tracker that gets every figure too."
     )
@@ -186,6 +188,8 @@ class Recipe:
             raise RecipeError(f"--warmup_steps must be a whole number or a share below 1, got {self.warmup_steps}.")
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
         if self.checkpointing_steps not in ("epoch", "no") and not (
             self.checkpointing_steps.isdecimal() and int(self.checkpointing_steps) > 0
         ):

@@ -1,0 +1,148 @@
+"""Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Image
+from PIL.Image import fromarray, registered_extensions
+
+from .reading import DatasetError, decode_image, find_column, open_stream, read_tables, resized
+
+_PICKLE_START = b"\x80"  # of every protocol from 2 on
+
+
+class NamedImage(NamedTuple):
+    """Its name, and its RGB pixels, uint8 `[image_size, image_size, 3]`, or why they cannot be had."""
+
+    name: str
+    pixels: np.ndarray | None
+    reason: str = ""
+
+
+class Images(NamedTuple):
+    """Images that are decoded as they are asked for, and how many there are; None if nothing says so beforehand."""
+
+    stream: Iterator[NamedImage]
+    count: int | None
+
+
+def open_images(source: str, image_size: int, *, split: str = "test", image_column: str | None = None) -> Images:
+    """
+    Opens what to predict on.
+
+    Args:
+        source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
+            if it has some; a dataset on the Hub; or a pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or
+            `[N, H, W, 3]`, and `ids`, `[N]`.
+        split, image_column: of a dataset.
+
+    Raises:
+        DatasetError: there is nothing of the kind.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if any(path.rglob("*.parquet")):
+            return _from_dataset(source, image_size, split, image_column)
+        return _from_folder(path, image_size)
+    if path.is_file():
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == _PICKLE_START
+        if is_pickle:
+            return _from_pickle(path, image_size)
+        return Images(iter([_from_file(path, path.name, image_size)]), 1)
+    return _from_dataset(source, image_size, split, image_column)
+
+
+def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
+    try:
+        return NamedImage(name, decode_image({"bytes": file.read_bytes(), "path": None}, image_size))
+    except OSError as error:
+        return NamedImage(name, None, error.strerror or str(error))
+    except ValueError as error:
+        return NamedImage(name, None, str(error))
+
+
+def _from_folder(folder: Path, image_size: int) -> Images:
+    extensions = registered_extensions()
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in extensions)
+    if not files:
+        raise DatasetError(f"INPUT {folder} holds neither image files nor Parquet: give a folder that does.")
+    return Images((_from_file(file, file.relative_to(folder).as_posix(), image_size) for file in files), len(files))
+
+
+def _from_dataset(source: str, image_size: int, split: str, image_column: str | None) -> Images:
+    description = f"split {split!r} of {source}"
+    try:
+        stream = open_stream(source, split)
+        image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
+    except DatasetError as error:
+        raise DatasetError(
+            f"INPUT {source} is no file and no folder of images here, and as a dataset: {error}"
+        ) from error
+    encoded = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+
+    def read() -> Iterator[NamedImage]:
+        row = 0
+        for table in read_tables(encoded, description):
+            for image in table[image_column].to_pylist():
+                try:
+                    yield NamedImage(str(row), decode_image(image, image_size))
+                except ValueError as error:
+                    yield NamedImage(str(row), None, str(error))
+                row += 1
+
+    sizes = stream.info.splits
+    return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits what NumPy arrays, bytes and plain containers are made of, and no other name: a pickle is a program."""
+
+    _ADMITTED = frozenset(
+        (f"{package}.{module}", name)
+        for package in ("numpy.core", "numpy._core")  # as NumPy 1 and NumPy 2 write it
+        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self._ADMITTED:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, where only arrays, text, numbers and plain containers are admitted"
+            )
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _from_pickle(file: Path, image_size: int) -> Images:
+    try:
+        with file.open("rb") as stream:
+            content = _PlainUnpickler(stream, encoding="bytes").load()
+    except Exception as error:  # a damaged pickle may raise anything
+        raise DatasetError(
+            f"INPUT {file} is a pickle that cannot be read: {str(error) or type(error).__name__}."
+        ) from error
+    try:
+        named = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        data, ids = np.asarray(named["data"]), np.asarray(named["ids"]).tolist()
+        if data.dtype != np.uint8 or data.ndim not in (2, 4):
+            raise ValueError(f"data is {data.dtype} {data.shape}")
+        if data.ndim == 2:
+            side = round((data.shape[1] / 3) ** 0.5)
+            data = data.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+        if data.shape[3] != 3 or len(ids) != len(data):
+            raise ValueError(f"data is {data.shape} as images, and there are {len(ids)} ids")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"INPUT {file} must be a pickle of a dict of data, uint8 [N, 3072] or [N, H, W, 3], and ids, [N]; "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+    def read() -> Iterator[NamedImage]:
+        for name, pixels in zip(ids, data, strict=True):
+            yield NamedImage(
+                name.decode() if isinstance(name, bytes) else str(name), resized(fromarray(pixels), image_size)
+            )
+
+    return Images(read(), len(data))

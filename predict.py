@@ -1,0 +1,126 @@
+"""Predict classes: python predict.py MODEL INPUT --output FILE.csv [--tta …] [--labels names] [--probabilities]"""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from cifar10.reading import DatasetError
+from cifar10.unlabelled import NamedImage, open_images
+from evaluation.report import views_of
+from evaluation.trained import ModelError, find_folder, load_model, load_normalize
+from evaluation.views import POLICIES, VIEWS, average
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `words` stand for it in Python."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", help="A folder that train.py wrote, or a model on the Hub.")
+    parser.add_argument(
+        "input", help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="The CSV to write: ID,Labels and a row an image.")
+    parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
+    parser.add_argument("--labels", choices=["numbers", "names"], default="numbers", help="By default numbers.")
+    parser.add_argument("--probabilities", action="store_true", help="Add a column for each class.")
+    parser.add_argument("--skip_errors", action="store_true", help="List images that cannot be decoded, and go on.")
+    parser.add_argument("--split", default="test", help="Of a dataset; by default test.")
+    parser.add_argument("--image_column_name", help="Of a dataset; by default the only column of images.")
+    parser.add_argument("--per_device_eval_batch_size", type=int, default=128, help="Images at once; 128 by default.")
+    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no", help="By default no.")
+    arguments = parser.parse_args(words)
+    if arguments.per_device_eval_batch_size < 1:
+        parser.error(f"--per_device_eval_batch_size must be at least 1, got {arguments.per_device_eval_batch_size}")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the CSV; what stood there before stays until the new one is complete."""
+    folder = find_folder(arguments.model)
+    model, normalize = load_model(folder), load_normalize(folder)
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    images = open_images(
+        arguments.input, model.config.image_size, split=arguments.split, image_column=arguments.image_column_name
+    )
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model.to(device, memory_format=torch.channels_last)
+    skipped: list[NamedImage] = []
+    # disable=None: no bar where the output is no terminal
+    stream = decoded(
+        tqdm(images.stream, total=images.count, unit="image", disable=None), arguments.skip_errors, skipped
+    )
+
+    unfinished = arguments.output.with_name(f"{arguments.output.name}.unfinished")
+    count = 0
+    try:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["ID", "Labels", *(names if arguments.probabilities else [])])
+            while batch := list(islice(stream, arguments.per_device_eval_batch_size)):
+                pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).permute(0, 3, 1, 2)
+                with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
+                    probabilities = predict(model, normalize, pixels.to(device), arguments.tta)
+                for image, row in zip(batch, probabilities.tolist(), strict=True):
+                    label = int(np.argmax(row))
+                    numbers = [f"{share:.6f}" for share in row] if arguments.probabilities else []
+                    writer.writerow([image.name, names[label] if arguments.labels == "names" else label, *numbers])
+                count += len(batch)
+        os.replace(unfinished, arguments.output)
+    except OSError as error:
+        raise DatasetError(f"--output {arguments.output} cannot be written: {error.strerror}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    print(f"{arguments.output}: {count:,} rows")
+    if skipped:
+        print(f"left out, because they cannot be decoded: {len(skipped):,}", file=sys.stderr)
+        for image in skipped:
+            print(f"  {image.name}: {image.reason}", file=sys.stderr)
+
+
+def decoded(stream: Iterator[NamedImage], skip_errors: bool, skipped: list[NamedImage]) -> Iterator[NamedImage]:
+    """
+    The images that have pixels; the others go to `skipped`.
+
+    Raises:
+        DatasetError: one has none, and errors are not to be skipped.
+    """
+    for image in stream:
+        if image.pixels is not None:
+            yield image
+        elif skip_errors:
+            skipped.append(image)
+        else:
+            raise DatasetError(
+                f"image {image.name} of INPUT cannot be decoded ({image.reason}): repair or remove it, or leave such "
+                "images out with --skip_errors."
+            )
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, normalize: Callable[[Tensor], Tensor], pixels: Tensor, policy: str) -> Tensor:
+    """Probabilities, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`: of the mean logits of the views."""
+    logits = {view: model(pixel_values=normalize(VIEWS[view](pixels))).logits.float() for view in views_of(policy)}
+    return average(logits, POLICIES[policy]).softmax(dim=1).cpu()
+
+
+def main() -> None:
+    """Runs; a mistake in the input ends in one sentence and exit code 1."""
+    disable_progress_bar()  # transformers': loading takes no time
+    try:
+        run(parse())
+    except (DatasetError, ModelError) as error:
+        sys.exit(f"predict.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

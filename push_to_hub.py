@@ -1,0 +1,60 @@
+"""Bring a finished run to the Hub: python push_to_hub.py DIR --repo_id user/name [--private] [--dry_run] …"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from evaluation.trained import ModelError
+from sharing.hub import HubError, collect, push
+from training.recipe import RecipeError
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `words` stand for it in Python."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="The --output_dir of a finished run of train.py.")
+    parser.add_argument("--repo_id", required=True, help="The repository, as user/name; made if it is not there.")
+    parser.add_argument("--private", action="store_true", help="Make it private, if it is new.")
+    parser.add_argument("--revision", help="The branch; made if it is not there. By default main.")
+    parser.add_argument("--create_pr", action="store_true", help="Open a pull request in a repository that is there.")
+    parser.add_argument("--overwrite_card", action="store_true", help="Write the model card anew though it was edited.")
+    parser.add_argument("--dry_run", action="store_true", help="Check, and print what would go; needs no network.")
+    return parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Checks the folder, then pushes it in one commit."""
+    files = collect(arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card)
+    sizes = {
+        path: len(content) if isinstance(content, bytes) else content.stat().st_size for path, content in files.items()
+    }
+    for path, size in sizes.items():
+        print(f"{size:>12,} bytes  {path}")
+    print(f"{sum(sizes.values()):>12,} bytes  in {len(sizes)} files")
+    if arguments.dry_run:
+        print(f"nothing was sent to {arguments.repo_id}: --dry_run")
+        return
+    address = push(
+        files,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+    )
+    print(address)
+
+
+def main() -> None:
+    """Runs; what stands in the way is told in one sentence, with exit code 1."""
+    disable_progress_bar()  # transformers': loading takes no time
+    try:
+        run(parse())
+    except (HubError, ModelError, RecipeError) as error:
+        sys.exit(f"push_to_hub.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

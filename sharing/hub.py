@@ -1,0 +1,165 @@
+"""A finished folder on its way to the Hub: what goes, whether it may go, and one commit that brings it there."""
+
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_token
+
+from evaluation.trained import ModelError, load_model, load_normalize
+from training.output_dir import RECIPE_NAME, RESULTS_NAME
+
+from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
+
+# Whatever else lies in the folder, checkpoints and logs above all, stays at home.
+_SHARED = (
+    CARD_NAME, "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
+    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME, "trainer_state.json", "*_details.json",
+    "*_corruptions.json", "figures/*.png",
+)  # fmt: skip
+_NEEDED = (
+    "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
+    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
+)  # fmt: skip
+# HTTPError is httpx's, and stands for broken connections too; hf_xet raises RuntimeErrors.
+_FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
+
+
+class HubError(Exception):
+    """The folder is not on the Hub; the message, one line, says why and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict[str, Path | bytes]:
+    """
+    What goes to the Hub, by its path there; the card is written anew unless a person edited it.
+
+    Raises:
+        HubError: the folder is not a finished run, its weights do not load, or its card claims other figures than its
+            results have.
+    """
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
+    try:
+        load_model(folder)
+        load_normalize(folder)
+    except ModelError as error:
+        raise HubError(f"{error} Such a folder would load nowhere.") from error
+    files: dict[str, Path | bytes] = {
+        file.relative_to(folder).as_posix(): file for pattern in _SHARED for file in sorted(folder.glob(pattern))
+    }
+    card = folder / CARD_NAME
+    if overwrite_card or not is_edited(card):
+        files[CARD_NAME] = render_model_card(folder, repo_id).encode()
+    else:
+        _check_figures(folder, card)
+    return files
+
+
+def _check_figures(folder: Path, card: Path) -> None:
+    try:
+        claimed = ModelCard.load(card).data.eval_results or []
+    except Exception as error:  # YAML's and huggingface_hub's own
+        raise HubError(
+            f"the metadata at the top of {card} cannot be read ({error}): correct it, or write the card anew with "
+            "--overwrite_card."
+        ) from error
+    measured = {(each.dataset_split, each.metric_name): each.metric_value for each in eval_results(folder)}
+    for each in claimed:
+        value = measured.get((each.dataset_split, each.metric_name))
+        if value != each.metric_value:
+            raise HubError(
+                f"{card} claims {each.metric_name} {each.metric_value} on {each.dataset_split}, where "
+                f"{folder / RESULTS_NAME} has {value}: correct it, or write the card anew with --overwrite_card."
+            )
+
+
+def push(
+    files: dict[str, Path | bytes],
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """
+    Brings files to the Hub in one commit; the repository and the branch are made where they are missing.
+
+    A second push of the same files changes nothing, so that one which failed can be tried again.
+
+    Args:
+        files: by their path in the repository.
+        private: makes a new repository private; an existing one has to be so already.
+        revision: the branch; by default main.
+        create_pr: as a pull request, for a repository of others.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        HubError: it cannot be done.
+    """
+    api = HfApi()
+    if not create_pr:
+        create_repository(repo_id, private=private)
+    try:
+        if private and not api.repo_info(repo_id).private:
+            raise HubError(f"--repo_id {repo_id} is public, and --private is for new ones: change it in its settings.")
+        if revision and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path, content) for path, content in files.items()],
+            commit_message="Weights, model code, card and figures of a finished run",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    except _FAILURES as error:
+        raise explain(error, repo_id) from error
+    return commit.pr_url or commit.commit_url
+
+
+def create_repository(repo_id: str, *, private: bool = False) -> None:
+    """
+    Makes a repository where there is none, which also shows that the token may write to it.
+
+    Raises:
+        HubError: it cannot be made.
+    """
+    if get_token() is None:
+        raise HubError("there is no access token: log in with `hf auth login`, or set HF_TOKEN.")
+    try:
+        HfApi().create_repo(repo_id, private=private or None, exist_ok=True)
+    except _FAILURES as error:
+        raise explain(error, repo_id) from error
+
+
+def explain(error: Exception, repo_id: str) -> HubError:
+    """What went wrong between here and the Hub, and what to do about it; `error` is one of `_FAILURES`."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubError("HF_HUB_OFFLINE is set, and the Hub cannot be asked: unset it.")
+    if isinstance(error, HFValidationError):
+        return HubError(f"--repo_id {repo_id} cannot be the name of a repository ({error}): it is user/name.")
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if status == 401:
+        return HubError(f"the Hub does not know the access token ({reason}): log in anew with `hf auth login`.")
+    if status == 403:
+        return HubError(
+            f"the access token has no right to write to {repo_id} ({reason}): use one that has, another --repo_id, or "
+            "--create_pr."
+        )
+    if status == 404:
+        return HubError(f"the Hub has no {repo_id}, or no such --revision ({reason}): check the names.")
+    if status in (409, 412):
+        return HubError(f"somebody else is changing {repo_id} ({reason}): try again.")
+    if status is not None and status >= 500:
+        return HubError(f"the Hub failed ({reason}): nothing was changed, try again later.")
+    if status is not None:
+        return HubError(f"the Hub refuses {repo_id} ({reason}).")
+    return HubError(
+        f"the Hub at {constants.ENDPOINT} cannot be reached, or the connection broke ({reason}): try again."
+    )

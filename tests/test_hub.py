@@ -1,0 +1,300 @@
+"""The model card and the way to the Hub, against a server on this machine that speaks the Hub's HTTP."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from conftest import run_python
+from hub_server import HubServer
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from test_evaluation import evaluate_folder
+from training_runs import read, snapshot, train
+from transformers import ViTImageProcessorPil
+
+import push_to_hub as push_script
+from modeling_slimresnet import SlimResNetForImageClassification
+from sharing.hub import HubError, collect, push
+from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
+
+FILES = {
+    "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
+    "modeling_slimresnet.py", "recipe.yaml", "all_results.json", "trainer_state.json", "eval_details.json",
+    "test_details.json", "figures/curves.png", "figures/learning_rate.png", "figures/training_samples.png",
+    "figures/test_confusion_matrix.png", "figures/test_classes.png", "figures/test_reliability.png",
+    "figures/test_mistakes.png",
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The Hub as huggingface_hub sees it in this process."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+        yield server
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A finished run with things beside it that are nobody's business."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".env").write_text("HF_TOKEN=secret")
+    return folder
+
+
+# --- the card ------------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
+    results = read(folder)
+    card = ModelCard.load(folder / "README.md")
+    card.validate()  # by the Hub, which this server stands for
+    assert "POST /api/validate-yaml" in hub.requests
+    data = card.data.to_dict()
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == (
+        "apache-2.0", "transformers", "image-classification"
+    )  # fmt: skip
+    by_name = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
+    assert by_name["test", "Accuracy"] == results["test_accuracy"]
+    assert by_name["train (90 held out)", "Accuracy"] == results["eval_accuracy"]
+    tta = f"Accuracy with test-time augmentation ({results['test_tta']})"
+    assert by_name["test", tta] == results["test_accuracy_tta"]
+    assert set(by_name.values()) <= set(results.values())
+    for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high_tta", "eval_top_5_accuracy"):
+        assert f"{results[name]:.2%}" in card.text, name
+    assert "4,754,218" not in card.text and "![Loss and accuracy over the epochs](figures/curves.png)" in card.text
+    assert "cutmix_prob: 0.5" in card.text and "CutMix: Yun" in card.text
+    assert str(folder.parent) not in card.content  # no paths of this machine
+    table = [line for line in card.text.splitlines() if line.startswith("|")]
+    assert len(table) == 4 and len({line.count("|") for line in table}) == 1
+
+
+def test_what_was_not_measured_is_left_out(folder):
+    results = read(folder)
+    kept = {name: results[name] for name in ("test_accuracy", "test_loss", "test_samples", "epoch")}
+    (folder / "all_results.json").write_text(json.dumps(kept))
+    for file in (folder / "figures").iterdir():
+        file.unlink()
+    card = render_model_card(folder, "user/name")
+    assert [each.metric_name for each in eval_results(folder)] == ["Accuracy", "Cross entropy"]
+    for absent in ("| validation |", "![", "None", "of CIFAR-10-C", "minutes", "images a second"):
+        assert absent not in card, absent
+    assert "| top-5 |" not in card and f"{results['test_accuracy']:.2%}" in card
+
+
+def test_corruptions_come_into_the_card(folder):
+    (folder / "test_corruptions.json").write_text(json.dumps({"none": {"fog": [0.9, 0.8, 0.7, 0.6, 0.5]}}))
+    results = read(folder) | {"test_corruption_accuracy": 0.7, "test_corruption_samples": 90}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    card = render_model_card(folder, "user/name")
+    assert "| fog | 90.0% | 80.0% | 70.0% | 60.0% | 50.0% |" in card and "the mean accuracy is 70.00%" in card
+
+
+def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
+    card = folder / "README.md"
+    assert not is_edited(card) and write_model_card(folder)
+    text = card.read_text().replace("## Limits", "## Limits\n\n- It has never seen a giraffe.")
+    card.write_text(text)
+    assert is_edited(card) and not write_model_card(folder)
+    evaluate_folder(folder, f"--output_dir={folder}", f"--tta={read(folder)['test_tta']}")
+    assert card.read_text() == text and "was edited by hand and stays as it is" in capsys.readouterr().out
+    assert collect(folder, "user/name")["README.md"] == card
+    assert b"giraffe" not in collect(folder, "user/name", overwrite_card=True)["README.md"]
+
+
+def test_training_anew_keeps_an_edited_card_and_no_stale_figures(flags, tmp_path, capsys):
+    folder = train(flags, "--max_train_steps=1")
+    (folder / "test_corruptions.json").write_text("{}")
+    (folder / "figures" / "eval_classes.png").write_bytes(b"")
+    train(flags, "--max_train_steps=2", "--overwrite_output_dir")
+    assert "edited" not in capsys.readouterr().out
+    assert not (folder / "test_corruptions.json").exists() and not (folder / "figures" / "eval_classes.png").exists()
+    (folder / "README.md").write_text("my own words")
+    train(flags, "--max_train_steps=1", "--overwrite_output_dir")
+    assert (folder / "README.md").read_text() == "my own words"
+
+
+# --- what goes -----------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_and_what_stays(folder):
+    assert collect(folder, "user/name").keys() == FILES
+    assert {"notes.txt", ".env", "checkpoint-21"} <= {file.name for file in folder.iterdir()}
+
+
+def test_folders_that_are_refused(folder, tmp_path):
+    with pytest.raises(HubError, match=r"is not a finished run, it has no config\.json"):
+        collect(tmp_path / "nothing", "user/name")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(HubError, match="cannot be loaded"):
+        collect(folder, "user/name")
+    (folder / "model.safetensors").write_bytes(weights)
+    card = folder / "README.md"
+    accuracy = read(folder)["test_accuracy"]
+    card.write_text(card.read_text().replace(f"value: {accuracy}", "value: 0.999"))
+    with pytest.raises(HubError, match=rf"claims Accuracy 0\.999 on test, where .* has {accuracy}.*--overwrite_card"):
+        collect(folder, "user/name")
+    card.write_text("---\nlicense: [\n---\n")
+    with pytest.raises(HubError, match="metadata at the top"):
+        collect(folder, "user/name")
+    collect(folder, "user/name", overwrite_card=True)
+
+
+def test_dry_run_needs_no_network_and_changes_nothing(folder, capsys):
+    before = snapshot(folder)
+    push_script.run(push_script.parse([str(folder), "--repo_id=user/name", "--dry_run"]))
+    said = capsys.readouterr().out
+    assert all(path in said for path in FILES) and "checkpoint" not in said and "in 18 files" in said
+    assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in said
+    assert snapshot(folder) == before
+
+
+# --- the way there -------------------------------------------------------------------------------------------------
+
+
+def pushed(hub, name="user/name", branch="main"):
+    repository = hub.repositories[name]
+    return repository.commits[repository.branches[branch]]
+
+
+def test_one_commit_brings_it_all_and_a_second_push_changes_nothing(folder, hub):
+    address = push(collect(folder, "user/name"), "user/name")
+    assert address.startswith(f"{hub.url}/user/name/commit/")
+    assert pushed(hub).keys() - {".gitattributes"} == FILES and len(hub.repositories["user/name"].commits) == 2
+    assert pushed(hub)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert b'from_pretrained("user/name"' in pushed(hub)["README.md"]
+    push(collect(folder, "user/name"), "user/name")
+    assert len(hub.repositories["user/name"].commits) == 2
+
+
+def test_branch_pull_request_and_private(folder, hub):
+    files = collect(folder, "user/name")
+    push(files, "user/name", private=True)
+    assert hub.repositories["user/name"].private
+    assert push(files | {"README.md": b"---\nlicense: mit\n---\nnew"}, "user/name", create_pr=True).endswith(
+        "/discussions/1"
+    )
+    assert pushed(hub, branch="refs/pr/1")["README.md"].endswith(b"new") and not pushed(hub)["README.md"].endswith(
+        b"new"
+    )
+    push(files | {"README.md": b"---\nlicense: mit\n---\nv2"}, "user/name", revision="v2")
+    assert pushed(hub, branch="v2")["README.md"].endswith(b"v2") and not pushed(hub)["README.md"].endswith(b"v2")
+    push(files, "user/public")
+    with pytest.raises(HubError, match="is public, and --private is for new ones"):
+        push(files, "user/public", private=True)
+
+
+@pytest.mark.parametrize("request_part", ["repos/create", "preupload", "/commit/", "validate-yaml"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (401, "does not know the access token"),
+        (403, "no right to write to user/name"),
+        (409, "somebody else is changing user/name"),
+        (500, "the Hub failed"),
+        ("drop", "cannot be reached, or the connection broke"),
+    ],
+)
+def test_after_any_failure_a_second_try_is_safe(folder, hub, monkeypatch, request_part, fault, said):
+    if (request_part, fault) == ("repos/create", 409):
+        request_part = "preupload"  # there it means that the repository exists, which is no failure
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries some requests again, later and later
+    files = collect(folder, "user/name")
+    hub.faults = [(request_part, fault)] * 10
+    with pytest.raises(HubError, match=said) as refused:
+        push(files, "user/name")
+    assert "\n" not in str(refused.value)
+    hub.faults = []
+    assert not any(FILES & commit.keys() for each in hub.repositories.values() for commit in each.commits.values())
+    push(files, "user/name")
+    assert pushed(hub).keys() - {".gitattributes"} == FILES
+
+
+def test_tokens_names_and_networks(folder, hub, monkeypatch, tmp_path):
+    files = {"README.md": b"---\nlicense: mit\n---\n"}
+    for token, said in (("hf_reader", "no right to write"), ("hf_nobody", "does not know the access token")):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(HubError, match=said):
+            push(files, "user/name")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(HubError, match="there is no access token: log in"):
+        push(files, "user/name")
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    with pytest.raises(HubError, match="has no user/absent"):
+        push(files, "user/absent", create_pr=True)
+    with pytest.raises(HubError, match="--repo_id a/b/c cannot be the name of a repository"):
+        push(files, "a/b/c")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError, match=r"the Hub at http://127\.0\.0\.1:9 cannot be reached"):
+        push(files, "user/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        push(files, "user/name")
+
+
+def test_train_pushes_at_its_end_and_finds_a_bad_token_before_it_begins(flags, hub, monkeypatch, capsys):
+    more = ["--push_to_hub", "--hub_model_id=user/trained", "--max_train_steps=1"]
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    with pytest.raises(HubError, match="no right to write"):
+        train(flags, *more)
+    assert "epoch 1" not in capsys.readouterr().out
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    folder = train(flags, *more)
+    assert json.loads(pushed(hub, "user/trained")["all_results.json"]) == read(folder)
+    assert b"# user/trained" in pushed(hub, "user/trained")["README.md"]
+
+
+# --- and back ------------------------------------------------------------------------------------------------------
+
+LOADING = """
+import json, sys
+import torch
+from transformers import AutoModelForImageClassification, pipeline
+
+pixel_values = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+report = {}
+for name in sys.argv[2:]:
+    model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=True)
+    classify = pipeline("image-classification", model=name, trust_remote_code=True)
+    report[name] = [type(model).__module__, model(pixel_values).logits.tolist(), classify(sys.argv[1])[0]["label"]]
+print(json.dumps(report))
+"""
+
+
+def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_process(folder, hub, tmp_path, monkeypatch):
+    hub.uploads = "lfs"
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_writer",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",  # this server takes large files as Git LFS does
+    }
+    process = run_python("push_to_hub.py", folder, "--repo_id", "user/name", **environment)
+    assert process.returncode == 0 and f"{hub.url}/user/name/commit/" in process.stdout, process.stderr
+    assert any("PUT /lfs/" in request for request in hub.requests)
+
+    model = SlimResNetForImageClassification.from_pretrained(folder)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    model.push_to_hub("user/python")
+    ViTImageProcessorPil.from_pretrained(folder).push_to_hub("user/python")
+
+    image = tmp_path / "image.png"
+    Image.linear_gradient("L").save(image)
+    (tmp_path / "load.py").write_text(LOADING)
+    process = run_python("-I", tmp_path / "load.py", image, "user/name", "user/python", cwd=tmp_path, **environment)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    with torch.inference_mode():
+        expected = model(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).logits
+    for module, logits, label in report.values():
+        assert module.startswith("transformers_modules.") and label in model.config.label2id
+        torch.testing.assert_close(torch.tensor(logits), expected)
+    assert report.keys() == {"user/name", "user/python"} and os.listdir(tmp_path / "home")

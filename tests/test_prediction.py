@@ -1,0 +1,182 @@
+"""predict.py: every kind of input, the CSV that Kaggle wants, and what it says of images that are none."""
+
+import csv
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from PIL import Image
+
+import predict as predict_script
+from cifar10.reading import DatasetError, open_split
+from cifar10.unlabelled import open_images
+from evaluation.trained import load_model, load_normalize
+from evaluation.views import POLICIES, VIEWS
+
+RNG = np.random.default_rng(0)
+
+
+def predict(folder, source, output, *flags):
+    predict_script.run(predict_script.parse([str(folder), str(source), f"--output={output}", *flags]))
+    with open(output, newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Twelve images of the sample, uint8 `[12, 3, 32, 32]`."""
+    return next(open_split(str(SAMPLE), "test", image_size=32).images.read([np.arange(12)]))
+
+
+@pytest.fixture
+def pictures(tmp_path, pixels):
+    """The same as a folder of PNG files."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, image in enumerate(pixels):
+        name = f"more/{number:02}.png" if number > 8 else f"{number:02}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+    return folder
+
+
+def reference(folder, pixels, policy="none"):
+    """Probabilities by hand."""
+    model, normalize = load_model(folder), load_normalize(folder)
+    with torch.inference_mode():
+        logits = sum(w * model(normalize(VIEWS[view](pixels))).logits for view, w in POLICIES[policy].items())
+    return logits.softmax(dim=1)
+
+
+def test_every_source_gives_the_same_classes(trained, pixels, pictures, tmp_path):
+    expected = reference(trained, pixels).argmax(dim=1).tolist()
+    rows = predict(trained, pictures, tmp_path / "folder.csv")
+    assert rows[0] == ["ID", "Labels"] and [int(label) for _, label in rows[1:]] == expected
+    assert [name for name, _ in rows[1:]] == [f"{n:02}.png" for n in range(9)] + [
+        f"more/{n:02}.png" for n in (9, 10, 11)
+    ]
+    images = [image.permute(1, 2, 0).numpy() for image in pixels]
+    write_dataset(tmp_path / "parquet", "test", images, [0] * 12, ["a", "b"])
+    rows = predict(trained, tmp_path / "parquet", tmp_path / "parquet.csv")
+    assert rows[1:] == [[str(row), str(label)] for row, label in enumerate(expected)]
+    rows = predict(trained, pictures / "03.png", tmp_path / "file.csv")
+    assert rows == [["ID", "Labels"], ["03.png", str(expected[3])]]
+    flat, ids = pixels.flatten(1).numpy(), np.arange(100, 112)
+    for content in (
+        {b"data": flat, b"ids": ids},
+        {"data": pixels.permute(0, 2, 3, 1).numpy(), "ids": ids.tolist()},
+    ):
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            (tmp_path / "test.pkl").write_bytes(pickle.dumps(content, protocol))
+            rows = predict(trained, tmp_path / "test.pkl", tmp_path / "kaggle.csv", "--per_device_eval_batch_size=5")
+            assert rows[1:] == [[str(each), str(label)] for each, label in zip(ids, expected, strict=True)]
+
+
+def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures, tmp_path):
+    rows = predict(
+        trained, pictures, tmp_path / "new" / "o.csv", "--labels=names", "--probabilities", "--tta=flip_shift"
+    )
+    expected = reference(trained, pixels, "flip_shift")
+    names = open_split(str(SAMPLE), "test", image_size=32).label_names
+    assert rows[0] == ["ID", "Labels", *names]
+    assert [row[1] for row in rows[1:]] == [names[label] for label in expected.argmax(dim=1)]
+    shares = torch.tensor([[float(share) for share in row[2:]] for row in rows[1:]])
+    torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
+
+
+def test_a_broken_image_is_named_and_may_be_left_out(trained, pictures, tmp_path, capsys):
+    output = tmp_path / "o.csv"
+    output.write_text("earlier")
+    (pictures / "05.png").write_bytes(b"no image")
+    (pictures / "more" / "10.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"image 05\.png of INPUT cannot be decoded .*--skip_errors"):
+        predict(trained, pictures, output)
+    assert output.read_text() == "earlier" and sorted(os.listdir(tmp_path)) == ["o.csv", "pictures"]
+    rows = predict(trained, pictures, output, "--skip_errors")
+    assert len(rows) == 11 and not {"05.png", "more/10.png"} & {name for name, _ in rows}
+    said = capsys.readouterr().err
+    assert "left out, because they cannot be decoded: 2" in said
+    assert "05.png: its bytes are of no known image format" in said and "more/10.png: " in said
+
+
+class _Program:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({b"data": np.zeros((2, 3072), np.uint8), b"ids": _Program()}, r"asks for (posix|nt)\.system"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"ids": np.random.default_rng(0)}, r"asks for numpy\.random"),
+        ({b"data": np.zeros((2, 3072), np.float32), b"ids": [1, 2]}, "float32"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"ids": [1]}, "1 ids"),
+        ({b"data": np.zeros((2, 100), np.uint8), b"ids": [1, 2]}, "must be a pickle of a dict"),
+        ({b"pixels": 1}, "KeyError: 'data'"),
+        ([1, 2], "must be a pickle of a dict"),
+    ],
+)
+def test_pickles_that_are_refused(tmp_path, content, said):
+    file = tmp_path / "test.pkl"
+    file.write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(DatasetError, match=said) as refused:
+        open_images(str(file), 32)
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_damaged_pickle_is_refused(tmp_path):
+    whole = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"ids": [1, 2]})
+    for end in (1, 2, 30, 100, len(whole) - 1):
+        (tmp_path / "test.pkl").write_bytes(whole[:end])
+        with pytest.raises(DatasetError, match="is a pickle that cannot be read"):
+            open_images(str(tmp_path / "test.pkl"), 32)
+
+
+def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
+    """So that a million images need no more memory than a batch."""
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
+    write_dataset(tmp_path, "test", [buffer.getvalue()] * 2000 + [b"broken"], [0] * 2001, ["a", "b"])
+    images = open_images(str(tmp_path), 32)
+    assert all(next(images.stream).pixels is not None for _ in range(2000))
+    assert next(images.stream).pixels is None and next(images.stream, None) is None
+
+
+def test_on_the_command_line(trained, pictures, tmp_path):
+    process = run_python("predict.py", trained, pictures, "--output", tmp_path / "o.csv")
+    assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"
+    assert process.stderr == ""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    process = run_python("predict.py", trained, empty, "--output", tmp_path / "o.csv")
+    assert process.returncode == 1 and process.stderr == (
+        f"predict.py: error: INPUT {empty} holds neither image files nor Parquet: give a folder that does.\n"
+    )
+
+
+def test_the_layer_table(tmp_path, tiny_config):
+    process = run_python("-m", "modeling_slimresnet")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert lines[2].split() == [
+        "Conv2d-1",
+        "slimresnet.embedder.convolution",
+        "[1,",
+        "32,",
+        "32,",
+        "32]",
+        "864",
+        "884,736",
+    ]
+    assert sum("Conv2d" in line for line in lines) == 34 and any(
+        "Linear-" in line and "2,570" in line for line in lines
+    )
+    assert "parameters     4,754,218" in process.stdout and "multiply-adds  271,4" in process.stdout
+    assert "18.14 MiB" in process.stdout  # as the report's Table 1
+    tiny_config.save_pretrained(tmp_path)
+    assert "[1, 16, 8, 8]" in run_python("-m", "modeling_slimresnet", tmp_path).stdout
+    process = run_python("-m", "modeling_slimresnet", REPOSITORY / "tests")
+    assert process.returncode == 1 and "Traceback" not in process.stderr and "has no config" in process.stderr
