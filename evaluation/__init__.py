@@ -1,1 +1,1 @@
-"""What is said about a trained model: scores, figures, the model card. How it was trained is not known here."""
+"""What is said about a trained model: scores and pictures of them. How it was trained is not known here."""

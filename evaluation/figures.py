@@ -193,15 +193,22 @@ def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: 
 
 
 def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Path, columns: int) -> None:
-    rows = -(-len(captions) // columns) or 1
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.6 * columns, 1.95 * rows), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, caption in zip(axes.flat, pixels, captions, strict=False):
-        axis.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-        axis.set_title(caption, fontsize=9)
+    """Images `[3, H, W]` of any size side by side, each in a square of side 1 with its caption above it."""
+    rows = -(-len(captions) // columns)
+    width, height = 1.1, 1.45
+    figure, axis = plt.subplots(figsize=(1.5 * columns * width, 1.5 * rows * height))
+    # One pair of axes for all: a pair for each takes several times as long to lay out.
+    for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = column * width, row * height
+        axis.imshow(
+            image.permute(1, 2, 0).cpu().numpy(), extent=(left, left + 1, top + 1, top), interpolation="nearest"
+        )
+        axis.text(left + 0.5, top - 0.04, caption, ha="center", va="bottom", fontsize=9, linespacing=1.05)
+    axis.set_xlim(-0.05, columns * width - 0.05)
+    axis.set_ylim(rows * height - height + 1.05, -height + 1)
+    axis.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
     _save(figure, path)
 
 
