@@ -22,7 +22,7 @@ from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
 from evaluation.figures import most_confident_mistakes, plot_mistakes, plot_split
 from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.trained import ModelError, find_folder, load_model, load_normalize, read_json
+from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize, read_json
 from evaluation.views import POLICIES, average
 from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     accelerator, _ = start_accelerator(recipe)
     predict = partial(
         predict_logits,
-        model.to(accelerator.device, memory_format=torch.channels_last),
+        fold_batchnorm(model).to(accelerator.device, memory_format=torch.channels_last),
         loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
         batch_size=recipe.per_device_eval_batch_size,
         normalize=normalize,

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from cifar10.reading import DatasetError
 from cifar10.unlabelled import NamedImage, open_images
 from evaluation.report import views_of
-from evaluation.trained import ModelError, find_folder, load_model, load_normalize
+from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize
 from evaluation.views import POLICIES, VIEWS, average
 
 
@@ -46,7 +46,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the CSV; what stood there before stays until the new one is complete."""
     folder = find_folder(arguments.model)
-    model, normalize = load_model(folder), load_normalize(folder)
+    model, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     images = open_images(
         arguments.input, model.config.image_size, split=arguments.split, image_column=arguments.image_column_name

@@ -28,6 +28,7 @@ from evaluation.figures import (
 )
 from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits, score
+from evaluation.trained import fold_batchnorm
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, create_repository, push
@@ -109,7 +110,7 @@ def run(recipe: Recipe) -> None:
     # What is scored is what is saved: these weights, in float32, in a network that training never touched.
     final = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     final.load_state_dict(weights)
-    scored = score_finished(recipe, data, partial(predict_logits, final, **scoring))
+    scored = score_finished(recipe, data, partial(predict_logits, fold_batchnorm(final), **scoring))
     results = {
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],

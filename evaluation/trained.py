@@ -1,16 +1,19 @@
 """A trained folder, or one on the Hub, as something to score and to predict with."""
 
+import copy
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import AutoImageProcessor
 
 from cifar10.augmentation import normalize
 from modeling_slimresnet import SlimResNetForImageClassification
+from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 
 
 class ModelError(ValueError):
@@ -59,6 +62,16 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
     if wrong:
         raise ModelError(f"MODEL {folder} has other weights than its config.json says: {', '.join(map(str, wrong))}.")
     return model
+
+
+def fold_batchnorm(model: SlimResNetForImageClassification) -> SlimResNetForImageClassification:
+    """A copy for evaluation alone, each BatchNorm folded into the convolution before it: the same sums, fewer steps."""
+    folded = copy.deepcopy(model).eval()
+    for module in folded.modules():
+        if isinstance(module, SlimResNetConvLayer):
+            module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
+            module.normalization = nn.Identity()
+    return folded
 
 
 def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:

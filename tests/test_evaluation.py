@@ -18,8 +18,9 @@ import eval as eval_script
 from cifar10.reading import DatasetError
 from evaluation.report import best_policy, compare_policies
 from evaluation.scoring import fit_temperature, measure
-from evaluation.trained import ModelError
+from evaluation.trained import ModelError, fold_batchnorm
 from evaluation.views import POLICIES, VIEWS, average
+from modeling_slimresnet import SlimResNetForImageClassification
 from training.recipe import RecipeError
 
 METRICS = REPOSITORY / "evaluation" / "metrics"
@@ -53,6 +54,18 @@ def test_each_class(logits):
     assert (matrix.sum(axis=1) == np.bincount(labels, minlength=10)).all()
     assert scores["recall"] == pytest.approx(matrix.diagonal() / matrix.sum(axis=1))
     assert scores["precision"] == pytest.approx(matrix.diagonal() / matrix.sum(axis=0))
+
+
+def test_folded_into_the_convolutions_batchnorm_gives_the_same_logits(tiny_config):
+    model = SlimResNetForImageClassification(tiny_config)
+    for value in model.state_dict().values():
+        value.uniform_(0.1, 0.3) if value.is_floating_point() else value.fill_(7)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = fold_batchnorm(model)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    pixel_values = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(folded(pixel_values).logits, model.eval()(pixel_values).logits)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())  # a copy
 
 
 def test_a_class_that_is_never_there():
