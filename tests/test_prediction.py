@@ -16,6 +16,9 @@ from cifar10.reading import DatasetError, open_split
 from cifar10.unlabelled import open_images
 from evaluation.trained import load_model, load_normalize
 from evaluation.views import POLICIES, VIEWS
+from modeling_slimresnet import SlimResNetConfig
+from modeling_slimresnet.__main__ import layer_table
+from modeling_slimresnet.__main__ import main as print_table
 
 RNG = np.random.default_rng(0)
 
@@ -145,38 +148,33 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
     assert next(images.stream).pixels is None and next(images.stream, None) is None
 
 
-def test_on_the_command_line(trained, pictures, tmp_path):
+def test_on_the_command_line(trained, pictures, tmp_path, monkeypatch):
     process = run_python("predict.py", trained, pictures, "--output", tmp_path / "o.csv")
     assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"
     assert process.stderr == ""
     empty = tmp_path / "empty"
     empty.mkdir()
-    process = run_python("predict.py", trained, empty, "--output", tmp_path / "o.csv")
-    assert process.returncode == 1 and process.stderr == (
-        f"predict.py: error: INPUT {empty} holds neither image files nor Parquet: give a folder that does.\n"
+    monkeypatch.setattr("sys.argv", ["predict.py", str(trained), str(empty), "--output=o.csv"])
+    with pytest.raises(SystemExit) as left:
+        predict_script.main()
+    assert left.value.code == (
+        f"predict.py: error: INPUT {empty} holds neither image files nor Parquet: give a folder that does."
     )
 
 
-def test_the_layer_table(tmp_path, tiny_config):
-    process = run_python("-m", "modeling_slimresnet")
-    assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()
-    assert lines[2].split() == [
-        "Conv2d-1",
-        "slimresnet.embedder.convolution",
-        "[1,",
-        "32,",
-        "32,",
-        "32]",
-        "864",
-        "884,736",
-    ]
-    assert sum("Conv2d" in line for line in lines) == 34 and any(
-        "Linear-" in line and "2,570" in line for line in lines
-    )
-    assert "parameters     4,754,218" in process.stdout and "multiply-adds  271,4" in process.stdout
-    assert "18.14 MiB" in process.stdout  # as the report's Table 1
+def test_the_layer_table(tmp_path, tiny_config, monkeypatch, capsys):
+    table = layer_table(SlimResNetConfig())
+    lines = table.splitlines()
+    assert lines[2].split()[:2] == ["Conv2d-1", "slimresnet.embedder.convolution"]
+    assert "[1, 32, 32, 32]" in lines[2] and lines[2].split()[-2:] == ["864", "884,736"]
+    assert sum("Conv2d" in line for line in lines) == 34
+    assert any("Linear-" in line and "2,570" in line for line in lines)
+    assert "parameters     4,754,218" in table and "multiply-adds  271,4" in table
+    assert "18.14 MiB" in table  # as the report's Table 1
     tiny_config.save_pretrained(tmp_path)
-    assert "[1, 16, 8, 8]" in run_python("-m", "modeling_slimresnet", tmp_path).stdout
-    process = run_python("-m", "modeling_slimresnet", REPOSITORY / "tests")
-    assert process.returncode == 1 and "Traceback" not in process.stderr and "has no config" in process.stderr
+    monkeypatch.setattr("sys.argv", ["modeling_slimresnet", str(tmp_path)])
+    print_table()
+    assert "[1, 16, 8, 8]" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["modeling_slimresnet", str(REPOSITORY / "tests")])
+    with pytest.raises(SystemExit, match=r"MODEL .* has no config that can be read"):
+        print_table()
