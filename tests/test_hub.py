@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 from test_evaluation import evaluate_folder
 from training_runs import read, snapshot, train
-from transformers import ViTImageProcessorPil
 
 import push_to_hub as push_script
 from modeling_slimresnet import SlimResNetForImageClassification
@@ -253,6 +252,15 @@ def test_train_pushes_at_its_end_and_finds_a_bad_token_before_it_begins(flags, h
 
 # --- and back ------------------------------------------------------------------------------------------------------
 
+PUSHING = """
+import sys
+import push_to_hub
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+push_to_hub.main()  # imports modeling_slimresnet
+for auto_class in (AutoModelForImageClassification, AutoImageProcessor):
+    auto_class.from_pretrained(sys.argv[1]).push_to_hub("user/python")
+"""
 LOADING = """
 import json, sys
 import torch
@@ -268,7 +276,7 @@ print(json.dumps(report))
 """
 
 
-def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_process(folder, hub, tmp_path, monkeypatch):
+def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_process(folder, hub, tmp_path):
     hub.uploads = "lfs"
     environment = {
         "HF_ENDPOINT": hub.url,
@@ -277,14 +285,9 @@ def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_proces
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",  # this server takes large files as Git LFS does
     }
-    process = run_python("push_to_hub.py", folder, "--repo_id", "user/name", **environment)
+    process = run_python("-c", PUSHING, folder, "--repo_id=user/name", **environment)
     assert process.returncode == 0 and f"{hub.url}/user/name/commit/" in process.stdout, process.stderr
     assert any("PUT /lfs/" in request for request in hub.requests)
-
-    model = SlimResNetForImageClassification.from_pretrained(folder)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    model.push_to_hub("user/python")
-    ViTImageProcessorPil.from_pretrained(folder).push_to_hub("user/python")
 
     image = tmp_path / "image.png"
     Image.linear_gradient("L").save(image)
@@ -292,6 +295,7 @@ def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_proces
     process = run_python("-I", tmp_path / "load.py", image, "user/name", "user/python", cwd=tmp_path, **environment)
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
+    model = SlimResNetForImageClassification.from_pretrained(folder)
     with torch.inference_mode():
         expected = model(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).logits
     for module, logits, label in report.values():

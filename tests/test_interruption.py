@@ -14,6 +14,8 @@ from training_runs import assert_same_weights, train
 
 from training.checkpoints import find_damage, list_checkpoints
 
+pytestmark = pytest.mark.xdist_group("launches")  # which meet at the same port
+
 MANY_EPOCHS = "--num_train_epochs=30"
 RESUME = "--resume_from_checkpoint=last"
 
