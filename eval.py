@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from cifar10.arrays import open_arrays
-from cifar10.loading import Loading, load_batches
+from cifar10.loading import Loading
 from cifar10.reading import DatasetError, ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
-from evaluation.figures import most_confident_mistakes, plot_mistakes, plot_split
-from evaluation.report import best_policy, compare_policies, report_split, views_of
+from evaluation.figures import plot_split
+from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize, read_json
-from evaluation.views import POLICIES, average
+from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
-from training.output_dir import RECIPE_NAME, RESULTS_NAME
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe
+from training.recipe import Recipe, RecipeError
 from training.setup import start_accelerator
 
 VALIDATION = "validation"
@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Scores once, prints the figures and, with `--output_dir`, writes them."""
     folder = find_folder(arguments.model)
     model, normalize = load_model(folder), load_normalize(folder)
-    recipe_file = folder / RECIPE_NAME
-    recipe = parse_recipe([f"--config={recipe_file}"]) if recipe_file.is_file() else Recipe()
+    recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
     for name in _FROM_RECIPE:
         if getattr(arguments, name) is not None:
             setattr(recipe, name, getattr(arguments, name))
@@ -161,13 +160,7 @@ def score_split(
             print_table(details["tta"])
             print(f"best on validation: --tta {best_policy(details['tta'])}")
         if arguments.output_dir:
-            figures = arguments.output_dir / "figures"
-            plot_split(prefix, details, split.label_names, figures)
-            missed = most_confident_mistakes(logits["original"], labels)
-            if len(missed):
-                [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
-                scored = logits["original"][missed]
-                plot_mistakes(pixels, scored, labels[missed], split.label_names, figures / f"{prefix}_mistakes.png")
+            plot_split(prefix, split, rows, logits["original"], details, arguments.output_dir / "figures")
         write(arguments, results, {f"{prefix}_details.json": details})
 
     return finish
@@ -215,12 +208,12 @@ def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[s
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
     for name, split in splits.items():
         logits = predict(split, np.arange(len(split.labels)), views=views_of(arguments.tta))
-        for policy, accuracy in accuracy_by_policy(logits, split.labels, accuracies).items():
-            accuracies[policy][name] = accuracy
+        for policy, share in accuracy_by_policy(logits, split.labels, accuracies).items():
+            accuracies[policy][name] = share
     results = {}
     for policy, by_name in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
-        corrupted = [accuracy for name, accuracy in by_name.items() if name in CORRUPTIONS]
+        corrupted = [each for name, each in by_name.items() if name in CORRUPTIONS]
         if corrupted:
             results[f"{folder}_accuracy{suffix}"] = float(np.mean(corrupted))
         results |= {f"{name}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS}
@@ -229,16 +222,14 @@ def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[s
 
 def accuracy_by_policy(logits: dict[str, Tensor], labels: np.ndarray, policies: Sequence[str]) -> dict[str, float]:
     """Accuracy, 0–1, under each policy."""
-    return {
-        policy: float((average(logits, POLICIES[policy]).argmax(dim=1).numpy() == labels).mean()) for policy in policies
-    }
+    return {policy: accuracy(logits, POLICIES[policy], labels) for policy in policies}
 
 
 def print_table(accuracies: dict[str, float]) -> None:
     """Names and accuracies, a line each."""
     width = max(map(len, accuracies))
-    for name, accuracy in accuracies.items():
-        print(f"{name:{width}}  {accuracy:.2%}")
+    for name, share in accuracies.items():
+        print(f"{name:{width}}  {share:.2%}")
 
 
 def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]) -> None:

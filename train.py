@@ -19,10 +19,8 @@ from cifar10.loading import Loading, TrainingBatch, load_batches
 from cifar10.randomness import Draws, sample_order
 from cifar10.reading import DatasetError
 from evaluation.figures import (
-    most_confident_mistakes,
     plot_curves,
     plot_learning_rate,
-    plot_mistakes,
     plot_split,
     plot_training_samples,
 )
@@ -195,25 +193,18 @@ def draw_finished(
     figures: Path, recipe: Recipe, data: TrainingData, make_inputs: TrainingInputs, progress: Progress, scored: Scored
 ) -> None:
     """Draws the pictures of a finished run into the folder `figures`."""
-    names, device = data.test.label_names, torch.device("cpu")
     plot_curves(progress.log_history, figures / "curves.png")
     steps = np.arange(progress.max_steps)
     rates = np.array([learning_rate(recipe, step, progress.max_steps) for step in steps])
     plot_learning_rate(steps / progress.steps_per_epoch, rates, figures / "learning_rate.png")
-    plot_split("test", scored.details["test"], names, figures)
-
-    labels = data.test.labels[data.test_rows]
-    missed = most_confident_mistakes(scored.test_logits, labels)
-    if len(missed):
-        [(pixels, _)] = load_batches(data.test, [data.test_rows[missed]], Loading(device))
-        plot_mistakes(pixels, scored.test_logits[missed], labels[missed], names, figures / "test_mistakes.png")
+    plot_split("test", data.test, data.test_rows, scored.test_logits, scored.details["test"], figures)
 
     epoch = progress.num_epochs - 1
     order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
-    [(pixels, labels)] = load_batches(data.train, [data.train_rows[order[:16]]], Loading(device))
+    [(pixels, labels)] = load_batches(data.train, [data.train_rows[order[:16]]], Loading(torch.device("cpu")))
     inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, count=len(pixels))))
     seen = make_inputs.denormalize(inputs["pixel_values"])
-    plot_training_samples(pixels, seen, inputs["labels"], names, figures / "training_samples.png")
+    plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, figures / "training_samples.png")
 
 
 def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:

@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from cifar10.loading import Loading, load_batches
+from cifar10.reading import ImageSplit
+
 # Okabe and Ito's palette, told apart by the colour-blind; line styles and markers say the same once more.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 _TRAIN = {"color": _BLACK, "linestyle": "-", "marker": "o", "label": "training"}
@@ -217,8 +220,22 @@ def _name_ticks(set_ticks, names: list[str], **style) -> None:
     set_ticks(range(0, len(names), every), names[::every], **style)
 
 
-def plot_split(prefix: str, details: dict, names: list[str], folder: Path) -> None:
-    """Draws the confusion matrix, the classes and the reliability diagram of `report_split`'s details into a folder."""
+def plot_split(prefix: str, split: ImageSplit, rows: np.ndarray, logits: Tensor, details: dict, folder: Path) -> None:
+    """
+    Draws the confusion matrix, the classes, the reliability diagram and the most confident mistakes of a scored split.
+
+    Args:
+        prefix: of the names of the files.
+        rows: that were scored.
+        logits: of them, `[len(rows), num_labels]`.
+        details: as `report_split` gives them.
+        folder: where the PNG files go.
+    """
+    names, labels = split.label_names, split.labels[rows]
     plot_confusion_matrix(details["confusion_matrix"], names, folder / f"{prefix}_confusion_matrix.png")
     plot_classes(details, names, folder / f"{prefix}_classes.png")
     plot_reliability(details["reliability"], details.get("reliability_scaled"), folder / f"{prefix}_reliability.png")
+    missed = most_confident_mistakes(logits, labels)
+    if len(missed):
+        [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
+        plot_mistakes(pixels, logits[missed], labels[missed], names, folder / f"{prefix}_mistakes.png")

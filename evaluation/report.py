@@ -67,11 +67,12 @@ def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str,
     for left_out in POLICIES["paper"]:
         others = [name for name in POLICIES["paper"] if name != left_out]
         contenders[f"paper without {left_out}"] = dict.fromkeys(others, 1 / len(others))
-    targets = np.asarray(labels)
-    return {
-        name: float((average(logits, policy).argmax(dim=1).numpy() == targets).mean())
-        for name, policy in contenders.items()
-    }
+    return {name: accuracy(logits, policy, labels) for name, policy in contenders.items()}
+
+
+def accuracy(logits: dict[str, Tensor], policy: dict[str, float], labels: np.ndarray) -> float:
+    """Share, 0–1, of the samples that the weighted views of a policy get right; arguments as `average`."""
+    return float((average(logits, policy).argmax(dim=1).numpy() == labels).mean())
 
 
 def best_policy(accuracies: dict[str, float]) -> str:

@@ -23,7 +23,7 @@ class ModelError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
-def find_folder(name: str, revision: str | None = None) -> Path:
+def find_folder(name: str) -> Path:
     """
     The folder of a model: `name` itself, or a copy of the repository of that name on the Hub.
 
@@ -35,7 +35,7 @@ def find_folder(name: str, revision: str | None = None) -> Path:
         if folder.exists():
             raise ModelError(f"MODEL {name} is a file: give the folder that train.py wrote.")
         try:
-            folder = Path(snapshot_download(name, revision=revision))
+            folder = Path(snapshot_download(name))
         except Exception as error:  # huggingface_hub's, httpx's and OSErrors
             reason = str(error).strip().splitlines()[0]
             raise ModelError(

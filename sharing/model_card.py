@@ -13,8 +13,8 @@ from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.checkpoints import TRAINER_STATE_NAME
-from training.output_dir import RECIPE_NAME, RESULTS_NAME
-from training.recipe import Recipe, parse_recipe
+from training.output_dir import RESULTS_NAME, read_recipe
+from training.recipe import Recipe
 
 CARD_NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -51,7 +51,7 @@ def write_model_card(folder: Path, home: Path | None = None) -> bool:
     home = home or folder
     if is_edited(home / CARD_NAME):
         return False
-    name = _read_recipe(folder).hub_model_id or home.resolve().name
+    name = read_recipe(folder).hub_model_id or home.resolve().name
     (folder / CARD_NAME).write_text(render_model_card(folder, name), encoding="utf-8")
     return True
 
@@ -71,7 +71,7 @@ def _digest(text: str) -> str:
 def render_model_card(folder: Path, name: str) -> str:
     """The text of the card of a finished folder whose model goes by `name`, as `from_pretrained` takes it."""
     results = read_json(folder / RESULTS_NAME)
-    recipe = _read_recipe(folder)
+    recipe = read_recipe(folder)
     config = SlimResNetConfig.from_pretrained(folder)
     num_parameters, multiply_adds = _size(config)
     trained_steps = read_json(folder / TRAINER_STATE_NAME).get("global_step")
@@ -125,7 +125,7 @@ def render_model_card(folder: Path, name: str) -> str:
 def eval_results(folder: Path) -> list[EvalResult]:
     """The figures of a finished folder as the Hub's model-index has them: of the test split, and of validation."""
     results = read_json(folder / RESULTS_NAME)
-    recipe = _read_recipe(folder)
+    recipe = read_recipe(folder)
     dataset = _dataset(recipe)
     entries = []
     held_out = f"train ({results.get('eval_samples', 0):,} held out)"
@@ -149,10 +149,6 @@ def eval_results(folder: Path) -> list[EvalResult]:
                     )
                 )
     return entries
-
-
-def _read_recipe(folder: Path) -> Recipe:
-    return parse_recipe([f"--config={folder / RECIPE_NAME}"])
 
 
 def _dataset(recipe: Recipe) -> str:

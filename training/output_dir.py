@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from .checkpoints import TRAINER_STATE_NAME, checkpoint_folders, force_to_disk, remove_unfinished
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, parse_recipe
 
 RESULTS_NAME = "all_results.json"
 RECIPE_NAME = "recipe.yaml"
@@ -52,6 +52,16 @@ def check_output_dir(recipe: Recipe) -> Path:
             "name another folder, or replace them with --overwrite_output_dir."
         )
     return output_dir
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """
+    The recipe of a finished run.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    return parse_recipe([f"--config={folder / RECIPE_NAME}"])
 
 
 def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:
