@@ -14,6 +14,8 @@ from .device import ship
 from .randomness import Draws, sample_order
 from .reading import DatasetError, ImageSplit, ResidentImages
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class TrainingBatch(NamedTuple):
     """Pixels uint8 `[B, 3, H, W]` and labels int64 `[B]`, both on the device, and the draws that belong to them."""
@@ -114,7 +116,13 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
             worker_init_fn=_pass_first_signal_over,
             pin_memory=loading.device.type == "cuda",
         )
-    for rows, pixels in zip(batches, loader, strict=True):
+    # A signal that comes between a worker's fork and its handlers would end the worker: it waits until they stand.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        loaded = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    for rows, pixels in zip(batches, loaded, strict=True):
         if isinstance(pixels, DatasetError):
             raise pixels
         yield pixels.to(loading.device, non_blocking=True), ship(split.labels[rows], loading.device)
@@ -122,8 +130,9 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
 
 def _pass_first_signal_over(worker_id: int) -> None:
     """A signal to the whole process group is for the main process, which needs its workers to finish a step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 class _BatchStream(IterableDataset):

@@ -1,12 +1,15 @@
 """Batches are the same from stream and memory, with any number of workers, processes and interruptions."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE, write_dataset
 
+import cifar10.loading as loading_module
 from cifar10.loading import Loading, TrainingLoader, evaluation_batches
 from cifar10.reading import DatasetError, open_split
 
@@ -120,3 +123,18 @@ def test_a_stream_that_ends_early_is_named(streamed):
             list(longer.images.read([np.array([550])]))
     finally:
         longer.images._num_rows = 500
+
+
+def test_a_signal_that_comes_before_a_workers_handlers_stand_does_not_end_it(monkeypatch):
+    handlers = loading_module._pass_first_signal_over
+
+    def signalled(worker_id):
+        os.kill(os.getpid(), signal.SIGTERM)
+        handlers(worker_id)
+
+    monkeypatch.setattr(loading_module, "_pass_first_signal_over", signalled)
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    batches = loading_module.load_batches(
+        split, [np.arange(4), np.arange(4, 8)], Loading(torch.device("cpu"), num_workers=1)
+    )
+    assert [len(pixels) for pixels, _ in batches] == [4, 4]
