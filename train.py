@@ -37,7 +37,7 @@ from training.identity import RunIdentity
 from training.inputs import TrainingInputs, build_image_processor
 from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
-from training.optimization import learning_rate
+from training.optimization import schedule
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, check_output_dir, claim_output_dir, finished_files
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
@@ -195,7 +195,7 @@ def draw_finished(
     """Draws the pictures of a finished run into the folder `figures`."""
     plot_curves(progress.log_history, figures / "curves.png")
     steps = np.arange(progress.max_steps)
-    rates = np.array([learning_rate(recipe, step, progress.max_steps) for step in steps])
+    rates = recipe.learning_rate * np.array([schedule(recipe, step, progress.max_steps) for step in steps])
     plot_learning_rate(steps / progress.steps_per_epoch, rates, figures / "learning_rate.png")
     plot_split("test", data.test, data.test_rows, scored.test_logits, scored.details["test"], figures)
 

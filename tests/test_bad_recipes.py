@@ -13,7 +13,7 @@ from training_runs import train
 from cifar10.reading import DatasetError
 from training.checkpoints import CheckpointError
 from training.loop import DivergedError
-from training.optimization import learning_rate
+from training.optimization import schedule
 from training.recipe import Recipe, RecipeError, parse_recipe
 
 NAMES = [each.name for each in dataclasses.fields(Recipe)]
@@ -34,7 +34,7 @@ def parsed_or_refused(arguments):
     except RecipeError as error:
         assert str(error) and "\n" not in str(error)
         return None
-    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    rates = [recipe.learning_rate * schedule(recipe, step, 100) for step in range(100)]
     assert all(0 <= rate <= recipe.learning_rate for rate in rates)
     return recipe
 

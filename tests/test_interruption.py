@@ -68,11 +68,11 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
 def test_a_second_signal_ends_it_at_once(flags):
     """Once the first is noted, within a step that never ends."""
     hanging = (
-        "import os, signal, time, train; from training.optimization import learning_rate\n"
+        "import os, signal, time, train; from training.optimization import schedule\n"
         "def hang(*_):\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('noted', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
-        "import training.loop; training.loop.learning_rate = hang; train.main()"
+        "import training.loop; training.loop.schedule = hang; train.main()"
     )
     process = start("-c", hanging, *flags)
     for line in process.stdout:

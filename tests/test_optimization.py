@@ -1,19 +1,23 @@
 """The learning rate against PyTorch's schedulers, and the optimiser's groups."""
 
+import copy
 import math
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from training.optimization import build_optimizer, learning_rate
+from training.muon import MuonWithSGD
+from training.optimization import build_optimizer, schedule
 from training.recipe import Recipe
+
+SCHEDULES = ["constant", "linear", "cosine", "multi_step", "hybrid"]
 
 
 def rates(steps, **settings):
     recipe = Recipe(**settings)
-    return [learning_rate(recipe, step, steps) for step in range(steps)]
+    return [recipe.learning_rate * schedule(recipe, step, steps) for step in range(steps)]
 
 
 def reference(make_scheduler, steps, rate=0.1):
@@ -30,6 +34,11 @@ def reference(make_scheduler, steps, rate=0.1):
 def test_cosine():
     expected = reference(lambda optimizer: CosineAnnealingLR(optimizer, T_max=200), 200)
     assert rates(200, lr_scheduler_type="cosine") == pytest.approx(expected)
+
+
+def test_linear():
+    expected = reference(lambda optimizer: LinearLR(optimizer, 1.0, 0.0, total_iters=200), 200)
+    assert rates(200, lr_scheduler_type="linear") == pytest.approx(expected)
 
 
 def test_multi_step():
@@ -50,7 +59,7 @@ def test_constant():
     assert rates(10, lr_scheduler_type="constant", learning_rate=0.3) == [0.3] * 10
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "multi_step", "hybrid"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [20, 0.1])
 def test_warmup_is_linear_and_leaves_the_rest(schedule, warmup):
     plain = rates(200, lr_scheduler_type=schedule)
@@ -60,7 +69,7 @@ def test_warmup_is_linear_and_leaves_the_rest(schedule, warmup):
     assert factors == pytest.approx([(step + 1) / 21 for step in range(20)])
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "multi_step", "hybrid"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_short_runs(schedule, steps):
     assert all(0 < rate <= 0.1 and math.isfinite(rate) for rate in rates(steps, lr_scheduler_type=schedule))
@@ -84,3 +93,88 @@ def test_no_decay_on_norms_and_biases(tiny_config):
     for parameter in spared["params"]:
         assert "normalization" in names[id(parameter)] or names[id(parameter)] == "classifier.bias"
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+MUON = Recipe(optim="muon", muon_learning_rate=0.02, muon_weight_decay=0.1, nesterov=True, decay_norm_and_bias=False)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, layout):
+    model = SlimResNetForImageClassification(tiny_config).to(memory_format=layout)
+    optimizer = build_optimizer(model, MUON)
+    copies = {name: parameter.detach().clone().contiguous() for name, parameter in model.named_parameters()}
+    on_matrices = [name for name, value in copies.items() if value.ndim == 4 and "encoder" in name]
+    assert len(on_matrices) == 5  # two blocks of two, one shortcut
+    reference = {
+        name: torch.nn.Parameter(value.clone().flatten(1) if name in on_matrices else value.clone())
+        for name, value in copies.items()
+    }
+    muon = torch.optim.Muon(
+        [reference[name] for name in on_matrices], lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.1, ns_steps=4
+    )
+    others = [name for name in reference if name not in on_matrices]
+    sgd = torch.optim.SGD(
+        [
+            {"params": [reference[name] for name in others if reference[name].ndim > 1]},
+            {"params": [reference[name] for name in others if reference[name].ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
+    for step, share in enumerate((0.5, 1.0, 0.25)):
+        gradients(model, step)
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad.contiguous()
+            reference[name].grad = gradient.flatten(1) if name in on_matrices else gradient
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        for other in (muon, sgd):
+            for group in other.param_groups:
+                group["lr"] = (0.02 if other is muon else 0.1) * share
+            other.step()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        # Newton-Schulz works in bf16, and the columns of a matrix stand in the order of the kernel's memory.
+        tolerance = {"rtol": 0, "atol": 1e-3} if name in on_matrices else {"rtol": 1e-6, "atol": 1e-7}
+        torch.testing.assert_close(parameter.detach().flatten(), reference[name].detach().flatten(), **tolerance)
+        assert not torch.equal(parameter, copies[name])
+
+
+def test_muon_goes_on_from_its_state(tiny_config):
+    through = SlimResNetForImageClassification(tiny_config)
+    optimizer = build_optimizer(through, MUON)
+    gradients(through, 0)
+    optimizer.step()
+    resumed = SlimResNetForImageClassification(tiny_config)
+    resumed.load_state_dict(through.state_dict())
+    other = build_optimizer(resumed, MUON)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for model, its in ((through, optimizer), (resumed, other)):
+        gradients(model, 1)
+        for group in its.param_groups:
+            group["lr"] = group["initial_lr"] / 2
+        its.step()
+        its.zero_grad()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    for (name, one), two in zip(through.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_muon_skips_kernels_without_gradients(tiny_config):
+    model = SlimResNetForImageClassification(tiny_config)
+    optimizer = build_optimizer(model, MUON)
+    assert isinstance(optimizer, MuonWithSGD)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.classifier.bias.grad = torch.ones_like(model.classifier.bias)
+    optimizer.step()
+    assert [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])] == [
+        "classifier.bias"
+    ]

@@ -83,6 +83,17 @@ def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
         TrainingInputs(Recipe(crop_padding=16, crop_padding_mode="reflect"), tiny_config, num_epochs=4)
 
 
+def test_full_augmentation_lies_between_the_light_epochs(tiny_config):
+    recipe = Recipe(cutmix_prob=1.0, num_light_augmentation_epochs=1, num_final_light_augmentation_epochs=2)
+    make_inputs = TrainingInputs(recipe, tiny_config, num_epochs=5)
+    pixels, labels = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 10
+    mixed = [
+        bool((make_inputs(TrainingBatch(pixels, labels, Draws(0, epoch, 0, 32)))["labels"].amax(dim=1) < 1).any())
+        for epoch in range(5)
+    ]
+    assert mixed == [False, True, True, False, False]
+
+
 def test_precision_chooses_itself(monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     for capabilities, expected in (

@@ -21,7 +21,7 @@ from cifar10.splitting import random_subset
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.checkpoints import list_checkpoints
 from training.loop import DivergedError
-from training.optimization import learning_rate
+from training.optimization import schedule
 from training.recipe import RecipeError, parse_recipe
 
 FINISHED = {
@@ -203,7 +203,7 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
     order = rows[sample_order(recipe.seed, 0, 224, 50000)]
     losses = []
     for step in range(3):
-        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, 3)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * schedule(recipe, step, 3)
         for part in range(2):
             batch = order[64 * step + 32 * part :][:32]
             (pixels,) = split.images.read([batch])
@@ -219,14 +219,18 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
     assert entry["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
 
 
-def test_light_epochs_come_first(flags, tmp_path):
+def test_light_epochs_at_the_start_and_the_end(flags, tmp_path):
     light = ["--cutmix_prob=0", "--random_erasing_prob=0", "--num_train_epochs=1"]
     reference = train(flags, *light)
     same = train(
         flags, "--num_light_augmentation_epochs=1", "--num_train_epochs=1", f"--output_dir={tmp_path / 'same'}"
     )
+    last = train(
+        flags, "--num_final_light_augmentation_epochs=1", "--num_train_epochs=1", f"--output_dir={tmp_path / 'last'}"
+    )
     full = train(flags, "--num_train_epochs=1", f"--output_dir={tmp_path / 'full'}")
     assert_same_weights(same, reference)
+    assert_same_weights(last, reference)
     assert not torch.equal(weights(full)["classifier.weight"], weights(reference)["classifier.weight"])
 
 

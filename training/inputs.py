@@ -53,7 +53,9 @@ class TrainingInputs:
             "erasing_color": tuple(round(255 * mean) for mean in recipe.image_mean),
         }
         smoothing = recipe.label_smoothing_factor
-        self._num_light_epochs = recipe.num_light_augmentation_epochs
+        self._full_epochs = range(
+            recipe.num_light_augmentation_epochs, num_epochs - recipe.num_final_light_augmentation_epochs
+        )
         self._light = (
             Augmentation(**light),
             CutMixCollator(num_labels, self.normalize, prob=0.0, label_smoothing=smoothing),
@@ -71,7 +73,7 @@ class TrainingInputs:
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""
         epoch = batch.draws.epoch
-        augment, collate = self._light if epoch < self._num_light_epochs else self._full
+        augment, collate = self._full if epoch in self._full_epochs else self._light
         size = resolution(self._stages, epoch, self._num_epochs, self._image_size)
         return collate(resize(augment(batch.pixels, batch.draws), size), batch.labels, batch.draws)
 

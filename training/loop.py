@@ -16,7 +16,7 @@ from cifar10.loading import TrainingBatch, TrainingLoader
 from .checkpoints import Checkpoints
 from .identity import RunIdentity
 from .interruption import StopRequest
-from .optimization import build_optimizer, learning_rate
+from .optimization import build_optimizer, schedule
 from .progress import Progress
 from .recipe import Recipe
 
@@ -91,9 +91,10 @@ def fit(
             data_time = 0.0  # seconds that steps waited for their inputs
 
             for step in range(first_step, last_step):
-                rate = learning_rate(recipe, progress.global_step, max_steps)
+                share = schedule(recipe, progress.global_step, max_steps)
+                rate = recipe.learning_rate * share
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = group["initial_lr"] * share
                 for _ in range(recipe.gradient_accumulation_steps):
                     waited_from = time.perf_counter()
                     inputs = make_inputs(next(batches))
@@ -187,10 +188,10 @@ def _mean_losses(losses: list[Tensor], accelerator: Accelerator, recipe: Recipe)
 def _check_finite(losses: list[float], last_step: int, recipe: Recipe, max_steps: int) -> None:
     for step, loss in enumerate(losses, start=last_step - len(losses)):
         if not abs(loss) < float("inf"):
+            rate = recipe.learning_rate * schedule(recipe, step, max_steps)
             raise DivergedError(
-                f"the loss of step {step + 1} is {loss} at a learning rate of "
-                f"{learning_rate(recipe, step, max_steps):.4g}: lower --learning_rate or add --warmup_steps. "
-                "Checkpoints written before are kept."
+                f"the loss of step {step + 1} is {loss} at a learning rate of {rate:.4g}: lower --learning_rate or add "
+                "--warmup_steps. Checkpoints written before are kept."
             )
 
 

@@ -81,6 +81,7 @@ class Recipe:
     num_light_augmentation_epochs: int = HfArg(
         default=0, help="Epochs at the start with crop and horizontal flip only."
     )
+    num_final_light_augmentation_epochs: int = HfArg(default=0, help="The same at the end.")
     progressive_resizing: list[str] | None = HfArg(
         default=None, help="Smaller images first, as PIXELS:SHARE of the epochs until which: 16:0.3 24:0.7."
     )
@@ -102,12 +103,17 @@ class Recipe:
     )
     per_device_eval_batch_size: int = HfArg(default=128, help="The same, in evaluation.")
     gradient_accumulation_steps: int = HfArg(default=1, help="Batches a process takes for one optimiser step.")
-    learning_rate: float = HfArg(default=0.1, help="Peak learning rate.")
-    momentum: float = HfArg(default=0.9, help="Momentum of SGD.")
+    optim: Literal["sgd", "muon"] = HfArg(
+        default="sgd", help="muon is for the convolutions of the stages; all else has SGD with it too."
+    )
+    learning_rate: float = HfArg(default=0.1, help="Peak learning rate of SGD.")
+    muon_learning_rate: float = HfArg(default=0.05, help="Peak learning rate of Muon.")
+    muon_weight_decay: float = HfArg(default=0.02, help="Weight decay of Muon.")
+    momentum: float = HfArg(default=0.9, help="Momentum.")
     nesterov: bool = HfArg(default=False, help="Nesterov's momentum.")
-    weight_decay: float = HfArg(default=5e-4, help="Weight decay.")
+    weight_decay: float = HfArg(default=5e-4, help="Weight decay of SGD.")
     decay_norm_and_bias: bool = HfArg(default=True, help="Decay BatchNorm's parameters and biases too.")
-    lr_scheduler_type: Literal["constant", "cosine", "multi_step", "hybrid"] = HfArg(
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "multi_step", "hybrid"] = HfArg(
         default="cosine",
         help="hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak.",
     )
@@ -254,6 +260,7 @@ _RANGES = {
     "cutmix_alpha": (0.01, _NO_LIMIT),
     "label_smoothing_factor": (0, 1),
     "num_light_augmentation_epochs": (0, _NO_LIMIT),
+    "num_final_light_augmentation_epochs": (0, _NO_LIMIT),
     "num_train_epochs": (1, _NO_LIMIT),
     "max_train_steps": (1, _NO_LIMIT),
     "per_device_train_batch_size": (1, _NO_LIMIT),
@@ -261,6 +268,8 @@ _RANGES = {
     "gradient_accumulation_steps": (1, _NO_LIMIT),
     "total_train_batch_size": (1, _NO_LIMIT),
     "learning_rate": (0, _NO_LIMIT),
+    "muon_learning_rate": (0, _NO_LIMIT),
+    "muon_weight_decay": (0, _NO_LIMIT),
     "momentum": (0, 1),
     "weight_decay": (0, _NO_LIMIT),
     "lr_milestones": (0, 1),
