@@ -31,6 +31,7 @@ from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, create_repository, push
 from sharing.model_card import CARD_NAME, write_model_card
+from training.arithmetic import total_flos
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_torch_compile
 from training.identity import RunIdentity
@@ -113,6 +114,7 @@ def run(recipe: Recipe) -> None:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
+        "total_flos": total_flos(recipe, config, progress.steps_per_epoch, progress.max_steps),
         "train_samples": len(data.train_rows),
         "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
         "train_device": identity.device_name,

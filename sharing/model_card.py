@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from training.checkpoints import TRAINER_STATE_NAME
+from training.arithmetic import multiply_adds
 from training.output_dir import RESULTS_NAME, read_recipe
 from training.recipe import Recipe
 
@@ -73,8 +72,8 @@ def render_model_card(folder: Path, name: str) -> str:
     results = read_json(folder / RESULTS_NAME)
     recipe = read_recipe(folder)
     config = SlimResNetConfig.from_pretrained(folder)
-    num_parameters, multiply_adds = _size(config)
-    trained_steps = read_json(folder / TRAINER_STATE_NAME).get("global_step")
+    with torch.device("meta"):
+        num_parameters = SlimResNetForImageClassification(config).num_parameters()
     tta = results.get("test_tta", "none")
     corruptions = read_json(folder / "test_corruptions.json").get("none")
     names = [config.id2label[index] for index in range(config.num_labels)]
@@ -96,7 +95,7 @@ def render_model_card(folder: Path, name: str) -> str:
         num_labels=config.num_labels,
         label_names=names if len(names) <= 20 else None,
         num_parameters=num_parameters,
-        multiply_adds=multiply_adds,
+        multiply_adds=multiply_adds(config, config.image_size),
         dataset=_dataset(recipe),
         dataset_is_local=is_local,
         dataset_revision=recipe.dataset_revision,
@@ -114,7 +113,7 @@ def render_model_card(folder: Path, name: str) -> str:
             (f"figures/{file}", caption) for file, caption in _FIGURES.items() if (folder / "figures" / file).exists()
         ],
         changed_settings=_changed_settings(recipe),
-        training_facts=_training_facts(results, recipe, multiply_adds, trained_steps),
+        training_facts=_training_facts(results, recipe),
         is_cifar10="cifar10" in _dataset(recipe).lower().replace("-", ""),
         uses_cutmix=recipe.cutmix_prob > 0,
     )
@@ -155,16 +154,6 @@ def _dataset(recipe: Recipe) -> str:
     """The dataset's name; of a local one the folder's, and not where it lies."""
     path = Path(recipe.dataset_name)
     return path.resolve().name if path.is_dir() else recipe.dataset_name
-
-
-def _size(config: SlimResNetConfig) -> tuple[int, int]:
-    """Parameters, and multiply-adds of convolutions and linear layers for an image."""
-    with torch.device("meta"):
-        model = SlimResNetForImageClassification(config).eval()
-        pixel_values = torch.empty(1, config.num_channels, config.image_size, config.image_size)
-    with FlopCounterMode(display=False) as counter:
-        model(pixel_values=pixel_values)
-    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
 def _results_table(results: dict) -> list[list[str]]:
@@ -222,7 +211,7 @@ def _changed_settings(recipe: Recipe) -> str:
     return yaml.safe_dump(settings, sort_keys=False) if settings else "# none\n"
 
 
-def _training_facts(results: dict, recipe: Recipe, multiply_adds: int, steps: int | None) -> list[str]:
+def _training_facts(results: dict, recipe: Recipe) -> list[str]:
     facts = []
     if "train_samples" in results:
         facts.append(f"{results['train_samples']:,} training images, {results['epoch']:.4g} epochs")
@@ -234,7 +223,7 @@ def _training_facts(results: dict, recipe: Recipe, multiply_adds: int, steps: in
             + (f", {many} processes" if many > 1 else "")
             + f", {results['train_samples_per_second']:.0f} images a second, precision {recipe.mixed_precision}"
         )
-    if steps and not recipe.progressive_resizing:  # forward, and twice that backward; an addition counts as one
-        flop = 6 * multiply_adds * steps * recipe.total_train_batch_size
-        facts.append(f"{flop / 1e15:.2g} petaFLOP (six times the multiply-adds of every image seen)")
+    if "total_flos" in results:
+        petaflop = results["total_flos"] / 1e15
+        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen)")
     return facts

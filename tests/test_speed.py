@@ -16,6 +16,7 @@ from cifar10.randomness import Draws
 from cifar10.reading import open_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training import hardware
+from training.arithmetic import multiply_adds, total_flos
 from training.hardware import choose_channels_last, choose_mixed_precision, choose_torch_compile
 from training.inputs import TrainingInputs, resolution
 from training.recipe import Recipe, RecipeError
@@ -81,6 +82,17 @@ def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
         TrainingInputs(dataclasses.replace(recipe, progressive_resizing=["20:0.5"]), tiny_config, num_epochs=4)
     with pytest.raises(RecipeError, match="--crop_padding 16"):
         TrainingInputs(Recipe(crop_padding=16, crop_padding_mode="reflect"), tiny_config, num_epochs=4)
+
+
+def test_arithmetic_of_a_run_counts_each_image_at_its_size():
+    config = SlimResNetConfig()
+    assert multiply_adds(config, 32) == 271_419_904
+    recipe = Recipe(progressive_resizing=["16:0.5"], total_train_batch_size=10)
+    # 4 epochs of 3 steps, the last cut to 1: two epochs at 16 pixels, then 4 steps at 32
+    expected = 6 * 10 * (6 * multiply_adds(config, 16) + 4 * multiply_adds(config, 32))
+    assert total_flos(recipe, config, steps_per_epoch=3, max_steps=10) == expected
+    # The head apart, the work is in proportion to the pixels.
+    assert multiply_adds(config, 16) == pytest.approx(multiply_adds(config, 32) / 4, rel=1e-4)
 
 
 def test_full_augmentation_lies_between_the_light_epochs(tiny_config):
