@@ -66,7 +66,10 @@ def run(recipe: Recipe) -> None:
     progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
     layout = choose_channels_last(recipe.channels_last, accelerator.device.type, config)
     compiling = choose_torch_compile(
-        recipe.torch_compile, accelerator.device.type, progress.max_steps * loader.total_batch_size
+        recipe.torch_compile,
+        accelerator.device.type,
+        num_images=progress.max_steps * loader.total_batch_size,
+        one_size=not recipe.progressive_resizing,
     )
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)

@@ -126,6 +126,7 @@ def test_compiling_chooses_itself(monkeypatch):
     monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
     assert choose_torch_compile("auto", "cpu", 10_000).value is False
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is True
+    assert choose_torch_compile("auto", "cpu", 5_000_000, one_size=False).value is False
     assert choose_torch_compile("auto", "mps", 10**9).value is False
     assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)

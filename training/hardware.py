@@ -82,10 +82,12 @@ def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNe
     return Choice(device_type in ("cpu", "cuda"), f"convolutions of the {device_type}")
 
 
-def choose_torch_compile(wanted: str | bool, device_type: str, num_images: int) -> Choice:
-    """True where a run of `num_images`, over all its epochs, is long enough to repay compiling."""
+def choose_torch_compile(wanted: str | bool, device_type: str, num_images: int, one_size: bool = True) -> Choice:
+    """True where a run of `num_images`, over all its epochs and all of `one_size`, is long enough to repay compiling."""
     if wanted != "auto":
         return Choice(wanted, "as asked")
+    if not one_size:
+        return Choice(False, "it would compile anew for each size of images")
     enough = COMPILE_FROM_IMAGES.get(device_type)
     if enough is None:
         return Choice(False, f"not tried on {device_type}")
