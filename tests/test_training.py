@@ -117,9 +117,13 @@ def test_stream_and_memory_and_a_second_run_end_in_the_same_weights(flags, tmp_p
     assert not torch.equal(weights(other)["classifier.weight"], weights(memory)["classifier.weight"])
 
 
-@pytest.mark.parametrize("averaging", [[], ["--ema_decay=0.9", "--load_best_model_at_end"]], ids=["plain", "averaged"])
-def test_resuming_from_any_checkpoint_ends_in_the_same_weights(flags, tmp_path, averaging):
-    flags += [*averaging, "--checkpointing_steps=4", "--save_total_limit=100"]
+@pytest.mark.parametrize(
+    "kind",
+    [[], ["--ema_decay=0.9", "--load_best_model_at_end"], ["--optim=muon", "--lr_scheduler_type=linear"]],
+    ids=["plain", "averaged", "muon"],
+)
+def test_resuming_from_any_checkpoint_ends_in_the_same_weights(flags, tmp_path, kind):
+    flags += [*kind, "--checkpointing_steps=4", "--save_total_limit=100"]
     whole = train(flags)
     checkpoints = list_checkpoints(whole)
     assert [checkpoint.name for checkpoint in checkpoints] == [f"checkpoint-{step}" for step in (4, 8, 12, 16, 20)]

@@ -83,7 +83,7 @@ def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNe
 
 
 def choose_torch_compile(wanted: str | bool, device_type: str, num_images: int, one_size: bool = True) -> Choice:
-    """True where a run of `num_images`, over all its epochs and all of `one_size`, is long enough to repay compiling."""
+    """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
     if wanted != "auto":
         return Choice(wanted, "as asked")
     if not one_size:
