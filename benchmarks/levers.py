@@ -36,6 +36,7 @@ ROWS = {
     "another seed": {"seed": 43},
     "SGD alone, at 0.3": {"optim": "sgd", "learning_rate": 0.3},
     "Muon at 0.02, decay 0.05": {"muon_learning_rate": 0.02, "muon_weight_decay": 0.05},
+    "Muon at 0.1, decay 0.04": {"muon_learning_rate": 0.1, "muon_weight_decay": 0.04},
     "cosine instead of linear": {"lr_scheduler_type": "cosine"},
     "batch of 512": {"total_train_batch_size": 512},
     "no label smoothing": {"label_smoothing_factor": 0.0},
