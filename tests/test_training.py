@@ -47,7 +47,7 @@ def test_a_finished_folder(flags, capsys):
     scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
-        "train_num_processes", "temperature",
+        "train_num_processes", "total_flos", "temperature",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
           for name in ("samples", "tta", "expected_calibration_error_scaled")),
@@ -341,7 +341,7 @@ def test_a_loss_that_is_no_number(flags, tmp_path, monkeypatch):
     train(flags, "--save_total_limit=3")
     shutil.rmtree(tmp_path / "run" / "checkpoint-14"), shutil.rmtree(tmp_path / "run" / "checkpoint-21")
     before = snapshot(tmp_path / "run" / "checkpoint-7")
-    monkeypatch.setattr("training.loop.learning_rate", lambda recipe, step, max_steps: 1e30)
+    monkeypatch.setattr("training.loop.schedule", lambda recipe, step, max_steps: 1e31)
     with pytest.raises(DivergedError, match=r"the loss of step \d+ is nan at a learning rate of 1e\+30"):
         train(flags, "--resume_from_checkpoint=last", "--overwrite_output_dir")
     assert snapshot(tmp_path / "run" / "checkpoint-7") == before
