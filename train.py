@@ -117,7 +117,7 @@ def run(recipe: Recipe) -> None:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
-        "total_flos": total_flos(recipe, config, progress.steps_per_epoch, progress.max_steps),
+        "total_flos": total_flos(recipe, config, progress),
         "train_samples": len(data.train_rows),
         "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
         "train_device": identity.device_name,

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import yaml
-
 from benchmarks.measuring import FOLDER
+from evaluation.trained import read_json
+from training.output_dir import RESULTS_NAME, read_recipe
 
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
@@ -104,15 +104,14 @@ def results() -> str:
     ]
     commands = []
     for folder in RUNS:
-        figures = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        name = Path(recipe["output_dir"]).name
+        figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
+        name = Path(recipe.output_dir).name
         policy = figures.get("test_tta", "none")
         with_tta = "_tta" if policy != "none" else ""
         corrupted = figures.get(f"test_corruption_accuracy{with_tta}")
         calibration = figures.get("test_expected_calibration_error_scaled", figures["test_expected_calibration_error"])
         cells = [
-            f"`{name}.yaml`, seed {recipe['seed']}, {figures['train_samples']:,} images",
+            f"`{name}.yaml`, seed {recipe.seed}, {figures['train_samples']:,} images",
             f"{figures['epoch']:.4g}",
             f"{figures['total_flos'] / 1e15:.2g}",
             f"{figures['train_runtime'] / 3600:.2f}",

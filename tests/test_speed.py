@@ -19,6 +19,7 @@ from training import hardware
 from training.arithmetic import multiply_adds, total_flos
 from training.hardware import choose_channels_last, choose_mixed_precision, choose_torch_compile
 from training.inputs import TrainingInputs, resolution
+from training.progress import Progress
 from training.recipe import Recipe, RecipeError
 
 
@@ -90,7 +91,7 @@ def test_arithmetic_of_a_run_counts_each_image_at_its_size():
     recipe = Recipe(progressive_resizing=["16:0.5"], total_train_batch_size=10)
     # 4 epochs of 3 steps, the last cut to 1: two epochs at 16 pixels, then 4 steps at 32
     expected = 6 * 10 * (6 * multiply_adds(config, 16) + 4 * multiply_adds(config, 32))
-    assert total_flos(recipe, config, steps_per_epoch=3, max_steps=10) == expected
+    assert total_flos(recipe, config, Progress(steps_per_epoch=3, max_steps=10)) == expected
     # The head apart, the work is in proportion to the pixels.
     assert multiply_adds(config, 16) == pytest.approx(multiply_adds(config, 32) / 4, rel=1e-4)
 

@@ -1,11 +1,14 @@
 """How much a run computes."""
 
+from collections import Counter
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
 from .inputs import resolution
+from .progress import Progress
 from .recipe import Recipe, parse_resizing
 
 
@@ -19,16 +22,17 @@ def multiply_adds(config: SlimResNetConfig, image_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def total_flos(recipe: Recipe, config: SlimResNetConfig, steps_per_epoch: int, max_steps: int) -> int:
+def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress) -> int:
     """
     Floating-point operations of a whole run: six times the multiply-adds of every image seen, at the size it was seen.
 
     Six is two, an addition counting as one, for each of forward, the inputs' gradients and the weights' gradients.
     """
-    stages, num_epochs = parse_resizing(recipe.progressive_resizing), -(-max_steps // steps_per_epoch)
-    total = 0
-    for epoch in range(num_epochs):
-        steps = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
-        size = resolution(stages, epoch, num_epochs, config.image_size)
-        total += 6 * multiply_adds(config, size) * steps * recipe.total_train_batch_size
-    return total
+    stages = parse_resizing(recipe.progressive_resizing)
+    steps_at: Counter[int] = Counter()
+    for epoch in range(progress.num_epochs):
+        size = resolution(stages, epoch, progress.num_epochs, config.image_size)
+        steps_at[size] += min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
+    return (
+        6 * recipe.total_train_batch_size * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())
+    )

@@ -23,7 +23,8 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
     kernels = []
     if recipe.optim == "muon":
         kernels = [parameter for parameter in model.slimresnet.encoder.parameters() if parameter.ndim == 4]
-    others = [parameter for parameter in model.parameters() if all(parameter is not kernel for kernel in kernels)]
+    with_muon = set(kernels)
+    others = [parameter for parameter in model.parameters() if parameter not in with_muon]
     groups = [{"params": others}]
     if not recipe.decay_norm_and_bias:
         groups = [
