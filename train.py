@@ -206,8 +206,9 @@ def draw_finished(
 
     epoch = progress.num_epochs - 1
     order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
-    [(pixels, labels)] = load_batches(data.train, [data.train_rows[order[:16]]], Loading(torch.device("cpu")))
-    inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, count=len(pixels))))
+    rows = data.train_rows[order[:16]]
+    [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
+    inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
     seen = make_inputs.denormalize(inputs["pixel_values"])
     plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, figures / "training_samples.png")
 

@@ -7,6 +7,7 @@ DataLoader, and against kornia's batch transforms (pip install kornia).
 import argparse
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from datasets import load_dataset
 from torch.utils.data import DataLoader
@@ -91,7 +92,7 @@ def one_augmentation(pixels: torch.Tensor, settings: dict, batches: int) -> Call
 
     def work() -> int:
         for position in range(batches):
-            augment(pixels, Draws(0, 0, position * BATCH, BATCH))
+            augment(pixels, Draws(0, 0, position * BATCH, np.arange(BATCH)))
         return batches * BATCH
 
     return work

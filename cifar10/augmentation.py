@@ -27,6 +27,9 @@ class Augmentation:
         crop_padding: pixels added on each side before an image of the old size is cut out at random.
         crop_padding_mode: `"zero"` (black) or `"reflect"`.
         horizontal_flip_prob, vertical_flip_prob: probability of a mirror image.
+        alternating_flip: a sample is mirrored from left to right in every other epoch, and `horizontal_flip_prob` is
+            the share that begins with it: two epochs show each sample both ways (Jordan, 2024, "94% on CIFAR-10 in
+            3.29 Seconds on a Single GPU", section 3.6).
         gaussian_blur_prob: probability of a 3×3 Gaussian blur.
         gaussian_blur_sigma: range in pixels that its standard deviation is drawn from, uniformly.
         random_erasing_prob: probability that a rectangle is painted over (Zhong et al., 2020).
@@ -37,6 +40,7 @@ class Augmentation:
     crop_padding: int = 0
     crop_padding_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip_prob: float = 0.0
+    alternating_flip: bool = False
     vertical_flip_prob: float = 0.0
     gaussian_blur_prob: float = 0.0
     gaussian_blur_sigma: tuple[float, float] = (0.1, 1.5)
@@ -49,7 +53,10 @@ class Augmentation:
         if self.crop_padding:
             offsets = (draws.uniform("crop", 2) * (2 * self.crop_padding + 1)).astype(np.int64)
             pixels = crop(pixels, offsets, self.crop_padding, self.crop_padding_mode)
-        if self.horizontal_flip_prob:
+        if self.alternating_flip:
+            begins = draws.uniform_of_samples("alternating flip") < self.horizontal_flip_prob
+            pixels = flip(pixels, begins ^ (draws.epoch % 2 == 1), dim=3)
+        elif self.horizontal_flip_prob:
             pixels = flip(pixels, draws.uniform("horizontal flip", 1)[:, 0] < self.horizontal_flip_prob, dim=3)
         if self.vertical_flip_prob:
             pixels = flip(pixels, draws.uniform("vertical flip", 1)[:, 0] < self.vertical_flip_prob, dim=2)

@@ -86,8 +86,9 @@ class TrainingLoader:
             for part in range(self._accumulation)
         ]
         batches = [order[start : start + self._batch_size] for start in starts]
-        for start, (pixels, labels) in zip(starts, load_batches(self._split, batches, self._loading), strict=True):
-            yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, self._batch_size))
+        loaded = load_batches(self._split, batches, self._loading)
+        for start, rows, (pixels, labels) in zip(starts, batches, loaded, strict=True):
+            yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows))
 
 
 def evaluation_batches(

@@ -47,21 +47,34 @@ def sample_order(seed: int, epoch: int, num_samples: int, window: int) -> np.nda
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of `count` samples that stand at consecutive positions of an epoch, from `first` on."""
+    """
+    The random numbers of samples that stand at consecutive positions of an epoch, from `first` on.
+
+    Attributes:
+        samples: their row numbers, int64 `[B]`.
+    """
 
     seed: int
     epoch: int
     first: int
-    count: int
+    samples: np.ndarray
 
     def uniform(self, name: str, columns: int) -> np.ndarray:
         """
-        Uniform numbers in [0, 1), float64 `[count, columns]`: a row a sample.
+        Uniform numbers in [0, 1), float64 `[B, columns]`: a row a sample.
 
         `name` says what they are for; another name gives independent numbers, so that a transform draws the same
         whether or not others are used beside it.
         """
         counts_per_sample = -(-columns // _WORDS_PER_COUNT)
         generator = _philox(self.seed, self.epoch, name, self.first * counts_per_sample)
-        words = generator.random_raw(self.count * counts_per_sample * _WORDS_PER_COUNT)
-        return (words.reshape(self.count, -1)[:, :columns] >> np.uint64(11)) * 2.0**-53
+        words = generator.random_raw(len(self.samples) * counts_per_sample * _WORDS_PER_COUNT)
+        return _uniform(words.reshape(len(self.samples), -1)[:, :columns])
+
+    def uniform_of_samples(self, name: str) -> np.ndarray:
+        """Uniform numbers in [0, 1), float64 `[B]`, that a sample keeps in every epoch, wherever it stands."""
+        return _uniform(_philox(self.seed, 0, name).random_raw(self.samples.max() + 1)[self.samples])
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    return (words >> np.uint64(11)) * 2.0**-53

@@ -70,7 +70,7 @@ def test_gaussian_blur_of_no_sample_is_the_batch(pixels):
 
 
 def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn():
-    shape = Draws(0, 0, 0, 5000).uniform("boxes", 4)
+    shape = Draws(0, 0, 0, np.arange(5000)).uniform("boxes", 4)
     top, bottom, left, right = erasing_boxes(shape, (0.02, 0.2), 32, 32).T
     assert top.min() >= 0 and left.min() >= 0 and bottom.max() <= 32 and right.max() <= 32
     height, width = bottom - top, right - left
@@ -86,7 +86,7 @@ def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn():
 
 
 def test_erasing_boxes_stay_inside_a_small_image():
-    top, bottom, left, right = erasing_boxes(Draws(0, 0, 0, 500).uniform("boxes", 4), (0.5, 1.0), 5, 3).T
+    top, bottom, left, right = erasing_boxes(Draws(0, 0, 0, np.arange(500)).uniform("boxes", 4), (0.5, 1.0), 5, 3).T
     assert ((top >= 0) & (bottom <= 5) & (left >= 0) & (right <= 3) & (top < bottom) & (left < right)).all()
 
 
@@ -123,17 +123,17 @@ FULL = Augmentation(
 
 def test_a_sample_is_augmented_the_same_in_any_batch(pixels):
     before = pixels.clone()
-    whole = FULL(pixels, Draws(1, 2, 8, 40))
+    whole = FULL(pixels, Draws(1, 2, 8, np.arange(40)))
     assert whole.dtype == torch.uint8 and whole.shape == pixels.shape
-    parts = [FULL(pixels[i : i + 5], Draws(1, 2, 8 + i, 5)) for i in range(0, 40, 5)]
+    parts = [FULL(pixels[i : i + 5], Draws(1, 2, 8 + i, np.arange(5))) for i in range(0, 40, 5)]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(pixels, before)
-    assert not torch.equal(FULL(pixels, Draws(1, 3, 8, 40)), whole)
+    assert not torch.equal(FULL(pixels, Draws(1, 3, 8, np.arange(40))), whole)
 
 
 def test_each_sample_has_its_own_draw():
     same = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(64, -1, -1, -1)
-    results = {image.numpy().tobytes() for image in FULL(same, Draws(0, 0, 0, 64))}
+    results = {image.numpy().tobytes() for image in FULL(same, Draws(0, 0, 0, np.arange(64)))}
     assert len(results) > 60
 
 
@@ -149,19 +149,35 @@ def test_each_sample_has_its_own_draw():
 def test_probability(field, expected):
     image = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(4000, -1, -1, -1)
     augmentation = Augmentation(**{field: expected}, gaussian_blur_sigma=(0.5, 1.0))
-    changed = (augmentation(image, Draws(0, 0, 0, 4000)) != image).flatten(1).any(dim=1)
+    changed = (augmentation(image, Draws(0, 0, 0, np.arange(4000))) != image).flatten(1).any(dim=1)
     assert changed.float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 def test_nothing_asked_nothing_changed(pixels):
-    assert torch.equal(Augmentation()(pixels, Draws(0, 0, 0, 40)), pixels)
+    assert torch.equal(Augmentation()(pixels, Draws(0, 0, 0, np.arange(40))), pixels)
 
 
 def test_erasing_paints_the_color():
     black = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
-    painted = Augmentation(random_erasing_prob=1.0, erasing_color=(125, 123, 114))(black, Draws(0, 0, 0, 100))
+    paint = Augmentation(random_erasing_prob=1.0, erasing_color=(125, 123, 114))
+    painted = paint(black, Draws(0, 0, 0, np.arange(100)))
     inside = painted.ne(0).all(dim=1)
     assert (inside.flatten(1).sum(dim=1) > 0).all()
     assert torch.equal(
         painted.permute(0, 2, 3, 1)[inside].unique(dim=0), torch.tensor([[125, 123, 114]], dtype=torch.uint8)
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_alternating_flip_shows_every_sample_both_ways_in_two_epochs(share):
+    images = torch.randint(0, 256, (2000, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augmentation = Augmentation(horizontal_flip_prob=share, alternating_flip=True)
+    mirrored = []
+    for epoch in range(4):
+        samples = np.random.default_rng(epoch).permutation(2000)  # each epoch has an order of its own
+        batches = [augmentation(images[part], Draws(7, epoch, 0, part)) for part in np.array_split(samples, 9)]
+        changed = (torch.cat(batches) != images[samples]).flatten(1).any(dim=1).numpy()
+        mirrored.append(changed[np.argsort(samples)])
+    assert mirrored[0].mean() == pytest.approx(share, abs=0.04)
+    assert (mirrored[0] != mirrored[1]).all()
+    assert (mirrored[0] == mirrored[2]).all() and (mirrored[1] == mirrored[3]).all()

@@ -27,7 +27,7 @@ def random_images(*shape):
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_pasted_pixels_and_labels_match(batch_size, alpha):
     images, labels = distinct_images(batch_size), torch.arange(batch_size) % 10
-    result = collator(alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, batch_size))
+    result = collator(alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, np.arange(batch_size)))
     partner = partners(batch_size)
     assert result["labels"].dtype == torch.float32 and result["labels"].shape == (batch_size, 10)
     assert torch.equal(result["labels"].sum(dim=1), torch.ones(batch_size))
@@ -44,7 +44,7 @@ def test_pasted_pixels_and_labels_match(batch_size, alpha):
 
 def test_a_single_sample_stays_as_it_is():
     images = random_images(1, 3, 32, 32)
-    result = collator()(images, torch.tensor([4]), Draws(0, 0, 0, 1))
+    result = collator()(images, torch.tensor([4]), Draws(0, 0, 0, np.arange(1)))
     assert torch.equal(result["pixel_values"], images.float())
     assert torch.equal(result["labels"], F.one_hot(torch.tensor([4]), 10).float())
 
@@ -59,7 +59,7 @@ def test_partners(batch_size, expected):
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_lambda_follows_theory(alpha):
     """Without clipping, λ is Beta(α, α); the exact share follows from it by clipping at a uniform centre."""
-    shape = Draws(0, 0, 0, 40000).uniform("cutmix", 3)
+    shape = Draws(0, 0, 0, np.arange(40000)).uniform("cutmix", 3)
     size = 256  # fine enough that whole pixels hardly matter
     centred = shape.copy()
     centred[:, 1:] = 0.5
@@ -78,23 +78,23 @@ def test_lambda_follows_theory(alpha):
 def test_probability_is_per_sample():
     collate = collator(prob=0.25)
     images = distinct_images(4000, size=8)
-    result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
+    result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))
     mixed = (result["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()
-    always = collator(prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, 4000))
+    always = collator(prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))
     visible = (always["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()  # some boxes are empty
     assert mixed == pytest.approx(0.25 * visible, abs=0.02)
 
 
 def test_no_mixing_gives_one_hot_labels():
     images, labels = random_images(8, 3, 32, 32), torch.arange(8)
-    result = collator(prob=0.0)(images, labels, Draws(0, 0, 0, 8))
+    result = collator(prob=0.0)(images, labels, Draws(0, 0, 0, np.arange(8)))
     assert torch.equal(result["pixel_values"], images.float())
     assert torch.equal(result["labels"], F.one_hot(labels, 10).float())
 
 
 def test_label_smoothing_equals_pytorchs():
     labels, logits = torch.arange(8), torch.randn(8, 10)
-    smooth = collator(prob=0.0, label_smoothing=0.1)(random_images(8, 3, 4, 4), labels, Draws(0, 0, 0, 8))
+    smooth = collator(prob=0.0, label_smoothing=0.1)(random_images(8, 3, 4, 4), labels, Draws(0, 0, 0, np.arange(8)))
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(F.cross_entropy(logits, smooth["labels"]), expected)
 
@@ -102,7 +102,7 @@ def test_label_smoothing_equals_pytorchs():
 def test_a_pair_is_mixed_the_same_in_any_even_batch():
     images, labels = random_images(32, 3, 16, 16), torch.arange(32) % 10
     collate = collator(label_smoothing=0.1)
-    whole = collate(images, labels, Draws(3, 1, 64, 32))
-    parts = [collate(images[i : i + 8], labels[i : i + 8], Draws(3, 1, 64 + i, 8)) for i in range(0, 32, 8)]
+    whole = collate(images, labels, Draws(3, 1, 64, np.arange(32)))
+    parts = [collate(images[i : i + 8], labels[i : i + 8], Draws(3, 1, 64 + i, np.arange(8))) for i in range(0, 32, 8)]
     for name in whole:
         assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])

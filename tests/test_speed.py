@@ -32,7 +32,8 @@ def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
         model = SlimResNetForImageClassification(SlimResNetConfig())
         if fast:
             model = model.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        # At ten times this rate the curve is chaotic, and the number of threads alone moves it by several per cent.
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
         curve = []
         for step in range(50):
             rows = np.arange(16 * step, 16 * step + 16)
@@ -76,7 +77,7 @@ def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
     make_inputs = TrainingInputs(recipe, tiny_config, num_epochs=4)
     pixels, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), torch.arange(6)
     for epoch, size in ((0, 8), (1, 8), (2, 16), (3, 16)):
-        inputs = make_inputs(TrainingBatch(pixels, labels, Draws(0, epoch, 0, 6)))
+        inputs = make_inputs(TrainingBatch(pixels, labels, Draws(0, epoch, 0, np.arange(6))))
         assert inputs["pixel_values"].shape == (6, 3, size, size)
         assert torch.equal(inputs["labels"].sum(dim=1), torch.ones(6))
     with pytest.raises(RecipeError, match="--progressive_resizing"):
@@ -100,10 +101,8 @@ def test_full_augmentation_lies_between_the_light_epochs(tiny_config):
     recipe = Recipe(cutmix_prob=1.0, num_light_augmentation_epochs=1, num_final_light_augmentation_epochs=2)
     make_inputs = TrainingInputs(recipe, tiny_config, num_epochs=5)
     pixels, labels = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 10
-    mixed = [
-        bool((make_inputs(TrainingBatch(pixels, labels, Draws(0, epoch, 0, 32)))["labels"].amax(dim=1) < 1).any())
-        for epoch in range(5)
-    ]
+    batches = [TrainingBatch(pixels, labels, Draws(0, epoch, 0, np.arange(32))) for epoch in range(5)]
+    mixed = [bool((make_inputs(batch)["labels"].amax(dim=1) < 1).any()) for batch in batches]
     assert mixed == [False, True, True, False, False]
 
 

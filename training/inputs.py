@@ -43,6 +43,7 @@ class TrainingInputs:
             "crop_padding": recipe.crop_padding,
             "crop_padding_mode": recipe.crop_padding_mode,
             "horizontal_flip_prob": recipe.horizontal_flip_prob,
+            "alternating_flip": recipe.alternating_flip,
         }
         full = {
             "vertical_flip_prob": recipe.vertical_flip_prob,

@@ -66,6 +66,9 @@ class Recipe:
     crop_padding: int = HfArg(default=4, help="Random crop after padding by so many pixels.")
     crop_padding_mode: Literal["zero", "reflect"] = HfArg(default="zero", help="What is padded with.")
     horizontal_flip_prob: float = HfArg(default=0.5, help="Probability of a left-right mirror image.")
+    alternating_flip: bool = HfArg(
+        default=False, help="Mirror every image in every other epoch; the probability says how many begin with it."
+    )
     vertical_flip_prob: float = HfArg(default=0.0, help="Probability of an upside-down mirror image.")
     gaussian_blur_prob: float = HfArg(default=0.0, help="Probability of a 3x3 Gaussian blur.")
     gaussian_blur_sigma: list[float] = HfArg(
