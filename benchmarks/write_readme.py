@@ -1,5 +1,6 @@
 """Writes the figures of the JSON files here into README.md, between its marks: python -m benchmarks.write_readme"""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,10 @@ from training.output_dir import RESULTS_NAME, read_recipe
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
 # Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
-RUNS = (FOLDER / "results/fast",)
+FAST = FOLDER / "results/fast"
+RUNS = (FAST,)
+TRIED = FOLDER / "results/tried"
+_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta"}  # tta is what validation chose
 
 
 def _read(name: str) -> dict:
@@ -127,7 +131,36 @@ def results() -> str:
     return "\n".join([*lines, "", "  \n".join(commands)])
 
 
-BLOCKS = {"results": results, "levers": levers, "faults": faults, "processes": processes, "benchmarks": speed}
+def tried() -> str:
+    """Runs of full length that were not kept: what they have other than fast.yaml, on validation alone."""
+    recipes = {folder: dataclasses.asdict(read_recipe(folder)) for folder in (FAST, *sorted(TRIED.iterdir()))}
+    lines = [
+        "| settings | petaFLOP | validation | with TTA | training loss |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for folder, recipe in recipes.items():
+        figures = read_json(folder / RESULTS_NAME)
+        changes = [
+            f"`{name}: {json.dumps(value)}`"
+            for name, value in recipe.items()
+            if value != recipes[FAST][name] and name not in _NOT_SETTINGS
+        ]
+        lines.append(
+            f"| {', '.join(changes) or '`fast.yaml`'} | {figures['total_flos'] / 1e15:.2g} "
+            f"| {figures['eval_accuracy']:.2%} | {figures['eval_accuracy_tta']:.2%} ({figures['eval_tta']}) "
+            f"| {figures['train_loss']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+BLOCKS = {
+    "results": results,
+    "levers": levers,
+    "tried": tried,
+    "faults": faults,
+    "processes": processes,
+    "benchmarks": speed,
+}
 
 
 def updated(text: str) -> str:
