@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import FOLDER, machine
+from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import TRAINER_STATE_NAME
 from training.output_dir import RECIPE_NAME
@@ -68,7 +69,7 @@ def run(changes: dict, dataset_name: str, output_dir: Path) -> dict:
         subprocess.run(
             [sys.executable, "train.py", f"--config={file}", "--overwrite_output_dir"], cwd=REPOSITORY, check=True
         )
-    last = json.loads((output_dir / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"][-1]
+    last = read_json(output_dir / TRAINER_STATE_NAME)["log_history"][-1]
     # Averaged weights, where there are some, are what would be kept.
     averaged = "_ema" if "eval_accuracy_ema" in last else ""
     return {

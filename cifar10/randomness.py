@@ -73,7 +73,14 @@ class Draws:
 
     def uniform_of_samples(self, name: str) -> np.ndarray:
         """Uniform numbers in [0, 1), float64 `[B]`, that a sample keeps in every epoch, wherever it stands."""
-        return _uniform(_philox(self.seed, 0, name).random_raw(self.samples.max() + 1)[self.samples])
+        # The words of fewer samples are the first of those of more: a power of two serves all batches but for a few.
+        count = 1 << int(self.samples.max()).bit_length()
+        return _uniform(_words_of_samples(self.seed, name, count)[self.samples])
+
+
+@lru_cache(maxsize=4)
+def _words_of_samples(seed: int, name: str, count: int) -> np.ndarray:
+    return _philox(seed, 0, name).random_raw(count)
 
 
 def _uniform(words: np.ndarray) -> np.ndarray:
