@@ -13,7 +13,8 @@ README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
 # Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
 FAST = FOLDER / "results/fast"
-RUNS = (FAST,)
+BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
+RUNS = (FAST, BEST)
 TRIED = FOLDER / "results/tried"
 _NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta"}  # tta is what validation chose
 

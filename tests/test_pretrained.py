@@ -1,0 +1,49 @@
+"""The weights that ship with the project: whole, loaded as their card says, and as good as it says."""
+
+import dataclasses
+import json
+
+from conftest import REPOSITORY, SAMPLE, run_python
+
+from benchmarks.write_readme import BEST
+from sharing.hub import collect
+from sharing.model_card import is_edited
+from training.output_dir import read_recipe
+from training.recipe import parse_recipe
+
+SCORING = """
+import sys
+from datasets import load_dataset
+from torch import inference_mode
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+folder, sample = sys.argv[1:]
+processor = AutoImageProcessor.from_pretrained(folder)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+images = load_dataset(sample, split="test")
+with inference_mode():
+    classes = model(**processor(images["img"][:], return_tensors="pt")).logits.argmax(dim=1)
+assert [model.config.id2label[index] for index in range(10)] == images.features["label"].names
+print(sum(one == other for one, other in zip(classes.tolist(), images["label"][:])) / len(images))
+"""
+
+
+def test_they_score_on_the_samples_test_images_what_they_score_on_all(tmp_path):
+    (tmp_path / "scoring.py").write_text(SCORING)
+    process = run_python(
+        "-I", tmp_path / "scoring.py", BEST, SAMPLE, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")
+    )
+    assert process.returncode == 0, process.stderr
+    expected = json.loads((BEST / "all_results.json").read_text())["test_accuracy"]
+    assert abs(float(process.stdout.splitlines()[-1]) - expected) < 0.03  # 500 images: three standard errors
+
+
+def test_the_folder_can_be_shared_as_it_is_and_comes_from_the_recipe_best():
+    files = collect(BEST, "user/slimresnet-cifar10")
+    assert "model.safetensors" in files
+    assert not is_edited(BEST / "README.md")
+    made, best = read_recipe(BEST), parse_recipe([f"--config={REPOSITORY / 'configuration' / 'best.yaml'}"])
+    chosen_by_the_machine = {"mixed_precision", "channels_last", "torch_compile", "per_device_train_batch_size"}
+    for field in dataclasses.fields(best):
+        if field.name not in chosen_by_the_machine:
+            assert getattr(made, field.name) == getattr(best, field.name), field.name
