@@ -84,7 +84,11 @@ def test_a_second_signal_ends_it_at_once(flags):
 
 
 def test_ctrl_c_before_the_first_step(flags, tmp_path):
-    early = "import signal, train; train.open_data = lambda *_: signal.raise_signal(signal.SIGINT); train.main()"
+    # A shell that runs the tests in the background has them ignore SIGINT, and this process too.
+    early = (
+        "import signal, train; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "train.open_data = lambda *_: signal.raise_signal(signal.SIGINT); train.main()"
+    )
     process = start("-c", early, *flags)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in output and "stopped by SIGINT" in output
