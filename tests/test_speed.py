@@ -1,11 +1,12 @@
 """What makes training fast changes nothing else: precision, layout and resolution, and how they are chosen."""
 
 import dataclasses
+import platform
 
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE
+from conftest import REPOSITORY, SAMPLE, run_python
 from PIL import Image
 from torch import nn
 from training_runs import train
@@ -51,6 +52,35 @@ def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
             if isinstance(module, nn.BatchNorm2d):
                 assert module.running_var.dtype == torch.float32 and module.running_var.isfinite().all()
     assert losses[True] == pytest.approx(losses[False], rel=0.05)
+
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from training.hardware import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+def step():
+    return len([torch.ones(2**24) for _ in range(2)])  # 64 MiB each, 16,384 pages
+
+for _ in range(8):  # until the heap has room wherever the blocks happen to lie
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has mallopt")
+def test_the_memory_of_a_step_serves_the_next_one(tmp_path):
+    (tmp_path / "faults.py").write_text(PAGE_FAULTS)
+    faults = {}
+    for memory in ("returned", "kept"):
+        process = run_python(tmp_path / "faults.py", memory, PYTHONPATH=str(REPOSITORY))
+        assert process.returncode == 0, process.stderr
+        faults[memory] = int(process.stdout)
+    assert faults["kept"] < 100 < 16384 < faults["returned"]
 
 
 def test_resize_is_pillows():

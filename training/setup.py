@@ -16,7 +16,7 @@ from cifar10.reading import ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
-from .hardware import choose_mixed_precision
+from .hardware import choose_mixed_precision, keep_freed_memory
 from .recipe import Recipe, RecipeError
 
 
@@ -61,6 +61,7 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
             raise RecipeError("--mixed_precision fp16 has no effect on a CPU: use bf16 or no.")
         if recipe.sync_batchnorm and accelerator.num_processes > 1:
             raise RecipeError("--sync_batchnorm works on GPUs alone: leave it out where several processes share CPUs.")
+        keep_freed_memory()
         # `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is told more.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if torch.get_num_threads() == 1:
