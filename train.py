@@ -35,6 +35,7 @@ from training.arithmetic import total_flos
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_torch_compile
 from training.identity import RunIdentity
+from training.initialization import WHITENING_IMAGES, whiten_stem
 from training.inputs import TrainingInputs, build_image_processor
 from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
@@ -74,6 +75,9 @@ def run(recipe: Recipe) -> None:
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     make_inputs = TrainingInputs(recipe, config, progress.num_epochs)
+    if recipe.stem_initialization == "whitening":
+        [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
+        whiten_stem(model, make_inputs.normalize(pixels))
     scoring = {
         "loading": loading,
         "batch_size": recipe.per_device_eval_batch_size,

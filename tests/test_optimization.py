@@ -95,6 +95,19 @@ def test_no_decay_on_norms_and_biases(tiny_config):
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
+@pytest.mark.parametrize("decays", [True, False])
+def test_batchnorms_biases_have_a_rate_of_their_own(tiny_config, decays):
+    model = SlimResNetForImageClassification(tiny_config)
+    recipe = Recipe(optim="muon", norm_bias_learning_rate=3.0, decay_norm_and_bias=decays)
+    *others, biases = build_optimizer(model, recipe).param_groups
+    assert biases["lr"] == biases["initial_lr"] == 3.0 and biases["weight_decay"] == (5e-4 if decays else 0.0)
+    assert {group["lr"] for group in others} == {recipe.muon_learning_rate, recipe.learning_rate}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names.pop(id(parameter)).endswith("normalization.bias") for parameter in biases["params"])
+    assert not any(name.endswith("normalization.bias") for name in names.values())
+    assert {id(parameter) for group in others for parameter in group["params"]} == names.keys()
+
+
 def gradients(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_slimresnet import SlimResNetForImageClassification
 
@@ -17,20 +18,26 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
     """
     SGD, or Muon for the convolutions of the encoder and SGD for stem, BatchNorm and head, as `optim` says.
 
-    Where the recipe says so, BatchNorm's parameters and biases have no weight decay. Each group keeps its peak learning
-    rate as `initial_lr`.
+    Where the recipe says so, BatchNorm's parameters and biases have no weight decay, and BatchNorm's biases a learning
+    rate of their own. Each group keeps its peak learning rate as `initial_lr`.
     """
     kernels = []
     if recipe.optim == "muon":
         kernels = [parameter for parameter in model.slimresnet.encoder.parameters() if parameter.ndim == 4]
-    with_muon = set(kernels)
-    others = [parameter for parameter in model.parameters() if parameter not in with_muon]
+    norm_biases = []
+    if recipe.norm_bias_learning_rate is not None:
+        norm_biases = [module.bias for module in model.modules() if isinstance(module, _BatchNorm)]
+    apart = {*kernels, *norm_biases}
+    others = [parameter for parameter in model.parameters() if parameter not in apart]
     groups = [{"params": others}]
     if not recipe.decay_norm_and_bias:
         groups = [
             {"params": [parameter for parameter in others if parameter.ndim > 1]},
             {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
+    if norm_biases:
+        decay = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0
+        groups.append({"params": norm_biases, "lr": recipe.norm_bias_learning_rate, "weight_decay": decay})
     sgd = {
         "lr": recipe.learning_rate,
         "momentum": recipe.momentum,

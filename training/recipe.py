@@ -93,6 +93,9 @@ class Recipe:
     config_name: str | None = HfArg(
         default=None, help="A config.json, or its folder, for another network than the default one."
     )
+    stem_initialization: Literal["random", "whitening"] = HfArg(
+        default="random", help="whitening starts the stem from the principal components of the images' patches."
+    )
 
     # optimisation
     num_train_epochs: int = HfArg(default=100, help="Epochs; the learning rate falls over the whole of them.")
@@ -115,6 +118,9 @@ class Recipe:
     momentum: float = HfArg(default=0.9, help="Momentum.")
     nesterov: bool = HfArg(default=False, help="Nesterov's momentum.")
     weight_decay: float = HfArg(default=5e-4, help="Weight decay of SGD.")
+    norm_bias_learning_rate: float | None = HfArg(
+        default=None, help="Peak learning rate of BatchNorm's biases, if not --learning_rate."
+    )
     decay_norm_and_bias: bool = HfArg(default=True, help="Decay BatchNorm's parameters and biases too.")
     lr_scheduler_type: Literal["constant", "linear", "cosine", "multi_step", "hybrid"] = HfArg(
         default="cosine",
@@ -271,6 +277,7 @@ _RANGES = {
     "gradient_accumulation_steps": (1, _NO_LIMIT),
     "total_train_batch_size": (1, _NO_LIMIT),
     "learning_rate": (0, _NO_LIMIT),
+    "norm_bias_learning_rate": (0, _NO_LIMIT),
     "muon_learning_rate": (0, _NO_LIMIT),
     "muon_weight_decay": (0, _NO_LIMIT),
     "momentum": (0, 1),
