@@ -18,11 +18,12 @@ from cifar10.arrays import open_arrays
 from cifar10.loading import Loading
 from cifar10.reading import DatasetError, ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
+from evaluation.backends import BACKENDS, open_network
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
 from evaluation.figures import plot_split
 from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize, read_json
+from evaluation.trained import ModelError, find_folder, read_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe
@@ -54,6 +55,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--split", help="A split, or validation: the images that the run held out of its training. By default test."
     )
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
+    parser.add_argument("--quantized", action="store_true", help="Score the int8 file that export.py made.")
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
     parser.add_argument("--compare_tta", action="store_true", help="Score every policy; with --split validation alone.")
     parser.add_argument(
@@ -68,22 +71,24 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
     if arguments.shift and arguments.split == VALIDATION:
         raise RecipeError("--shift is a test, not something to choose by: leave --split validation out.")
+    if arguments.backend != "torch" and arguments.mixed_precision != "no":
+        raise RecipeError(f"--mixed_precision is for --backend torch, not for {arguments.backend}: leave it out.")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Scores once, prints the figures and, with `--output_dir`, writes them."""
     folder = find_folder(arguments.model)
-    model, normalize = load_model(folder), load_normalize(folder)
     recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
     for name in _FROM_RECIPE:
         if getattr(arguments, name) is not None:
             setattr(recipe, name, getattr(arguments, name))
     recipe.total_train_batch_size = recipe.per_device_train_batch_size = None
-    accelerator, _ = start_accelerator(recipe)
+    accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
+    model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
     predict = partial(
         predict_logits,
-        fold_batchnorm(model).to(accelerator.device, memory_format=torch.channels_last),
+        model.to(accelerator.device, memory_format=torch.channels_last),
         loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
         batch_size=recipe.per_device_eval_batch_size,
         normalize=normalize,
@@ -129,6 +134,13 @@ def open_rows(
     return split, random_subset(rows, recipe.max_eval_samples, recipe.seed)
 
 
+def prefix_of(arguments: argparse.Namespace) -> str:
+    """What the names of figures begin with: the split and, where it is not PyTorch, what ran the network."""
+    split = "eval" if arguments.split == VALIDATION else arguments.split or "test"
+    backend = [] if arguments.backend == "torch" else [arguments.backend]
+    return "_".join([split, *backend, *(["int8"] if arguments.quantized else [])])
+
+
 def score_split(
     arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, before: dict
 ) -> Callable[[], None]:
@@ -142,14 +154,14 @@ def score_split(
         What is left for the main process: to print and to write.
     """
     validation = arguments.split == VALIDATION
-    prefix = "eval" if validation else arguments.split or "test"
+    prefix = prefix_of(arguments)
     labels = split.labels[rows]
     started = time.perf_counter()
     logits = predict(split, rows, views=views_of(*(POLICIES if arguments.compare_tta else [arguments.tta])))
     runtime = time.perf_counter() - started
     temperature = fit_temperature(logits["original"], labels) if validation else before.get("temperature")
     results, details = report_split(prefix, logits, labels, policy=arguments.tta, temperature=temperature)
-    if validation:
+    if validation and arguments.backend == "torch":
         results["temperature"] = temperature
     results[f"{prefix}_runtime"] = runtime
     results[f"{prefix}_samples_per_second"] = len(rows) / runtime
@@ -170,7 +182,7 @@ def score_corruptions(
     arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, seed: int
 ) -> Callable[[], None]:
     """Scores a split under every corruption and severity; returns what is left for the main process."""
-    prefix = arguments.split or "test"
+    prefix = prefix_of(arguments)
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
     for name in CORRUPTIONS:
         of_severities = [

@@ -16,8 +16,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from cifar10.reading import DatasetError
 from cifar10.unlabelled import NamedImage, open_images
+from evaluation.backends import BACKENDS, open_network
 from evaluation.report import views_of
-from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize
+from evaluation.trained import ModelError, find_folder
 from evaluation.views import POLICIES, VIEWS, average
 
 
@@ -29,6 +30,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         "input", help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle."
     )
     parser.add_argument("--output", type=Path, required=True, help="The CSV to write: ID,Labels and a row an image.")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
+    parser.add_argument("--quantized", action="store_true", help="Run the int8 file that export.py made.")
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
     parser.add_argument("--labels", choices=["numbers", "names"], default="numbers", help="By default numbers.")
     parser.add_argument("--probabilities", action="store_true", help="Add a column for each class.")
@@ -40,13 +43,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if arguments.per_device_eval_batch_size < 1:
         parser.error(f"--per_device_eval_batch_size must be at least 1, got {arguments.per_device_eval_batch_size}")
+    if arguments.backend != "torch" and arguments.mixed_precision != "no":
+        parser.error(f"--mixed_precision is for --backend torch, not for {arguments.backend}")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the CSV; what stood there before stays until the new one is complete."""
     folder = find_folder(arguments.model)
-    model, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
+    model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     images = open_images(
         arguments.input, model.config.image_size, split=arguments.split, image_column=arguments.image_column_name

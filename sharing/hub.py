@@ -6,6 +6,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_token
 
+from evaluation.backends import EXPORTS_NAME, TORCH_EXPORT_FILE
 from evaluation.trained import ModelError, load_model, load_normalize
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 
@@ -17,6 +18,7 @@ _SHARED = (
     "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME, "trainer_state.json", "*_details.json",
     "*_corruptions.json", "figures/*.png",
 )  # fmt: skip
+_EXPORTED = ("onnx/*.onnx", TORCH_EXPORT_FILE, EXPORTS_NAME)
 _NEEDED = (
     "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
     "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
@@ -48,8 +50,9 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
         load_normalize(folder)
     except ModelError as error:
         raise HubError(f"{error} Such a folder would load nowhere.") from error
+    exported = [file for pattern in _EXPORTED for file in sorted(folder.glob(pattern))]
     files: dict[str, Path | bytes] = {
-        file.relative_to(folder).as_posix(): file for pattern in _SHARED for file in sorted(folder.glob(pattern))
+        file.relative_to(folder).as_posix(): file for file in finished_files(folder) + exported
     }
     card = folder / CARD_NAME
     if overwrite_card or not is_edited(card):
@@ -57,6 +60,11 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
     else:
         _check_figures(folder, card)
     return files
+
+
+def finished_files(folder: Path) -> list[Path]:
+    """The files of a finished run that others get, without what export.py made of it."""
+    return [file for pattern in _SHARED for file in sorted(folder.glob(pattern))]
 
 
 def _check_figures(folder: Path, card: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from evaluation.backends import EXPORTS_NAME, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
@@ -109,6 +110,7 @@ def render_model_card(folder: Path, name: str) -> str:
         corruption_accuracy_tta=results.get("test_corruption_accuracy_tta"),
         corruption_samples=results.get("test_corruption_samples"),
         corruptions=corruptions,
+        exports=_exports(folder, results),
         figures=[
             (f"figures/{file}", caption) for file, caption in _FIGURES.items() if (folder / "figures" / file).exists()
         ],
@@ -119,6 +121,21 @@ def render_model_card(folder: Path, name: str) -> str:
     )
     text = card.content.rstrip("\n") + "\n\n"
     return text + _MARK.format(_digest(text))
+
+
+def _exports(folder: Path, results: dict) -> list[dict]:
+    """Of each file that export.py made: what it is, how it was checked, and its test accuracy as far as it is known."""
+    rows = []
+    for name, facts in read_json(folder / EXPORTS_NAME).items():
+        backends = ["torch_export"] if name == TORCH_EXPORT_FILE else ["onnxruntime", "openvino"]
+        suffix = "_int8" if name == QUANTIZED_ONNX_FILE else ""
+        accuracies = {
+            backend: results[f"test_{backend}{suffix}_accuracy"]
+            for backend in backends
+            if f"test_{backend}{suffix}_accuracy" in results
+        }
+        rows.append({"file": name, "accuracies": accuracies, **facts})
+    return rows
 
 
 def eval_results(folder: Path) -> list[EvalResult]:

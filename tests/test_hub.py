@@ -14,6 +14,7 @@ from test_evaluation import evaluate_folder
 from training_runs import read, snapshot, train
 
 import push_to_hub as push_script
+from evaluation.backends import EXPORTS_NAME, ONNX_FILE
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, push
 from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
@@ -109,9 +110,13 @@ def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
 def test_training_anew_keeps_an_edited_card_and_no_stale_figures(flags, tmp_path, capsys):
     folder = train(flags, "--max_train_steps=1")
     (folder / "test_corruptions.json").write_text("{}")
+    (folder / "onnx").mkdir()
+    for name in (ONNX_FILE, EXPORTS_NAME):
+        (folder / name).write_text("{}")
     (folder / "figures" / "eval_classes.png").write_bytes(b"")
     train(flags, "--max_train_steps=2", "--overwrite_output_dir")
     assert "edited" not in capsys.readouterr().out
+    assert not (folder / ONNX_FILE).exists() and not (folder / EXPORTS_NAME).exists()
     assert not (folder / "test_corruptions.json").exists() and not (folder / "figures" / "eval_classes.png").exists()
     (folder / "README.md").write_text("my own words")
     train(flags, "--max_train_steps=1", "--overwrite_output_dir")

@@ -21,7 +21,7 @@ def lower_bounds():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     bounds = {}
-    for text in [*project["dependencies"], *extras["train"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["train"], *extras["export"], *extras["dev"]]:
         requirement = Requirement(text)
         if requirement.name != "slimresnet":
             (bound,) = requirement.specifier

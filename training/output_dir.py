@@ -23,8 +23,10 @@ _PRODUCTS = (
     "preprocessor_config.json",
     "README.md",
 )
-# What eval.py may have added to a finished run, which a run in its place does not have.
-_OF_EVALUATION = ("*_details.json", "*_corruptions.json", "figures/*.png")
+# What eval.py and export.py may have added to a finished run, which a run in its place does not have.
+_ADDED_LATER = (
+    "*_details.json", "*_corruptions.json", "figures/*.png", "onnx/*.onnx", "model.pt2", "exports.json",
+)  # fmt: skip
 
 
 def check_output_dir(recipe: Recipe) -> Path:
@@ -103,7 +105,7 @@ def finished_files(output_dir: Path) -> Iterator[Path]:
         for file in files:
             force_to_disk(staging / file)
         (output_dir / RESULTS_NAME).unlink(missing_ok=True)
-        for pattern in _OF_EVALUATION:
+        for pattern in _ADDED_LATER:
             for file in output_dir.glob(pattern):
                 if file.relative_to(output_dir) not in files:
                     file.unlink()

@@ -1,0 +1,143 @@
+"""How fast each form of a trained network answers on a CPU, and how well: python -m benchmarks.inference MODEL
+
+Forms take turns, one image at a time and 128, on one thread and on two. Then each, in a process of its own, scores the
+whole test split, which gives its accuracy and its peak memory.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import export as export_script
+from benchmarks.measuring import FOLDER, report, take_turns
+from cifar10.loading import Loading
+from cifar10.reading import open_split
+from evaluation.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
+from evaluation.scoring import predict_logits
+from evaluation.trained import fold_batchnorm, load_model, load_normalize
+from training.output_dir import read_recipe
+
+THREADS = (1, 2)
+BATCHES = {"one image at a time": 1, "128 images at a time": 128}
+EXPORTS = FOLDER.parent / "runs/inference"
+
+
+def in_torch(folder: Path, *, fold=False, channels_last=False, bf16=False, compiled=False) -> nn.Module:
+    """The network in PyTorch; with nothing named as `from_pretrained` gives it, and as the report ran it."""
+    model = load_model(folder).eval()
+    model = fold_batchnorm(model) if fold else model
+    model = model.to(memory_format=torch.channels_last) if channels_last else model
+    called = torch.compile(model) if compiled else model
+
+    def run(pixel_values: Tensor) -> Tensor:
+        if channels_last:
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return called(pixel_values=pixel_values).logits.float()
+
+    return ForeignNetwork(run, model.config)
+
+
+def exported(folder: Path, name: str, backend: str) -> nn.Module:
+    """The network of an exported file."""
+    return ForeignNetwork(open_file(EXPORTS / name, backend), load_model(folder).config)
+
+
+FORMS: dict[str, Callable[[Path], nn.Module]] = {
+    "PyTorch, eager, float32": in_torch,
+    "PyTorch, channels_last": partial(in_torch, channels_last=True),
+    "PyTorch, BatchNorm folded": partial(in_torch, fold=True),
+    "PyTorch, folded, channels_last": partial(in_torch, fold=True, channels_last=True),
+    "PyTorch, compiled": partial(in_torch, compiled=True),
+    "PyTorch, folded, channels_last, bf16": partial(in_torch, fold=True, channels_last=True, bf16=True),
+    "ONNX Runtime, float32": partial(exported, name=ONNX_FILE, backend="onnxruntime"),
+    "ONNX Runtime, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="onnxruntime"),
+    "OpenVINO, float32": partial(exported, name=ONNX_FILE, backend="openvino"),
+    "OpenVINO, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="openvino"),
+}
+
+
+def file_of(form: str, folder: Path) -> Path:
+    """What has to be shipped for a form."""
+    if form.startswith("PyTorch"):
+        return folder / "model.safetensors"
+    return EXPORTS / (QUANTIZED_ONNX_FILE if form.endswith("int8") else ONNX_FILE)
+
+
+@torch.inference_mode()
+def answer(network: nn.Module, pixel_values: Tensor, repeats: int) -> int:
+    """Runs a form so many times; returns how many images it saw."""
+    for _ in range(repeats):
+        network(pixel_values=pixel_values)
+    return repeats * len(pixel_values)
+
+
+def score(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
+    """Accuracy of a form on the test split, by class too, and the peak memory of this process in bytes."""
+    split = open_split(dataset_name, "test", image_size=32)
+    logits = predict_logits(
+        FORMS[form](folder),
+        split,
+        np.arange(len(split.labels)),
+        Loading(torch.device("cpu")),
+        batch_size=128,
+        normalize=load_normalize(folder),
+    )["original"]
+    right = logits.argmax(dim=1).numpy() == split.labels
+    return {
+        "test_accuracy": float(right.mean()),
+        "test_accuracy_by_class": {
+            name: float(right[split.labels == label].mean()) for label, name in enumerate(split.label_names)
+        },
+        "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+def main() -> None:
+    """Measures and writes `benchmarks/inference.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="A folder that train.py wrote.")
+    parser.add_argument("--dataset_name", help="As for train.py; by default what the model was trained on.")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--score", choices=FORMS, help=argparse.SUPPRESS)  # what the child processes are told
+    arguments = parser.parse_args()
+    dataset_name = arguments.dataset_name or read_recipe(arguments.model).dataset_name
+    if arguments.score:
+        print(json.dumps(score(arguments.score, arguments.model, dataset_name)))
+        return
+
+    flags = ["--quantize=int8", f"--output_dir={EXPORTS}", "--overwrite_output_dir", f"--dataset_name={dataset_name}"]
+    export_script.run(export_script.parse([str(arguments.model), *flags]))
+    split = open_split(dataset_name, "test", image_size=32)
+    tables = {}
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        networks = {form: build(arguments.model) for form, build in FORMS.items()}
+        for title, size in BATCHES.items():
+            [pixels] = split.images.read([np.arange(size)])
+            pixel_values = load_normalize(arguments.model)(pixels)
+            repeats = 64 if size == 1 else 2
+            contenders = {form: partial(answer, network, pixel_values, repeats) for form, network in networks.items()}
+            plural = "s" if threads > 1 else ""
+            turns = take_turns(contenders, arguments.rounds)
+            tables[f"{title}, {threads} thread{plural}"] = (next(iter(FORMS)), turns)
+    notes = {}
+    for form in FORMS:
+        command = [sys.executable, "-m", "benchmarks.inference", arguments.model, f"--dataset_name={dataset_name}"]
+        process = subprocess.run([*command, f"--score={form}"], capture_output=True, text=True, check=True)
+        notes[form] = json.loads(process.stdout.splitlines()[-1])
+        notes[form]["file_bytes"] = file_of(form, arguments.model).stat().st_size
+    report("inference", f"python -m benchmarks.inference {arguments.model}", tables, notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A trained network as evaluation calls it, whichever program runs it: PyTorch, ONNX Runtime, OpenVINO."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+
+from modeling_slimresnet import SlimResNetConfig
+
+from .trained import ModelError, fold_batchnorm, load_model, load_normalize, read_json
+
+BACKENDS = ("torch", "torch_export", "onnxruntime", "openvino")
+
+# The names that transformers.js and optimum look for.
+ONNX_FILE, QUANTIZED_ONNX_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
+TORCH_EXPORT_FILE = "model.pt2"
+EXPORTS_NAME = "exports.json"  # of each exported file: what it takes, and how it was checked
+
+
+class Runnable(NamedTuple):
+    """A network that takes `pixel_values` and gives `logits`, with a `config`, and what makes its input of uint8."""
+
+    network: nn.Module
+    normalize: Callable[[Tensor], Tensor]
+
+
+class ForeignNetwork(nn.Module):
+    """
+    A network that another program runs, on the CPU.
+
+    Args:
+        run: `pixel_values` to float32 logits `[B, num_labels]`.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], config: SlimResNetConfig):
+        super().__init__()
+        self._run, self.config = run, config
+
+    def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
+        return ImageClassifierOutputWithNoAttention(logits=self._run(pixel_values.cpu().contiguous()))
+
+
+def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runnable:
+    """
+    The network of a trained folder, or of one that export.py made.
+
+    Args:
+        backend: one of `BACKENDS`; all but `torch` read an exported file.
+        quantized: its int8 file.
+
+    Raises:
+        ModelError: the folder has no such file, the file does not load, or a package is missing.
+    """
+    if quantized and backend not in ("onnxruntime", "openvino"):
+        raise ModelError(f"--quantized is for --backend onnxruntime and openvino, not for {backend}.")
+    if backend == "torch":
+        return Runnable(fold_batchnorm(load_model(folder)), load_normalize(folder))
+    is_onnx = backend != "torch_export"
+    name = (QUANTIZED_ONNX_FILE if quantized else ONNX_FILE) if is_onnx else TORCH_EXPORT_FILE
+    facts = read_json(folder / EXPORTS_NAME).get(name)
+    if facts is None or not (folder / name).is_file():
+        flags = f"--format {'onnx' if is_onnx else 'torch_export'}{' --quantize int8' if quantized else ''}"
+        raise ModelError(
+            f"MODEL {folder} has no {name}, or no {EXPORTS_NAME} that tells of it: make it with python export.py MODEL "
+            f"{flags}."
+        )
+    config = SlimResNetConfig.from_pretrained(folder)
+    normalize = _unchanged if facts["pixel_values"] == "uint8" else load_normalize(folder)
+    return Runnable(ForeignNetwork(open_file(folder / name, backend), config), normalize)
+
+
+def open_file(file: Path, backend: str) -> Callable[[Tensor], Tensor]:
+    """
+    An exported file as a function of `pixel_values` that gives logits, on as many threads as PyTorch has.
+
+    Raises:
+        ModelError: the file does not load, or a package is missing.
+    """
+    open_with = {"torch_export": _open_torch_export, "onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+    try:
+        return open_with[backend](file)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"--backend {backend} needs a package: pip install {error.name}.") from error
+    except Exception as error:  # each program's own
+        raise ModelError(f"{file} cannot be loaded by {backend}: {error}") from error
+
+
+def _open_torch_export(file: Path) -> Callable[[Tensor], Tensor]:
+    module = torch.export.load(file).module()
+    return lambda pixel_values: module(pixel_values)  # not the module itself: it refuses `eval()`
+
+
+def _open_onnxruntime(file: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda pixel_values: torch.from_numpy(session.run(None, {"pixel_values": pixel_values.numpy()})[0])
+
+
+def _open_openvino(file: Path) -> Callable[[Tensor], Tensor]:
+    import openvino
+
+    # Left to itself it computes a float32 graph in bf16 where the processor can.
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(str(file), "CPU", options)
+    return lambda pixel_values: torch.from_numpy(compiled([pixel_values.numpy()])[0].copy())
+
+
+def _unchanged(pixels: Tensor) -> Tensor:
+    return pixels
