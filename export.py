@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from exporting.checking import agreement
 from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch
 from exporting.quantization import quantize_int8
 from sharing.hub import finished_files
-from sharing.model_card import write_model_card
+from sharing.model_card import CARD_NAME, is_edited, write_model_card
 from training.output_dir import RECIPE_NAME, read_recipe
 from training.recipe import Recipe, RecipeError
 
@@ -146,13 +147,16 @@ def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int, co
 
 def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[str, dict]) -> None:
     """Brings the exported files to the folder, with all that the trained one shares; renews its card."""
-    for file in finished_files(folder) if output_dir.resolve() != folder.resolve() else ():
-        target = output_dir / file.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    for name, file in made.items():
-        (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(file, output_dir / name)
+    files = dict(made)
+    if output_dir.resolve() != folder.resolve():
+        files |= {file.relative_to(folder).as_posix(): file for file in finished_files(folder)}
+    if is_edited(output_dir / CARD_NAME):
+        files.pop(CARD_NAME, None)
+    for name, file in files.items():
+        unfinished = output_dir / f"{name}.unfinished"
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, unfinished)
+        os.replace(unfinished, output_dir / name)
     (output_dir / EXPORTS_NAME).write_text(json.dumps(exports, indent=2) + "\n", encoding="utf-8")
     if (output_dir / RECIPE_NAME).is_file():
         write_model_card(output_dir)

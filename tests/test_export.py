@@ -152,7 +152,14 @@ def test_a_trained_folder_takes_exports_itself(trained, tmp_path):
     assert json.loads((folder / EXPORTS_NAME).read_text())[ONNX_FILE]["same_class"] == 1
     with pytest.raises(ExportError, match=r"holds onnx/model\.onnx.*--overwrite_output_dir"):
         export(folder, folder)
+    (folder / "README.md").write_text("my own words")
     export(folder, folder, "--overwrite_output_dir")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "README.md").write_text("others")
+    export(folder, copy)
+    assert (folder / "README.md").read_text() == "my own words" and (copy / "README.md").read_text() == "others"
+    assert not list(copy.rglob("*.unfinished"))
 
 
 def test_what_disagrees_is_refused_and_nothing_written(trained, tmp_path, monkeypatch):
