@@ -97,7 +97,6 @@ def run(arguments: argparse.Namespace) -> None:
                 f"as PyTorch for {facts['same_class']:.2%}, logits differ by {facts['largest_difference']:.2g} at most"
             )
         write(arguments.output_dir, folder, made, exports)
-    print(f"saved to {arguments.output_dir}")
 
 
 def check_output_dir(arguments: argparse.Namespace, folder: Path, names: list[str]) -> None:
@@ -166,7 +165,9 @@ def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time
     try:
-        run(parse())
+        arguments = parse()
+        run(arguments)
+        print(f"saved to {arguments.output_dir}")
     except (DatasetError, ExportError, ModelError, RecipeError) as error:
         sys.exit(f"export.py: error: {error}")
     except OSError as error:

@@ -8,15 +8,16 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from evaluation.trained import ModelError
-from sharing.hub import HubError, collect, push
+from sharing.hub import HubError, collect, collect_page, push
 from training.recipe import RecipeError
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `words` stand for it in Python."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="The --output_dir of a finished run of train.py.")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="The --output_dir of a finished run, or of a page.")
     parser.add_argument("--repo_id", required=True, help="The repository, as user/name; made if it is not there.")
+    parser.add_argument("--space", action="store_true", help="DIR is a page of demo.build: make it a static Space.")
     parser.add_argument("--private", action="store_true", help="Make it private, if it is new.")
     parser.add_argument("--revision", help="The branch; made if it is not there. By default main.")
     parser.add_argument("--create_pr", action="store_true", help="Open a pull request in a repository that is there.")
@@ -27,7 +28,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Checks the folder, then pushes it in one commit."""
-    files = collect(arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card)
+    if arguments.space:
+        files = collect_page(arguments.folder)
+    else:
+        files = collect(arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card)
     sizes = {
         path: len(content) if isinstance(content, bytes) else content.stat().st_size for path, content in files.items()
     }
@@ -43,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         private=arguments.private,
         revision=arguments.revision,
         create_pr=arguments.create_pr,
+        repo_type="space" if arguments.space else "model",
     )
     print(address)
 

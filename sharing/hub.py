@@ -1,6 +1,7 @@
 """A finished folder on its way to the Hub: what goes, whether it may go, and one commit that brings it there."""
 
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
@@ -23,6 +24,10 @@ _NEEDED = (
     "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
     "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
 )  # fmt: skip
+_COMMIT_MESSAGES = {
+    "model": "Weights, model code, card and figures of a finished run",
+    "space": "A page that runs the network in the browser",
+}
 # HTTPError is httpx's, and stands for broken connections too; hf_xet raises RuntimeErrors.
 _FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
 
@@ -67,6 +72,18 @@ def finished_files(folder: Path) -> list[Path]:
     return [file for pattern in _SHARED for file in sorted(folder.glob(pattern))]
 
 
+def collect_page(folder: Path) -> dict[str, Path]:
+    """
+    What goes to a Space, by its path there.
+
+    Raises:
+        HubError: the folder is not a page that `demo.build` made.
+    """
+    if not (folder / "index.html").is_file() or not (folder / "about.json").is_file():
+        raise HubError(f"{folder} is no page: make one with python -m demo.build MODEL --output_dir DIR.")
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
 def _check_figures(folder: Path, card: Path) -> None:
     try:
         claimed = ModelCard.load(card).data.eval_results or []
@@ -92,6 +109,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    repo_type: Literal["model", "space"] = "model",
 ) -> str:
     """
     Brings files to the Hub in one commit; the repository and the branch are made where they are missing.
@@ -103,6 +121,7 @@ def push(
         private: makes a new repository private; an existing one has to be so already.
         revision: the branch; by default main.
         create_pr: as a pull request, for a repository of others.
+        repo_type: `"space"` for a static page.
 
     Returns:
         The address of the commit, or of the pull request.
@@ -112,16 +131,17 @@ def push(
     """
     api = HfApi()
     if not create_pr:
-        create_repository(repo_id, private=private)
+        create_repository(repo_id, private=private, repo_type=repo_type)
     try:
-        if private and not api.repo_info(repo_id).private:
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise HubError(f"--repo_id {repo_id} is public, and --private is for new ones: change it in its settings.")
         if revision and not create_pr:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=repo_type)
         commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message="Weights, model code, card and figures of a finished run",
+            commit_message=_COMMIT_MESSAGES[repo_type],
+            repo_type=repo_type,
             revision=revision,
             create_pr=create_pr,
         )
@@ -130,7 +150,7 @@ def push(
     return commit.pr_url or commit.commit_url
 
 
-def create_repository(repo_id: str, *, private: bool = False) -> None:
+def create_repository(repo_id: str, *, private: bool = False, repo_type: Literal["model", "space"] = "model") -> None:
     """
     Makes a repository where there is none, which also shows that the token may write to it.
 
@@ -140,7 +160,13 @@ def create_repository(repo_id: str, *, private: bool = False) -> None:
     if get_token() is None:
         raise HubError("there is no access token: log in with `hf auth login`, or set HF_TOKEN.")
     try:
-        HfApi().create_repo(repo_id, private=private or None, exist_ok=True)
+        HfApi().create_repo(
+            repo_id,
+            private=private or None,
+            exist_ok=True,
+            repo_type=repo_type,
+            space_sdk="static" if repo_type == "space" else None,
+        )
     except _FAILURES as error:
         raise explain(error, repo_id) from error
 

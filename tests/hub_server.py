@@ -64,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         split = urlsplit(self.path)
         self.query, path = parse_qs(split.query), unquote(split.path)
+        path = path.replace("/api/spaces/", "/api/models/spaces/")  # kept beside the models, under that name
         request = f"{self.command} {path}"
         self.hub.requests.append(request)
         for fault in self.hub.faults:
@@ -127,6 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         if self.may("write"):
             name = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+            if wanted.get("type") == "space":
+                if wanted.get("sdk") != "static":
+                    return self.fail(400, "a Space needs an SDK")
+                name = f"spaces/{name}"
             if name in self.hub.repositories:
                 return self.fail(409, "You already created this model repo", url=f"{self.hub.url}/{name}")
             private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
@@ -242,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(content[path], X_Repo_Commit=digest, ETag=f'"{etag}"')
 
 
-_NAME = r"([^/]+/[^/]+)"
+_NAME = r"((?:spaces/)?[^/]+/[^/]+)"
 _ROUTES = [
     (r"POST /api/repos/create", "create"),
     (r"GET /api/whoami-v2", "whoami"),

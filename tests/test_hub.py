@@ -194,6 +194,21 @@ def test_branch_pull_request_and_private(folder, hub):
         push(files, "user/public", private=True)
 
 
+def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
+    page = tmp_path / "page"
+    (page / "samples").mkdir(parents=True)
+    card = b"---\ntitle: demo\nsdk: static\n---\n"
+    content = {"index.html": b"<!doctype html>", "about.json": b"{}", "samples/0.png": b"png", "README.md": card}
+    for name, data in content.items():
+        (page / name).write_bytes(data)
+    push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", "--private"]))
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{hub.url}/spaces/user/demo/commit/")
+    assert pushed(hub, "spaces/user/demo").items() >= content.items()
+    assert hub.repositories["spaces/user/demo"].private and "user/demo" not in hub.repositories
+    with pytest.raises(HubError, match=r"is no page: make one with python -m demo\.build"):
+        push_script.run(push_script.parse([str(folder), "--repo_id=user/demo", "--space"]))
+
+
 @pytest.mark.parametrize("request_part", ["repos/create", "preupload", "/commit/", "validate-yaml"])
 @pytest.mark.parametrize(
     ("fault", "said"),

@@ -1,0 +1,132 @@
+"""Build the demo page: python -m demo.build MODEL --output_dir DIR [--dataset_name …]"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+from transformers.utils.logging import disable_progress_bar
+
+import export as export_script
+from cifar10.reading import DatasetError, open_split
+from evaluation.backends import QUANTIZED_ONNX_FILE
+from evaluation.trained import ModelError, find_folder
+from exporting.graphs import ExportError
+from modeling_slimresnet import SlimResNetConfig
+from training.output_dir import read_recipe
+from training.recipe import RecipeError
+
+FOLDER = Path(__file__).parent
+RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+CARD = """---
+title: {name}
+sdk: static
+license: apache-2.0
+---
+
+A small residual network for small images, in int8, in the browser. Nothing that is dropped there leaves it.
+"""
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `words` stand for it in Python."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="A folder that train.py wrote, or a model on the Hub.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="A new folder for the page.")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="Replace the page that the folder holds.")
+    parser.add_argument(
+        "--dataset_name", help="Whose training images int8 takes its ranges from, and whose test images the page shows."
+    )
+    return parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Builds the page beside its place, which it takes when it is complete."""
+    output_dir = arguments.output_dir
+    if output_dir.exists() and not (arguments.overwrite_output_dir and (output_dir / "about.json").is_file()):
+        raise ExportError(
+            f"--output_dir {output_dir} is there already: name another folder, or replace a page with "
+            "--overwrite_output_dir."
+        )
+    folder = find_folder(arguments.model)
+    dataset_name = arguments.dataset_name or read_recipe(folder).dataset_name
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output_dir.parent) as staging:
+        page = Path(staging) / "page"
+        shutil.copytree(FOLDER / "page", page)
+        copy_runtime(page / "onnxruntime")
+        exported = Path(staging) / "exported"
+        flags = ["--quantize=int8", "--uint8_pixels", f"--output_dir={exported}", f"--dataset_name={dataset_name}"]
+        export_script.run(export_script.parse([str(folder), *flags]))
+        shutil.copyfile(exported / QUANTIZED_ONNX_FILE, page / "model.onnx")
+        config = SlimResNetConfig.from_pretrained(folder)
+        labels = [config.id2label[label] for label in range(config.num_labels)]
+        about = {
+            "name": read_recipe(folder).hub_model_id or folder.resolve().name,
+            "labels": labels,
+            "image_size": config.image_size,
+            "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
+        }
+        (page / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (page / "README.md").write_text(CARD.format(name=about["name"]), encoding="utf-8")
+        if output_dir.exists():
+            shutil.rmtree(output_dir)
+        page.rename(output_dir)
+    size = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file())
+    print(f"saved to {output_dir}, {size / 1e6:.1f} MB; look at it with")
+    print(f"  python -m http.server --bind 127.0.0.1 --directory {output_dir}")
+
+
+def copy_runtime(target: Path) -> None:
+    """
+    Copies onnxruntime-web, at the version of `package-lock.json`, which npm brings first.
+
+    Raises:
+        ExportError: npm is missing or fails.
+    """
+    if shutil.which("npm") is None:
+        raise ExportError("the page needs onnxruntime-web, which npm brings: install Node.js.")
+    npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    process = subprocess.run(npm, cwd=FOLDER, capture_output=True, text=True)
+    if process.returncode:
+        raise ExportError(f"npm could not bring onnxruntime-web: {process.stderr.strip()}")
+    target.mkdir()
+    for name in RUNTIME:
+        shutil.copyfile(FOLDER / "node_modules/onnxruntime-web/dist" / name, target / name)
+
+
+def write_samples(target: Path, dataset_name: str, labels: list[str], image_size: int) -> list[dict[str, str]]:
+    """The first test image of each class, at most ten, as PNG files; returns what the page has to know of them."""
+    split = open_split(dataset_name, "test", image_size=image_size)
+    if split.label_names != labels:
+        raise ExportError(f"--dataset_name {dataset_name} names other classes than the model: {', '.join(labels)}.")
+    _, rows = np.unique(split.labels, return_index=True)
+    rows = rows[:10]
+    target.mkdir()
+    [pixels] = split.images.read([rows])
+    for number, image in enumerate(pixels):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(target / f"{number}.png")
+    return [
+        {"file": f"samples/{number}.png", "label": labels[label]} for number, label in enumerate(split.labels[rows])
+    ]
+
+
+def main() -> None:
+    """Runs; a mistake in the input ends in one sentence and exit code 1."""
+    disable_progress_bar()  # transformers': loading takes no time
+    try:
+        run(parse())
+    except (DatasetError, ExportError, ModelError, RecipeError) as error:
+        sys.exit(f"demo.build: error: {error}")
+    except OSError as error:
+        sys.exit(f"demo.build: error: --output_dir cannot be written to: {error}")
+
+
+if __name__ == "__main__":
+    main()
