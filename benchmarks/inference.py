@@ -136,7 +136,7 @@ def main() -> None:
         process = subprocess.run([*command, f"--score={form}"], capture_output=True, text=True, check=True)
         notes[form] = json.loads(process.stdout.splitlines()[-1])
         notes[form]["file_bytes"] = file_of(form, arguments.model).stat().st_size
-    report("inference", f"python -m benchmarks.inference {arguments.model}", tables, notes)
+    report("inference", f"python -m benchmarks.inference {arguments.model}", tables, notes, ("onnxruntime", "openvino"))
 
 
 if __name__ == "__main__":

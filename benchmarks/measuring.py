@@ -4,7 +4,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,14 +43,21 @@ def take_turns(contenders: dict[str, Callable[[], int]], rounds: int) -> dict[st
     }
 
 
-def report(name: str, command: str, tables: dict[str, tuple[str, dict]], notes: dict | None = None) -> None:
+def report(
+    name: str,
+    command: str,
+    tables: dict[str, tuple[str, dict]],
+    notes: dict | None = None,
+    packages: Sequence[str] = (),
+) -> None:
     """
     Prints tables and writes them to `benchmarks/NAME.json`.
 
     Args:
         tables: by title, the contender that the others are compared with, and what `take_turns` returned.
+        packages: whose versions matter, beside those that always do.
     """
-    result = {"command": command, "machine": machine(), "tables": {}} | ({"notes": notes} if notes else {})
+    result = {"command": command, "machine": machine(*packages), "tables": {}} | ({"notes": notes} if notes else {})
     for title, (reference, rows) in tables.items():
         base = rows[reference]["images_per_second"]
         rows = {row: values | {"ratio": round(values["images_per_second"] / base, 2)} for row, values in rows.items()}
@@ -67,12 +74,12 @@ def report(name: str, command: str, tables: dict[str, tuple[str, dict]], notes: 
     print(f"\nwritten to {path}")
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+def machine(*packages: str) -> dict[str, str | int]:
+    """What the figures were measured on; `packages` matter for them beside those that always do."""
     return {
         "processor": processor_name(),
         "cores": torch.cpu.get_capabilities().get("num_physical_cores", 0),
         "bf16": cpu_has_bf16(),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},
+        **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate", *packages)},
     }

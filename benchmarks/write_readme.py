@@ -16,6 +16,7 @@ FAST = FOLDER / "results/fast"
 BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
 RUNS = (FAST, BEST)
 TRIED = FOLDER / "results/tried"
+BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 _NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta"}  # tta is what validation chose
 
 
@@ -100,6 +101,40 @@ def levers() -> str:
     return "\n".join([*lines, "", f"`{result['command']}`"])
 
 
+def inference() -> str:
+    """How fast each form answers and how well, then the accuracy of float32 and int8 by class."""
+    result = _read("inference")
+    tables, notes = result["tables"], result["notes"]
+    one, many = ([title for title in tables if title.startswith(start)] for start in ("one", "128"))
+    columns = [
+        *(f"ms, {title.replace(' at a time', '')}" for title in one),
+        *(f"images/s, {title.replace(' at a time', '')}" for title in many),
+    ]
+    lines = [
+        f"| | MB | peak MB | test | {' | '.join(columns)} |",
+        "|---|---:|---:|---:|" + "---:|" * len(columns),
+    ]
+    for form, facts in notes.items():
+        cells = [
+            form,
+            f"{facts['file_bytes'] / 1e6:.1f}",
+            f"{facts['peak_memory_bytes'] / 1e6:,.0f}",
+            f"{facts['test_accuracy']:.2%}",
+        ]
+        for titles, write in ((one, lambda speed: f"{1000 / speed:.2f}"), (many, lambda speed: f"{speed:,.0f}")):
+            for title in titles:
+                row = tables[title]["rows"][form]
+                cells.append(f"{write(row['images_per_second'])} ({row['ratio']:.2f} ×)")
+        lines.append(f"| {' | '.join(cells)} |")
+    by_class = {form: notes[form]["test_accuracy_by_class"] for form in (next(iter(notes)), *BY_CLASS)}
+    lines += ["", f"| test accuracy by class | {' | '.join(by_class)} |", "|---|" + "---:|" * len(by_class)]
+    for name in next(iter(by_class.values())):
+        lines.append(f"| {name} | {' | '.join(f'{shares[name]:.1%}' for shares in by_class.values())} |")
+    machine = result["machine"]
+    versions = ", ".join(f"{package} {machine[package]}" for package in ("torch", "onnxruntime", "openvino"))
+    return "\n".join([*lines, "", f"`{result['command']}`; {machine['processor']}, {versions}"])
+
+
 def results() -> str:
     """A row for each finished run whose figures are kept, below the report's."""
     lines = [
@@ -160,6 +195,7 @@ BLOCKS = {
     "tried": tried,
     "faults": faults,
     "processes": processes,
+    "inference": inference,
     "benchmarks": speed,
 }
 
