@@ -14,7 +14,7 @@ from .trained import ModelError, fold_batchnorm, load_model, load_normalize, rea
 
 BACKENDS = ("torch", "torch_export", "onnxruntime", "openvino")
 
-# The names that transformers.js and optimum look for.
+# Where transformers.js and optimum look for them.
 ONNX_FILE, QUANTIZED_ONNX_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TORCH_EXPORT_FILE = "model.pt2"
 EXPORTS_NAME = "exports.json"  # of each exported file: what it takes, and how it was checked
