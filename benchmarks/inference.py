@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 
 import export as export_script
 from benchmarks.measuring import FOLDER, report, take_turns
@@ -104,10 +105,11 @@ def score(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
 
 def main() -> None:
     """Measures and writes `benchmarks/inference.json`."""
+    disable_progress_bar()  # transformers': loading takes no time
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="A folder that train.py wrote.")
     parser.add_argument("--dataset_name", help="As for train.py; by default what the model was trained on.")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--score", choices=FORMS, help=argparse.SUPPRESS)  # what the child processes are told
     arguments = parser.parse_args()
     dataset_name = arguments.dataset_name or read_recipe(arguments.model).dataset_name
