@@ -6,7 +6,6 @@ whole test split, which gives its accuracy and its peak memory.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,8 +98,29 @@ def score(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
         "test_accuracy_by_class": {
             name: float(right[split.labels == label].mean()) for label, name in enumerate(split.label_names)
         },
-        "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_memory_bytes": peak_memory(),
     }
+
+
+def scored_apart(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
+    """`score` in a process of its own, and the size of the form's file in bytes."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.inference",
+        folder,
+        f"--dataset_name={dataset_name}",
+        f"--score={form}",
+    ]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(process.stdout.splitlines()[-1]) | {"file_bytes": file_of(form, folder).stat().st_size}
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held. (What `getrusage` gives holds for the process that started it too.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return 1024 * int(kilobytes)
 
 
 def main() -> None:
@@ -132,12 +152,7 @@ def main() -> None:
             plural = "s" if threads > 1 else ""
             turns = take_turns(contenders, arguments.rounds)
             tables[f"{title}, {threads} thread{plural}"] = (next(iter(FORMS)), turns)
-    notes = {}
-    for form in FORMS:
-        command = [sys.executable, "-m", "benchmarks.inference", arguments.model, f"--dataset_name={dataset_name}"]
-        process = subprocess.run([*command, f"--score={form}"], capture_output=True, text=True, check=True)
-        notes[form] = json.loads(process.stdout.splitlines()[-1])
-        notes[form]["file_bytes"] = file_of(form, arguments.model).stat().st_size
+    notes = {form: scored_apart(form, arguments.model, dataset_name) for form in FORMS}
     report("inference", f"python -m benchmarks.inference {arguments.model}", tables, notes, ("onnxruntime", "openvino"))
 
 
