@@ -73,7 +73,8 @@ def test_int8_gives_the_same_classes_from_a_third_of_the_bytes(exported, pixels,
 
 def test_batchnorm_is_folded_and_weights_are_quantised_by_channel(exported):
     graph = onnx.load(exported / ONNX_FILE).graph
-    assert {node.op_type for node in graph.node} == {"Conv", "Relu", "Add", "ReduceMean", "Reshape", "Gemm"}
+    operators = {node.op_type for node in graph.node} - {"Shape", "Concat"}  # older releases of onnxscript leave these
+    assert operators == {"Conv", "Relu", "Add", "ReduceMean", "Reshape", "Gemm"}
     assert [entry.name for entry in graph.input] == ["pixel_values"]
     assert [entry.name for entry in graph.output] == ["logits"]
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
