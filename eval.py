@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cifar10.arrays import open_arrays
 from cifar10.loading import Loading
-from cifar10.reading import DatasetError, ImageSplit, open_split
+from cifar10.reading import DatasetError, ImageSplit
 from cifar10.splitting import random_subset, stratified_split
 from evaluation.backends import BACKENDS, open_network
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
@@ -26,9 +26,9 @@ from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, read_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
-from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe_with
 from training.recipe import Recipe, RecipeError
-from training.setup import start_accelerator
+from training.setup import open_recipe_split, start_accelerator
 
 VALIDATION = "validation"
 _FROM_RECIPE = (
@@ -79,10 +79,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Scores once, prints the figures and, with `--output_dir`, writes them."""
     folder = find_folder(arguments.model)
-    recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
-    for name in _FROM_RECIPE:
-        if getattr(arguments, name) is not None:
-            setattr(recipe, name, getattr(arguments, name))
+    recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
     recipe.total_train_batch_size = recipe.per_device_train_batch_size = None
     accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
     model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
@@ -115,15 +112,7 @@ def open_rows(
 ) -> tuple[ImageSplit, np.ndarray]:
     """The split that the command line names, and its rows to score."""
     name = arguments.split or recipe.test_split
-    split = open_split(
-        recipe.dataset_name,
-        "train" if name == VALIDATION else name,
-        image_size=image_size,
-        config_name=recipe.dataset_config_name,
-        revision=recipe.dataset_revision,
-        image_column=recipe.image_column_name,
-        label_column=recipe.label_column_name,
-    )
+    split = open_recipe_split(recipe, "train" if name == VALIDATION else name, image_size)
     if split.label_names != names:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
     rows = np.arange(len(split.labels))

@@ -14,17 +14,18 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from cifar10.randomness import sample_order
-from cifar10.reading import DatasetError, open_split
+from cifar10.reading import DatasetError
 from cifar10.splitting import stratified_split
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, open_file
 from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize, read_json
 from exporting.checking import agreement
 from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch
 from exporting.quantization import quantize_int8
-from sharing.hub import finished_files
+from sharing.hub import shared_files
 from sharing.model_card import CARD_NAME, is_edited, write_model_card
-from training.output_dir import RECIPE_NAME, read_recipe
-from training.recipe import Recipe, RecipeError
+from training.output_dir import RECIPE_NAME, read_recipe_with
+from training.recipe import RecipeError
+from training.setup import open_recipe_split
 
 CHECK_SAMPLES = 512
 _BATCH = 128
@@ -62,15 +63,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Exports and checks in a folder of its own; `--output_dir` gets the files when all of them agree."""
     folder = find_folder(arguments.model)
     model, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
-    names = [ONNX_FILE, *([QUANTIZED_ONNX_FILE] if arguments.quantize else [])]
-    names = [TORCH_EXPORT_FILE] if arguments.format == "torch_export" else names
+    if arguments.format == "torch_export":
+        names, backend = [TORCH_EXPORT_FILE], "torch_export"
+    else:
+        names, backend = [ONNX_FILE, *([QUANTIZED_ONNX_FILE] if arguments.quantize else [])], "onnxruntime"
     check_output_dir(arguments, folder, names)
     pixels = read_pixels(arguments, folder, model.config.image_size, CHECK_SAMPLES + arguments.calibration_samples)
     inputs = pixels if arguments.uint8_pixels else normalize(pixels)
     example = inputs[:2].clone()  # torch.export saves its storage, which a view shares with all the others
     module = LogitsOfPixels(model, normalize if arguments.uint8_pixels else None).eval()
+    checked = inputs[:CHECK_SAMPLES].split(_BATCH)
     with torch.inference_mode():
-        expected = torch.cat([module(batch) for batch in inputs[:CHECK_SAMPLES].split(_BATCH)])
+        expected = torch.cat([module(batch) for batch in checked])
 
     with TemporaryDirectory() as staging:
         made = {name: Path(staging) / name for name in names}
@@ -88,8 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
                 facts["calibration_images"] = len(calibration)
             if arguments.format == "onnx":
                 facts["opset"] = arguments.opset
-            backend = "onnxruntime" if arguments.format == "onnx" else "torch_export"
-            logits = torch.cat([open_file(file, backend)(batch) for batch in inputs[:CHECK_SAMPLES].split(_BATCH)])
+            run_file = open_file(file, backend)
+            logits = torch.cat([run_file(batch) for batch in checked])
             facts |= agreement(name, logits, expected, "int8" if name == QUANTIZED_ONNX_FILE else "float32")
             exports[name] = facts | {"bytes": file.stat().st_size}
             print(
@@ -126,19 +130,8 @@ def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int, co
 
     Never those of validation or test: an exported file is scored on images that it was not made with.
     """
-    recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
-    for name in _FROM_RECIPE:
-        if getattr(arguments, name) is not None:
-            setattr(recipe, name, getattr(arguments, name))
-    split = open_split(
-        recipe.dataset_name,
-        "train",
-        image_size=image_size,
-        config_name=recipe.dataset_config_name,
-        revision=recipe.dataset_revision,
-        image_column=recipe.image_column_name,
-        label_column=recipe.label_column_name,
-    )
+    recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
+    split = open_recipe_split(recipe, "train", image_size)
     rows, _ = stratified_split(split.labels, recipe.validation_size, recipe.seed)
     [pixels] = split.images.read([rows[sample_order(recipe.seed, 0, len(rows), len(rows))[:count]]])
     return pixels
@@ -148,7 +141,7 @@ def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[s
     """Brings the exported files to the folder, with all that the trained one shares; renews its card."""
     files = dict(made)
     if output_dir.resolve() != folder.resolve():
-        files |= {file.relative_to(folder).as_posix(): file for file in finished_files(folder)}
+        files |= {file.relative_to(folder).as_posix(): file for file in shared_files(folder)}
     if is_edited(output_dir / CARD_NAME):
         files.pop(CARD_NAME, None)
     for name, file in files.items():

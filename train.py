@@ -75,7 +75,7 @@ def run(recipe: Recipe) -> None:
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     make_inputs = TrainingInputs(recipe, config, progress.num_epochs)
-    if recipe.stem_initialization == "whitening":
+    if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, make_inputs.normalize(pixels))
     scoring = {

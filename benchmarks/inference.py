@@ -22,7 +22,7 @@ from benchmarks.measuring import FOLDER, report, take_turns
 from cifar10.loading import Loading
 from cifar10.reading import open_split
 from evaluation.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
-from evaluation.scoring import predict_logits
+from evaluation.scoring import measure, predict_logits
 from evaluation.trained import fold_batchnorm, load_model, load_normalize
 from training.output_dir import read_recipe
 
@@ -92,12 +92,10 @@ def score(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
         batch_size=128,
         normalize=load_normalize(folder),
     )["original"]
-    right = logits.argmax(dim=1).numpy() == split.labels
+    recall = measure("per_class", logits, split.labels)["recall"]  # which is the accuracy on a class's images
     return {
-        "test_accuracy": float(right.mean()),
-        "test_accuracy_by_class": {
-            name: float(right[split.labels == label].mean()) for label, name in enumerate(split.label_names)
-        },
+        "test_accuracy": measure("classification", logits, split.labels)["accuracy"],
+        "test_accuracy_by_class": dict(zip(split.label_names, recall, strict=True)),
         "peak_memory_bytes": peak_memory(),
     }
 

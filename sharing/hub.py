@@ -57,7 +57,7 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
         raise HubError(f"{error} Such a folder would load nowhere.") from error
     exported = [file for pattern in _EXPORTED for file in sorted(folder.glob(pattern))]
     files: dict[str, Path | bytes] = {
-        file.relative_to(folder).as_posix(): file for file in finished_files(folder) + exported
+        file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
     }
     card = folder / CARD_NAME
     if overwrite_card or not is_edited(card):
@@ -67,7 +67,7 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
     return files
 
 
-def finished_files(folder: Path) -> list[Path]:
+def shared_files(folder: Path) -> list[Path]:
     """The files of a finished run that others get, without what export.py made of it."""
     return [file for pattern in _SHARED for file in sorted(folder.glob(pattern))]
 

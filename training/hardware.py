@@ -19,6 +19,8 @@ from .recipe import RecipeError
 # third of 1/20,000 s an image.
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 def cpu_has_bf16() -> bool:
     """Whether the processor computes with bfloat16 itself; where it does not, PyTorch emulates it."""
@@ -42,10 +44,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap too
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # whose free end stays, up to the largest number of bytes it takes
-
-
-# Names of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Choice(NamedTuple):

@@ -66,6 +66,20 @@ def read_recipe(folder: Path) -> Recipe:
     return parse_recipe([f"--config={folder / RECIPE_NAME}"])
 
 
+def read_recipe_with(folder: Path, **settings) -> Recipe:
+    """
+    The recipe of a trained folder, the default one where it has none, with those settings that are not None.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
+    for name, value in settings.items():
+        if value is not None:
+            setattr(recipe, name, value)
+    return recipe
+
+
 def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:
     """
     Makes the folder; removes what an interrupted save left and, where the run is to be replaced, its checkpoints.

@@ -120,6 +120,27 @@ class TrainingData:
     test_rows: np.ndarray
 
 
+def open_recipe_split(
+    recipe: Recipe, split: str, image_size: int, resident_on: torch.device | None = None
+) -> ImageSplit:
+    """
+    A split of the dataset that the recipe names; `resident_on` as in `open_split`.
+
+    Raises:
+        DatasetError: as `open_split`.
+    """
+    return open_split(
+        recipe.dataset_name,
+        split,
+        image_size=image_size,
+        config_name=recipe.dataset_config_name,
+        revision=recipe.dataset_revision,
+        image_column=recipe.image_column_name,
+        label_column=recipe.label_column_name,
+        resident_on=resident_on,
+    )
+
+
 def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
     """
     Opens both splits and cuts off validation.
@@ -127,16 +148,9 @@ def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData
     Raises:
         DatasetError: as `open_split` and `stratified_split`.
     """
-    settings = {
-        "image_size": image_size,
-        "config_name": recipe.dataset_config_name,
-        "revision": recipe.dataset_revision,
-        "image_column": recipe.image_column_name,
-        "label_column": recipe.label_column_name,
-        "resident_on": None if recipe.streaming else loading.device,
-    }
-    train = open_split(recipe.dataset_name, "train", **settings)
-    test = open_split(recipe.dataset_name, recipe.test_split, **settings)
+    resident_on = None if recipe.streaming else loading.device
+    train = open_recipe_split(recipe, "train", image_size, resident_on)
+    test = open_recipe_split(recipe, recipe.test_split, image_size, resident_on)
     if test.label_names != train.label_names:
         raise RecipeError(
             f"--test_split {recipe.test_split} of {recipe.dataset_name} names other classes than the training split."

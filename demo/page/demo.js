@@ -50,16 +50,21 @@ async function takeSample(sample) {
 }
 
 function take(blob, name) {
-  if (session) work = work.then(() => look(blob, name)).then(answer);
+  if (session) {
+    work = work.then(async () => {
+      if (await look(blob, name)) await answer();
+    });
+  }
 }
 
+// Whether the picture could be read, and now is the one at hand.
 async function look(blob, name) {
   let picture;
   try {
     picture = await createImageBitmap(blob);
   } catch {
     say(`${name} is no picture that this browser can read. Take a PNG, JPEG or WebP file.`, true);
-    return;
+    return false;
   }
   const shrink = Math.min(1, LARGEST_SIDE / Math.max(picture.width, picture.height));
   const width = Math.max(1, Math.round(picture.width * shrink));
@@ -72,6 +77,7 @@ async function look(blob, name) {
   shown = resizedPlanes(context.getImageData(0, 0, width, height).data, width, height, size);
   element("seen").getContext("2d").putImageData(toCanvas(shown, size), 0, 0);
   say(name);
+  return true;
 }
 
 async function answer() {
