@@ -29,6 +29,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Checks the folder, then pushes it in one commit."""
     if arguments.space:
+        if arguments.overwrite_card:
+            raise HubError("--overwrite_card is for a run's model card, and a page of --space has none: leave it out.")
         files = collect_page(arguments.folder)
     else:
         files = collect(arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card)

@@ -24,6 +24,7 @@ from cifar10.reading import open_split
 from evaluation.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
 from evaluation.scoring import measure, predict_logits
 from evaluation.trained import fold_batchnorm, load_model, load_normalize
+from modeling_slimresnet import SlimResNetConfig
 from training.output_dir import read_recipe
 
 THREADS = (1, 2)
@@ -49,7 +50,7 @@ def in_torch(folder: Path, *, fold=False, channels_last=False, bf16=False, compi
 
 def exported(folder: Path, name: str, backend: str) -> nn.Module:
     """The network of an exported file."""
-    return ForeignNetwork(open_file(EXPORTS / name, backend), load_model(folder).config)
+    return ForeignNetwork(open_file(EXPORTS / name, backend), SlimResNetConfig.from_pretrained(folder))
 
 
 FORMS: dict[str, Callable[[Path], nn.Module]] = {

@@ -48,6 +48,7 @@ ROWS = {
     "zeros around the crop, not the reflection": {"crop_padding_mode": "zero"},
     "averaged weights, decay 0.99": {"ema_decay": 0.99},
     "random erasing of half the images": {"random_erasing_prob": 0.5},
+    "TrivialAugment": {"trivial_augment": True},
     "CutMix of half the images": {"cutmix_prob": 0.5},
     "CutMix of half the images, but for the last 2 epochs": {
         "cutmix_prob": 0.5,

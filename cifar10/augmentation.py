@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .device import ship
 from .randomness import Draws
+from .trivial_augment import trivial_augment
 
 ERASING_ASPECT_RATIO = (0.3, 1 / 0.3)  # Zhong et al., 2020, "Random Erasing Data Augmentation", section 4
 
@@ -24,6 +25,7 @@ class Augmentation:
     What is done to a training image, in this order. A probability or a padding of 0 leaves a step out.
 
     Attributes:
+        trivial_augment: each sample goes through one of the operations of `trivial_augment.py`; for RGB.
         crop_padding: pixels added on each side before an image of the old size is cut out at random.
         crop_padding_mode: `"zero"` (black) or `"reflect"`.
         horizontal_flip_prob, vertical_flip_prob: probability of a mirror image.
@@ -37,6 +39,7 @@ class Augmentation:
         erasing_color: RGB in 0–255 that it is painted with.
     """
 
+    trivial_augment: bool = False
     crop_padding: int = 0
     crop_padding_mode: Literal["zero", "reflect"] = "zero"
     horizontal_flip_prob: float = 0.0
@@ -50,6 +53,8 @@ class Augmentation:
 
     def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
         """Augments a batch, uint8 `[B, C, H, W]`; returns the same shape and type, the input unchanged."""
+        if self.trivial_augment:
+            pixels = trivial_augment(pixels, draws.uniform("trivial augment", 2))
         if self.crop_padding:
             offsets = (draws.uniform("crop", 2) * (2 * self.crop_padding + 1)).astype(np.int64)
             pixels = crop(pixels, offsets, self.crop_padding, self.crop_padding_mode)

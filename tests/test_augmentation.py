@@ -111,6 +111,7 @@ def test_normalize_equals_the_image_processor():
 
 
 FULL = Augmentation(
+    trivial_augment=True,
     crop_padding=4,
     crop_padding_mode="reflect",
     horizontal_flip_prob=0.5,

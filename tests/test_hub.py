@@ -207,6 +207,8 @@ def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
     assert hub.repositories["spaces/user/demo"].private and "user/demo" not in hub.repositories
     with pytest.raises(HubError, match=r"is no page: make one with python -m demo\.build"):
         push_script.run(push_script.parse([str(folder), "--repo_id=user/demo", "--space"]))
+    with pytest.raises(HubError, match="--overwrite_card is for a run's model card"):
+        push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", "--overwrite_card"]))
 
 
 @pytest.mark.parametrize("request_part", ["repos/create", "preupload", "/commit/", "validate-yaml"])

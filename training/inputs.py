@@ -46,6 +46,7 @@ class TrainingInputs:
             "alternating_flip": recipe.alternating_flip,
         }
         full = {
+            "trivial_augment": recipe.trivial_augment,
             "vertical_flip_prob": recipe.vertical_flip_prob,
             "gaussian_blur_prob": recipe.gaussian_blur_prob,
             "gaussian_blur_sigma": tuple(recipe.gaussian_blur_sigma),

@@ -63,6 +63,9 @@ class Recipe:
     image_std: list[float] = HfArg(
         default_factory=lambda: [0.2470, 0.2435, 0.2616], help="Standard deviation of each channel, in 0-1."
     )
+    trivial_augment: bool = HfArg(
+        default=False, help="Put each image through one of fourteen operations, at a strength of its own."
+    )
     crop_padding: int = HfArg(default=4, help="Random crop after padding by so many pixels.")
     crop_padding_mode: Literal["zero", "reflect"] = HfArg(default="zero", help="What is padded with.")
     horizontal_flip_prob: float = HfArg(default=0.5, help="Probability of a left-right mirror image.")
