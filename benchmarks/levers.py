@@ -46,6 +46,8 @@ ROWS = {
     "cosine instead of linear": {"lr_scheduler_type": "cosine"},
     "batch of 512": {"total_train_batch_size": 512},
     "no label smoothing": {"label_smoothing_factor": 0.0},
+    "label smoothing of 0.2": {"label_smoothing_factor": 0.2},
+    "momentum of 0.8": {"momentum": 0.8},
     "decay on BatchNorm and biases": {"decay_norm_and_bias": True},
     "every image mirrored in every other epoch": {"alternating_flip": True},
     "zeros around the crop, not the reflection": {"crop_padding_mode": "zero"},
