@@ -17,7 +17,8 @@ BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
 RUNS = (FAST, BEST)
 TRIED = FOLDER / "results/tried"
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
-_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta"}  # tta is what validation chose
+# The last two are what validation chose.
+_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta", "temperature"}
 
 
 def _read(name: str) -> dict:
