@@ -158,25 +158,28 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
     """
     Chooses on validation what is left to choose, then scores the test split once.
 
-    Fills in the recipe's `tta`: without validation images `auto` is none.
+    Fills in the recipe's `tta` and `temperature`: without validation images `auto` is none, and there is no scaling.
     """
-    results, details, temperature = {}, {}, None
+    results, details = {}, {}
     if len(data.validation_rows):
         labels = data.train.labels[data.validation_rows]
         contenders = POLICIES if recipe.tta == "auto" else [recipe.tta]
         logits = predict(data.train, data.validation_rows, views=views_of(*contenders))
         accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
         recipe.tta = best_policy(accuracies) if accuracies else recipe.tta
-        temperature = fit_temperature(logits["original"], labels)
-        results, details["eval"] = report_split("eval", logits, labels, policy=recipe.tta, temperature=temperature)
-        results["temperature"] = temperature
+        recipe.temperature = recipe.temperature or fit_temperature(logits["original"], labels)
+        results, details["eval"] = report_split(
+            "eval", logits, labels, policy=recipe.tta, temperature=recipe.temperature
+        )
         if accuracies:
             details["eval"]["tta"] = accuracies
     elif recipe.tta == "auto":
         recipe.tta = "none"
     logits = predict(data.test, data.test_rows, views=views_of(recipe.tta))
     labels = data.test.labels[data.test_rows]
-    tested, details["test"] = report_split("test", logits, labels, policy=recipe.tta, temperature=temperature)
+    tested, details["test"] = report_split("test", logits, labels, policy=recipe.tta, temperature=recipe.temperature)
+    if recipe.temperature:
+        results["temperature"] = recipe.temperature
     return Scored(results | tested, details, logits["original"])
 
 

@@ -141,7 +141,8 @@ def test_training_chooses_on_validation_and_says_it_all(trained):
     assert results["test_tta"] == results["eval_tta"] == best_policy(details["eval"]["tta"])
     assert "tta" not in details["test"] and results["temperature"] > 0
     assert ("test_accuracy_tta" in results) == (results["test_tta"] != "none")
-    assert f"tta: {results['test_tta']}" in (trained / "recipe.yaml").read_text()
+    recipe = (trained / "recipe.yaml").read_text()
+    assert f"tta: {results['test_tta']}" in recipe and f"temperature: {results['temperature']}" in recipe
     for prefix in ("eval", "test"):
         assert results[f"{prefix}_accuracy_low"] < results[f"{prefix}_accuracy"] < results[f"{prefix}_accuracy_high"]
         assert {f"{prefix}_top_5_accuracy", f"{prefix}_expected_calibration_error_scaled"} <= results.keys()
@@ -154,8 +155,12 @@ def test_training_chooses_on_validation_and_says_it_all(trained):
 def test_without_validation_nothing_is_chosen(flags):
     results = read(train(flags, "--validation_size=0", "--max_train_steps=1"))
     assert results["test_tta"] == "none" and not {"temperature", "eval_accuracy"} & results.keys()
-    results = read(train(flags, "--validation_size=0", "--max_train_steps=1", "--tta=flip", "--overwrite_output_dir"))
+    given = ["--tta=flip", "--temperature=0.5", "--overwrite_output_dir"]
+    folder = train(flags, "--validation_size=0", "--max_train_steps=1", *given)
+    results = read(folder)
     assert results["test_tta"] == "flip" and "test_accuracy_tta" in results
+    assert results["temperature"] == 0.5 and "test_expected_calibration_error_scaled" in results
+    assert "Dividing the logits by 0.500, given by the recipe," in (folder / "README.md").read_text()
 
 
 def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):

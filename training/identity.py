@@ -23,7 +23,8 @@ _NO_MATTER = frozenset(
         "dataset_name", "dataset_config_name", "dataset_revision", "streaming", "image_column_name",
         "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
         "overwrite_output_dir", "logging_steps", "checkpointing_steps", "save_total_limit",
-        "resume_from_checkpoint", "report_to", "tta", "push_to_hub", "hub_model_id",
+        "resume_from_checkpoint", "report_to", "tta", "temperature", "push_to_hub",
+        "hub_model_id",
     }
 )  # fmt: skip
 # How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.

@@ -160,6 +160,9 @@ class Recipe:
         default="auto",
         help="Test-time augmentation that the test split is scored with too; auto takes what is best on validation.",
     )
+    temperature: float | None = HfArg(
+        default=None, help="What logits are divided by for calibration; by default what is best on validation."
+    )
 
     # run
     output_dir: str = HfArg(default="runs/slimresnet", help="Folder of everything the run writes.")
@@ -289,6 +292,7 @@ _RANGES = {
     "lr_gamma": (0, 1),
     "warmup_steps": (0, _NO_LIMIT),
     "ema_decay": (0, 1),
+    "temperature": (0.01, _NO_LIMIT),
     "seed": (0, 2**32 - 1),
     "logging_steps": (1, _NO_LIMIT),
     "save_total_limit": (1, _NO_LIMIT),
