@@ -34,11 +34,11 @@ def trivial_augment(pixels: Tensor, drawn: np.ndarray) -> Tensor:
     Returns:
         The same shape and type; the input is unchanged.
     """
-    names = (drawn[:, 0] * len(OPERATIONS)).astype(np.int64)
+    numbers = (drawn[:, 0] * len(OPERATIONS)).astype(np.int64)
     levels = (2 * drawn[:, 1] - 1).astype(np.float32)
     result = pixels.clone()
     for number, operation in enumerate(OPERATIONS.values()):
-        chosen = np.flatnonzero(names == number)
+        chosen = np.flatnonzero(numbers == number)
         if len(chosen):
             indices = ship(chosen, pixels.device)
             level = ship(levels[chosen], pixels.device).view(-1, 1, 1, 1)
