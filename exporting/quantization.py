@@ -42,6 +42,8 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[np.ndarray]) -> 
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Add", "Relu", "Gemm", "ReduceMean", "GlobalAveragePool"],
                 per_channel=True,
+                # Weights of 7 bits: processors without VNNI add two products in 16 bits, and those of 8 overflow there.
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

@@ -26,6 +26,7 @@ from training.recipe import Recipe, RecipeError
 
 def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
     """The report's network on real images: the loss stays within 5 % of float32's (a mean over 10 steps, in a band)."""
+    # Few and of 16 pixels: where the processor has no bf16, a step in it takes ten times as long.
     split = open_split(str(SAMPLE), "train", image_size=32, resident_on=torch.device("cpu"))
     losses = {}
     for fast in (False, True):
@@ -37,9 +38,9 @@ def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
         curve = []
         for step in range(50):
-            rows = np.arange(16 * step, 16 * step + 16)
+            rows = np.arange(8 * step, 8 * step + 8)
             (pixels,) = split.images.read([rows])
-            pixel_values = normalize(pixels, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+            pixel_values = normalize(resize(pixels, 16), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 loss = model(pixel_values, labels=torch.from_numpy(split.labels[rows])).loss
             loss.backward()

@@ -41,7 +41,7 @@ FINISHED = {
 
 
 def test_a_finished_folder(flags, capsys):
-    folder = train(flags)
+    folder = train(flags, "--tta=flip")
     assert {file.name for file in folder.iterdir()} == FINISHED | {"checkpoint-14", "checkpoint-21"}
     results = read(folder)
     scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
@@ -196,7 +196,7 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
     """Ten lines of PyTorch that do by hand what the recipe says end in the same weights."""
     flags += ["--max_train_steps=3", "--gradient_accumulation_steps=2", "--total_train_batch_size=64", "--nesterov"]
     flags += ["--validation_size=0", "--cutmix_prob=0", "--random_erasing_prob=0", "--crop_padding=0"]
-    flags += ["--horizontal_flip_prob=0", "--label_smoothing_factor=0.1", "--warmup_steps=1"]
+    flags += ["--horizontal_flip_prob=0", "--label_smoothing_factor=0.1", "--warmup_steps=1", "--channels_last=false"]
     folder = train(flags)
     recipe = parse_recipe(flags)
     torch.manual_seed(recipe.seed)
@@ -217,7 +217,7 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
             losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()
-    torch.testing.assert_close(weights(folder), dict(model.state_dict()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights(folder), dict(model.state_dict()), rtol=1e-4, atol=1e-4)
     (entry,) = read(folder, "trainer_state.json")["log_history"]
     assert (entry["step"], entry["epoch"]) == (3, 1.0)  # 224 // 64 steps an epoch
     assert entry["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
