@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.hardware import cpu_has_bf16, processor_name
+from training.hardware import has_bf16, processor_name
 
 FOLDER = Path(__file__).parent
 
@@ -79,7 +79,7 @@ def machine(*packages: str) -> dict[str, str | int]:
     return {
         "processor": processor_name(),
         "cores": torch.cpu.get_capabilities().get("num_physical_cores", 0),
-        "bf16": cpu_has_bf16(),
+        "bf16": has_bf16("cpu"),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate", *packages)},
     }

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from training.muon import MuonWithSGD
+from training.muon import MuonWithSGD, orthogonalized
 from training.optimization import build_optimizer, schedule
 from training.recipe import Recipe
 
@@ -118,7 +118,9 @@ MUON = Recipe(optim="muon", muon_learning_rate=0.02, muon_weight_decay=0.1, nest
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, layout):
+@pytest.mark.parametrize("bf16", [True, False])
+def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypatch, layout, bf16):
+    monkeypatch.setattr("training.optimization.has_bf16", lambda device_type: bf16)
     model = SlimResNetForImageClassification(tiny_config).to(memory_format=layout)
     optimizer = build_optimizer(model, MUON)
     copies = {name: parameter.detach().clone().contiguous() for name, parameter in model.named_parameters()}
@@ -155,10 +157,26 @@ def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, layout):
             other.step()
         optimizer.step()
     for name, parameter in model.named_parameters():
-        # Newton-Schulz works in bf16, and the columns of a matrix stand in the order of the kernel's memory.
-        tolerance = {"rtol": 0, "atol": 1e-3} if name in on_matrices else {"rtol": 1e-6, "atol": 1e-7}
+        # torch's iterates in bf16; channels_last has the columns of a matrix in another order.
+        same_sums = bf16 and layout == torch.contiguous_format
+        rounding = {"rtol": 0, "atol": 0} if same_sums else {"rtol": 0, "atol": 1e-3}
+        tolerance = rounding if name in on_matrices else {"rtol": 1e-6, "atol": 1e-7}
         torch.testing.assert_close(parameter.detach().flatten(), reference[name].detach().flatten(), **tolerance)
         assert not torch.equal(parameter, copies[name])
+
+
+@pytest.mark.parametrize("shape", [(8, 72), (72, 8), (16, 16)])
+def test_newton_schulz_keeps_the_singular_vectors_and_brings_their_values_near_1(shape):
+    matrix = torch.randn(shape)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    exact = orthogonalized(matrix, 8, torch.float64).float()
+    between = left.T @ exact @ right.T
+    assert torch.allclose(between, torch.diag(between.diagonal()), atol=1e-4)
+    assert ((between.diagonal() > 0.6) & (between.diagonal() < 1.3)).all() and values.max() > 2
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
+        rounded = orthogonalized(matrix, 8, dtype)
+        assert rounded.dtype == dtype and rounded.shape == shape
+        assert torch.allclose(rounded.float(), exact, atol=tolerance)
 
 
 def test_muon_goes_on_from_its_state(tiny_config):

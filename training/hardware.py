@@ -22,9 +22,11 @@ COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor computes with bfloat16 itself; where it does not, PyTorch emulates it."""
-    capabilities = torch.cpu.get_capabilities()
+def has_bf16(device_type: str) -> bool:
+    """Whether the device computes with bfloat16 itself; where a processor or a GPU does not, PyTorch emulates it."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device_type == "cpu" else {}
     return any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm"))
 
 
@@ -65,11 +67,9 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no":
         return Choice(launched, "as launched")
-    if device_type == "cuda":
-        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_it = device_type == "cpu" and cpu_has_bf16()
-    return Choice("bf16", f"the {device_type} has it") if has_it else Choice("no", f"the {device_type} has no bf16")
+    if has_bf16(device_type):
+        return Choice("bf16", f"the {device_type} has it")
+    return Choice("no", f"the {device_type} has no bf16")
 
 
 def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNetConfig) -> Choice:

@@ -7,7 +7,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_slimresnet import SlimResNetForImageClassification
 
-from .muon import MuonWithSGD
+from .hardware import has_bf16
+from .muon import Muon, MuonWithSGD
 from .recipe import Recipe
 
 # Enough to orthogonalise: Jordan's own runs on CIFAR-10 take 3, torch.optim.Muon 5 by default.
@@ -44,17 +45,18 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
         "nesterov": recipe.nesterov,
         "weight_decay": recipe.weight_decay,
     }
-    if recipe.optim == "sgd":
-        optimizer = torch.optim.SGD(groups, **sgd)
-    else:
-        muon = {
-            "lr": recipe.muon_learning_rate,
-            "momentum": recipe.momentum,
-            "nesterov": recipe.nesterov,
-            "weight_decay": recipe.muon_weight_decay,
-            "ns_steps": NEWTON_SCHULZ_STEPS,
-        }
-        optimizer = MuonWithSGD(kernels, muon, groups, sgd)
+    optimizer = torch.optim.SGD(groups, **sgd)
+    if recipe.optim == "muon":
+        muon = Muon(
+            kernels,
+            lr=recipe.muon_learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.muon_weight_decay,
+            ns_steps=NEWTON_SCHULZ_STEPS,
+            dtype=torch.bfloat16 if has_bf16(kernels[0].device.type) else torch.float32,
+        )
+        optimizer = MuonWithSGD(muon, optimizer)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
