@@ -115,7 +115,6 @@ def assert_close(answer, reference):
 
 
 @needs_a_browser
-@pytest.mark.xdist_group("demo")
 class TestPage:
     def test_test_images_get_pythons_probabilities_without_and_with_the_mirror_image(self, browser, page):
         about = json.loads((page / "about.json").read_text())

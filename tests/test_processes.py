@@ -19,8 +19,6 @@ from cifar10.reading import open_split
 from training.checkpoints import CheckpointError, list_checkpoints
 from training.recipe import RecipeError
 
-pytestmark = pytest.mark.xdist_group("launches")  # which meet at the same port
-
 ACCELERATE = REPOSITORY / "configuration" / "accelerate"
 
 
