@@ -76,10 +76,12 @@ def report(
 
 def machine(*packages: str) -> dict[str, str | int]:
     """What the figures were measured on; `packages` matter for them beside those that always do."""
+    capabilities = torch.cpu.get_capabilities()
     return {
         "processor": processor_name(),
-        "cores": torch.cpu.get_capabilities().get("num_physical_cores", 0),
+        "cores": capabilities.get("num_physical_cores", 0),
         "bf16": has_bf16("cpu"),
+        "vnni": bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate", *packages)},
     }

@@ -17,6 +17,7 @@ BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
 RUNS = (FAST, BEST)
 TRIED = FOLDER / "results/tried"
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
+UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
 # The last two are what validation chose.
 _NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta", "temperature"}
 
@@ -133,7 +134,8 @@ def inference() -> str:
         lines.append(f"| {name} | {' | '.join(f'{shares[name]:.1%}' for shares in by_class.values())} |")
     machine = result["machine"]
     versions = ", ".join(f"{package} {machine[package]}" for package in ("torch", "onnxruntime", "openvino"))
-    return "\n".join([*lines, "", f"`{result['command']}`; {machine['processor']}, {versions}"])
+    units = ", ".join(f"{'with' if machine[unit] else 'without'} {name}" for unit, name in UNITS.items())
+    return "\n".join([*lines, "", f"`{result['command']}`; {machine['processor']} {units}, {versions}"])
 
 
 def results() -> str:

@@ -82,7 +82,7 @@ def is_affordable(name, value):
     return value <= limits.get(name, 1e300)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_recipes_of_wild_numbers_train_or_are_refused(flags, data):
     """In range by themselves, they may still be impossible together, or with this network and these data."""

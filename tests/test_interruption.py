@@ -91,7 +91,7 @@ def test_ctrl_c_before_the_first_step(flags, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, straight):
+def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, straight, capsys):
     """`last` finds nothing at first, then what the killed process left."""
     folder = tmp_path / "run"
     command = ["train.py", *flags, MANY_EPOCHS, RESUME]
@@ -101,19 +101,18 @@ def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, s
     process.communicate()
     assert list_checkpoints(folder) and not (folder / "all_results.json").exists()
     (folder / "tmp-checkpoint-999").mkdir(exist_ok=True)  # as if killed within a save
-    again = run_python(*command)
-    assert again.returncode == 0, again.stderr
-    assert "resumed from" in again.stdout
+    train(command[1:])
+    assert "resumed from" in capsys.readouterr().out
     assert not list(folder.glob("tmp-*"))
     assert_same_weights(folder, straight)
 
 
-def test_random_kills(tmp_path):
-    """The benchmark, a handful of kills of it."""
-    process = run_python("-m", "benchmarks.faults", "--kills=3", f"--output={tmp_path / 'faults.json'}")
+def test_a_random_kill(tmp_path):
+    """The benchmark, one kill of it."""
+    process = run_python("-m", "benchmarks.faults", "--kills=1", f"--output={tmp_path / 'faults.json'}")
     assert process.returncode == 0, process.stderr
     faults = json.loads((tmp_path / "faults.json").read_text())["faults"]
-    assert faults["kills"] == 3 and faults["damaged checkpoints"] == 0
+    assert faults["kills"] == 1 and faults["damaged checkpoints"] == 0
     assert faults["runs with the weights of the uninterrupted one"] == faults["runs"] >= 1
 
 

@@ -25,13 +25,13 @@ from training.recipe import Recipe, RecipeError
 
 
 def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
-    """The report's network on real images: the loss stays within 5 % of float32's (a mean over 10 steps, in a band)."""
+    """On real images, in all widths: the loss stays within 5 % of float32's (a mean over 10 steps, in a band)."""
     # Few and of 16 pixels: where the processor has no bf16, a step in it takes ten times as long.
     split = open_split(str(SAMPLE), "train", image_size=32, resident_on=torch.device("cpu"))
     losses = {}
     for fast in (False, True):
         torch.manual_seed(0)
-        model = SlimResNetForImageClassification(SlimResNetConfig())
+        model = SlimResNetForImageClassification(SlimResNetConfig(depths=[1, 1, 1, 1]))
         if fast:
             model = model.to(memory_format=torch.channels_last)
         # At ten times this rate the curve is chaotic, and the number of threads alone moves it by several per cent.
