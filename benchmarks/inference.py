@@ -54,19 +54,20 @@ def exported(folder: Path, name: str, backend: str) -> nn.Module:
     return ForeignNetwork(open_file(EXPORTS / name, backend), SlimResNetConfig.from_pretrained(folder))
 
 
-in_bf16 = partial(in_torch, fold=True, channels_last=True, bf16=True)
 FORMS: dict[str, Callable[[Path], nn.Module]] = {
     "PyTorch, eager, float32": in_torch,
     "PyTorch, channels_last": partial(in_torch, channels_last=True),
     "PyTorch, BatchNorm folded": partial(in_torch, fold=True),
     "PyTorch, folded, channels_last": partial(in_torch, fold=True, channels_last=True),
     "PyTorch, compiled": partial(in_torch, compiled=True),
-    **({"PyTorch, folded, channels_last, bf16": in_bf16} if has_bf16("cpu") else {}),
+    "PyTorch, folded, channels_last, bf16": partial(in_torch, fold=True, channels_last=True, bf16=True),
     "ONNX Runtime, float32": partial(exported, name=ONNX_FILE, backend="onnxruntime"),
     "ONNX Runtime, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="onnxruntime"),
     "OpenVINO, float32": partial(exported, name=ONNX_FILE, backend="openvino"),
     "OpenVINO, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="openvino"),
 }
+if not has_bf16("cpu"):
+    del FORMS["PyTorch, folded, channels_last, bf16"]  # emulated: nobody would run it
 
 
 def file_of(form: str, folder: Path) -> Path:

@@ -47,8 +47,8 @@ def straight(tmp_path_factory, tiny_config_dir):
 def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tmp_path, straight, capsys, number, more):
     """To the whole process group, workers included, as a scheduler or Ctrl-C sends it."""
     folder = tmp_path / "run"
-    command = ["train.py", *flags, MANY_EPOCHS, "--checkpointing_steps=no", RESUME, *more]
-    process = start(*command, "--report_to=tensorboard", "--logging_steps=1")
+    arguments = [*flags, MANY_EPOCHS, "--checkpointing_steps=no", RESUME, *more]
+    process = start("train.py", *arguments, "--report_to=tensorboard", "--logging_steps=1")
     wait_until(lambda: any(folder.rglob("events*")), process)
     time.sleep(0.5)  # among the steps
     os.killpg(process.pid, number)
@@ -57,7 +57,7 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
     assert f"stopped by {number.name} behind checkpoint" in output and "Traceback" not in output
     (checkpoint,) = list_checkpoints(folder)
     assert find_damage(checkpoint) is None and not (folder / "all_results.json").exists()
-    assert_same_weights(train(command[1:]), straight)
+    assert_same_weights(train(arguments), straight)
     assert f"resumed from {checkpoint}" in capsys.readouterr().out
 
 
@@ -94,14 +94,14 @@ def test_ctrl_c_before_the_first_step(flags, tmp_path):
 def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, straight, capsys):
     """`last` finds nothing at first, then what the killed process left."""
     folder = tmp_path / "run"
-    command = ["train.py", *flags, MANY_EPOCHS, RESUME]
-    process = start(*command)
+    arguments = [*flags, MANY_EPOCHS, RESUME]
+    process = start("train.py", *arguments)
     wait_until(lambda: list_checkpoints(folder), process)
     process.kill()
     process.communicate()
     assert list_checkpoints(folder) and not (folder / "all_results.json").exists()
     (folder / "tmp-checkpoint-999").mkdir(exist_ok=True)  # as if killed within a save
-    train(command[1:])
+    train(arguments)
     assert "resumed from" in capsys.readouterr().out
     assert not list(folder.glob("tmp-*"))
     assert_same_weights(folder, straight)
