@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
+from functools import partial
 
 from benchmarks.measuring import FOLDER
 from evaluation.trained import read_json
@@ -12,10 +12,9 @@ from training.output_dir import RESULTS_NAME, read_recipe
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
 # Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
-FAST = FOLDER / "results/fast"
 BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
-RUNS = (FAST, BEST)
-TRIED = FOLDER / "results/tried"
+RUNS = {"fast": FOLDER / "results/fast", "best": BEST}
+TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
 # The last two are what validation chose.
@@ -146,9 +145,8 @@ def results() -> str:
         "| the report, its epoch chosen on test | 200 | 16 | | | 94.65 % | | | |",
     ]
     commands = []
-    for folder in RUNS:
+    for name, folder in RUNS.items():
         figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
-        name = Path(recipe.output_dir).name
         policy = figures.get("test_tta", "none")
         with_tta = "_tta" if policy != "none" else ""
         corrupted = figures.get(f"test_corruption_accuracy{with_tta}")
@@ -170,24 +168,28 @@ def results() -> str:
     return "\n".join([*lines, "", "  \n".join(commands)])
 
 
-def tried() -> str:
-    """Runs of fast.yaml's length that were not kept: what they have other than it, and their figures."""
-    fast = dataclasses.asdict(read_recipe(FAST))
+def tried(name: str) -> str:
+    """Runs whose settings were not kept: what they have other than the recipe of that name, and their figures."""
+    kept = dataclasses.asdict(read_recipe(RUNS[name]))
     lines = [
-        "| settings other than `fast.yaml`'s | petaFLOP | validation | with TTA | training loss | test, with TTA |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| settings other than `{name}.yaml`'s | petaFLOP | validation | with TTA | training loss | test | with TTA |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for folder in sorted(TRIED.iterdir()):
+    for folder in sorted((TRIED / name).iterdir()):
         figures, recipe = read_json(folder / RESULTS_NAME), dataclasses.asdict(read_recipe(folder))
         changes = [
-            f"`{name}: {json.dumps(value)}`"
-            for name, value in recipe.items()
-            if value != fast[name] and name not in _NOT_SETTINGS
+            f"`{setting}: {json.dumps(value)}`"
+            for setting, value in recipe.items()
+            if value != kept[setting] and setting not in _NOT_SETTINGS
         ]
+        validation = (
+            f"{figures['eval_accuracy']:.2%} | {figures['eval_accuracy_tta']:.2%} ({figures['eval_tta']})"
+            if recipe["validation_size"]
+            else "|"
+        )
         lines.append(
-            f"| {', '.join(changes)} | {figures['total_flos'] / 1e15:.2g} "
-            f"| {figures['eval_accuracy']:.2%} | {figures['eval_accuracy_tta']:.2%} ({figures['eval_tta']}) "
-            f"| {figures['train_loss']:.3f} | {figures['test_accuracy_tta']:.2%} |"
+            f"| {', '.join(changes)} | {figures['total_flos'] / 1e15:.2g} | {validation} "
+            f"| {figures['train_loss']:.3f} | {figures['test_accuracy']:.2%} | {figures['test_accuracy_tta']:.2%} |"
         )
     return "\n".join(lines)
 
@@ -195,7 +197,8 @@ def tried() -> str:
 BLOCKS = {
     "results": results,
     "levers": levers,
-    "tried": tried,
+    "tried fast": partial(tried, "fast"),
+    "tried best": partial(tried, "best"),
     "faults": faults,
     "processes": processes,
     "inference": inference,
