@@ -172,8 +172,9 @@ def tried(name: str) -> str:
     """Runs whose settings were not kept: what they have other than the recipe of that name, and their figures."""
     kept = dataclasses.asdict(read_recipe(RUNS[name]))
     lines = [
-        f"| settings other than `{name}.yaml`'s | petaFLOP | validation | with TTA | training loss | test | with TTA |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| settings other than `{name}.yaml`'s | petaFLOP | validation | with TTA | training loss | test | with TTA "
+        "| corrupted, with TTA |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for folder in sorted((TRIED / name).iterdir()):
         figures, recipe = read_json(folder / RESULTS_NAME), dataclasses.asdict(read_recipe(folder))
@@ -187,9 +188,11 @@ def tried(name: str) -> str:
             if recipe["validation_size"]
             else "|"
         )
+        corrupted = figures.get("test_corruption_accuracy_tta")
         lines.append(
             f"| {', '.join(changes)} | {figures['total_flos'] / 1e15:.2g} | {validation} "
-            f"| {figures['train_loss']:.3f} | {figures['test_accuracy']:.2%} | {figures['test_accuracy_tta']:.2%} |"
+            f"| {figures['train_loss']:.3f} | {figures['test_accuracy']:.2%} | {figures['test_accuracy_tta']:.2%} "
+            f"| {f'{corrupted:.2%}' if corrupted is not None else ''} |"
         )
     return "\n".join(lines)
 
