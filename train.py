@@ -211,7 +211,7 @@ def draw_finished(
     plot_learning_rate(steps / progress.steps_per_epoch, rates, figures / "learning_rate.png")
     plot_split("test", data.test, data.test_rows, scored.test_logits, scored.details["test"], figures)
 
-    epoch = progress.num_epochs - 1
+    epoch = make_inputs.last_full_epoch
     order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
     rows = data.train_rows[order[:16]]
     [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))

@@ -135,6 +135,9 @@ def test_full_augmentation_lies_between_the_light_epochs(tiny_config):
     batches = [TrainingBatch(pixels, labels, Draws(0, epoch, 0, np.arange(32))) for epoch in range(5)]
     mixed = [bool((make_inputs(batch)["labels"].amax(dim=1) < 1).any()) for batch in batches]
     assert mixed == [False, True, True, False, False]
+    assert make_inputs.last_full_epoch == 2  # the pictures of training images are taken from it
+    never = dataclasses.replace(recipe, num_light_augmentation_epochs=3)
+    assert TrainingInputs(never, tiny_config, num_epochs=5).last_full_epoch == 4
 
 
 def test_precision_chooses_itself(monkeypatch):

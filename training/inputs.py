@@ -23,6 +23,7 @@ class TrainingInputs:
 
     Attributes:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
+        last_full_epoch: the last, counted from 0, that has all of the recipe's augmentations; where none has, the last.
 
     Raises:
         RecipeError: `progressive_resizing` or `crop_padding` do not fit the size of the network's images.
@@ -58,6 +59,7 @@ class TrainingInputs:
         self._full_epochs = range(
             recipe.num_light_augmentation_epochs, num_epochs - recipe.num_final_light_augmentation_epochs
         )
+        self.last_full_epoch = self._full_epochs[-1] if self._full_epochs else num_epochs - 1
         self._light = (
             Augmentation(**light),
             CutMixCollator(num_labels, self.normalize, prob=0.0, label_smoothing=smoothing),
