@@ -25,6 +25,10 @@ def _read(name: str) -> dict:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"  # empty where it was not measured
+
+
 def faults() -> str:
     """What the kills came to, and what a checkpoint costs."""
     result = _read("faults")
@@ -149,7 +153,6 @@ def results() -> str:
         figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
         policy = figures.get("test_tta", "none")
         with_tta = "_tta" if policy != "none" else ""
-        corrupted = figures.get(f"test_corruption_accuracy{with_tta}")
         calibration = figures.get("test_expected_calibration_error_scaled", figures["test_expected_calibration_error"])
         cells = [
             f"`{name}.yaml`, seed {recipe.seed}, {figures['train_samples']:,} images",
@@ -159,7 +162,7 @@ def results() -> str:
             f"{figures['test_accuracy']:.2%}",
             f"{figures['test_accuracy_tta']:.2%} ({policy})" if with_tta else "",
             f"{figures[f'test_accuracy_low{with_tta}']:.2%} – {figures[f'test_accuracy_high{with_tta}']:.2%}",
-            f"{corrupted:.2%}" if corrupted is not None else "",
+            _percent(figures.get(f"test_corruption_accuracy{with_tta}")),
             f"{calibration:.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -183,17 +186,18 @@ def tried(name: str) -> str:
             for setting, value in recipe.items()
             if value != kept[setting] and setting not in _NOT_SETTINGS
         ]
-        validation = (
-            f"{figures['eval_accuracy']:.2%} | {figures['eval_accuracy_tta']:.2%} ({figures['eval_tta']})"
-            if recipe["validation_size"]
-            else "|"
-        )
-        corrupted = figures.get("test_corruption_accuracy_tta")
-        lines.append(
-            f"| {', '.join(changes)} | {figures['total_flos'] / 1e15:.2g} | {validation} "
-            f"| {figures['train_loss']:.3f} | {figures['test_accuracy']:.2%} | {figures['test_accuracy_tta']:.2%} "
-            f"| {f'{corrupted:.2%}' if corrupted is not None else ''} |"
-        )
+        policy = f" ({figures['eval_tta']})" if recipe["validation_size"] else ""
+        cells = [
+            ", ".join(changes),
+            f"{figures['total_flos'] / 1e15:.2g}",
+            _percent(figures.get("eval_accuracy")),
+            _percent(figures.get("eval_accuracy_tta")) + policy,
+            f"{figures['train_loss']:.3f}",
+            _percent(figures["test_accuracy"]),
+            _percent(figures["test_accuracy_tta"]),
+            _percent(figures.get("test_corruption_accuracy_tta")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
