@@ -19,6 +19,7 @@ from .interruption import StopRequest
 from .optimization import build_optimizer, schedule
 from .progress import Progress
 from .recipe import Recipe
+from .sharpness import is_sharpness_aware, worst_weights
 
 
 class DivergedError(ArithmeticError):
@@ -85,6 +86,7 @@ def fit(
             epoch, first_step = divmod(progress.global_step, steps_per_epoch)
             last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
             batches = loader.epoch(epoch, first_step)
+            sharpness_aware = is_sharpness_aware(recipe, epoch, progress.num_epochs)
             model.train()
             unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
             epoch_started = looked_at = time.perf_counter()
@@ -100,8 +102,16 @@ def fit(
                     inputs = make_inputs(next(batches))
                     data_time += time.perf_counter() - waited_from
                     with accelerator.accumulate(stepped):
-                        loss = stepped(**inputs).loss
-                        accelerator.backward(loss)
+                        if sharpness_aware:
+                            # On each process's own share of the batch, as Foret et al. do (section 4.1).
+                            with accelerator.no_sync(stepped):
+                                loss = stepped(**inputs).loss
+                            scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
+                            with worst_weights(model, scaled, recipe.sam_rho):
+                                accelerator.backward(stepped(**inputs).loss)
+                        else:
+                            loss = stepped(**inputs).loss
+                            accelerator.backward(loss)
                         optimizer.step()
                         optimizer.zero_grad()
                     unchecked.append(loss.detach())

@@ -134,6 +134,12 @@ class Recipe:
     )
     lr_gamma: float = HfArg(default=0.1, help="What it is multiplied with.")
     warmup_steps: float = HfArg(default=0.0, help="Steps of linear warm-up; a number below 1 is a share of the run.")
+    sam_rho: float = HfArg(
+        default=0.0, help="Radius of sharpness-aware minimisation, whose steps cost two; 0 for none."
+    )
+    num_final_sam_epochs: int | None = HfArg(
+        default=None, help="Epochs at the end that have it; by default all, though the last few do nearly as much."
+    )
     ema_decay: float = HfArg(
         default=0.0, help="Decay a step of averaged weights, which are then evaluated and saved; 0 for none."
     )
@@ -207,6 +213,8 @@ class Recipe:
             raise RecipeError("--nesterov needs a --momentum above 0.")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
             raise RecipeError(f"--warmup_steps must be a whole number or a share below 1, got {self.warmup_steps}.")
+        if self.num_final_sam_epochs and not self.sam_rho:
+            raise RecipeError("--num_final_sam_epochs needs a --sam_rho above 0.")
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
         if self.push_to_hub and not self.hub_model_id:
@@ -291,6 +299,8 @@ _RANGES = {
     "lr_milestones": (0, 1),
     "lr_gamma": (0, 1),
     "warmup_steps": (0, _NO_LIMIT),
+    "sam_rho": (0, _NO_LIMIT),
+    "num_final_sam_epochs": (1, _NO_LIMIT),
     "ema_decay": (0, 1),
     "temperature": (0.01, _NO_LIMIT),
     "seed": (0, 2**32 - 1),
