@@ -5,6 +5,8 @@ import json
 import re
 from functools import partial
 
+import yaml
+
 from benchmarks.measuring import FOLDER
 from evaluation.trained import read_json
 from training.output_dir import RESULTS_NAME, read_recipe
@@ -13,7 +15,7 @@ README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
 # Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
 BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
-RUNS = {"fast": FOLDER / "results/fast", "best": BEST}
+RUNS = {"paper": FOLDER / "results/paper", "fast": FOLDER / "results/fast", "best": BEST}
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
@@ -167,19 +169,23 @@ def results() -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
         device = f"{figures['train_device']}, {figures['train_samples_per_second']:.0f} images/s"
-        commands.append(f"`accelerate launch train.py --config configuration/{name}.yaml`: {device}")
+        # What the run was told on the command line: the settings of the file that it did not have.
+        file = FOLDER.parent / f"configuration/{name}.yaml"
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        flags = [f" --{key} {getattr(recipe, key)}" for key, value in settings.items() if getattr(recipe, key) != value]
+        commands.append(f"`accelerate launch train.py --config configuration/{name}.yaml{''.join(flags)}`: {device}")
     return "\n".join([*lines, "", "  \n".join(commands)])
 
 
 def tried(name: str) -> str:
-    """Runs whose settings were not kept: what they have other than the recipe of that name, and their figures."""
+    """The recipe of that name, then runs whose settings were not kept: what they have other than it, and figures."""
     kept = dataclasses.asdict(read_recipe(RUNS[name]))
     lines = [
-        f"| settings other than `{name}.yaml`'s | petaFLOP | validation | with TTA | training loss | test | with TTA "
-        "| corrupted, with TTA |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| settings | petaFLOP | validation | with TTA | training loss | test | with TTA | corrupted, with TTA "
+        "| calibration error |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for folder in sorted((TRIED / name).iterdir()):
+    for folder in (RUNS[name], *sorted((TRIED / name).iterdir())):
         figures, recipe = read_json(folder / RESULTS_NAME), dataclasses.asdict(read_recipe(folder))
         changes = [
             f"`{setting}: {json.dumps(value)}`"
@@ -188,14 +194,15 @@ def tried(name: str) -> str:
         ]
         policy = f" ({figures['eval_tta']})" if recipe["validation_size"] else ""
         cells = [
-            ", ".join(changes),
+            ", ".join(changes) or f"of the `{name}.yaml` above",
             f"{figures['total_flos'] / 1e15:.2g}",
             _percent(figures.get("eval_accuracy")),
             _percent(figures.get("eval_accuracy_tta")) + policy,
             f"{figures['train_loss']:.3f}",
             _percent(figures["test_accuracy"]),
-            _percent(figures["test_accuracy_tta"]),
+            _percent(figures.get("test_accuracy_tta")),
             _percent(figures.get("test_corruption_accuracy_tta")),
+            _percent(figures["test_expected_calibration_error"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -204,8 +211,7 @@ def tried(name: str) -> str:
 BLOCKS = {
     "results": results,
     "levers": levers,
-    "tried fast": partial(tried, "fast"),
-    "tried best": partial(tried, "best"),
+    **{f"tried {name}": partial(tried, name) for name in RUNS},
     "faults": faults,
     "processes": processes,
     "inference": inference,
