@@ -59,6 +59,7 @@ ROWS = {
         "cutmix_prob": 0.5,
         "num_final_light_augmentation_epochs": 2,
     },
+    "sharpness-aware in the last 2 epochs, within 0.2": {"sam_rho": 0.2, "num_final_sam_epochs": 2},
     "BatchNorm's biases at eight times the rate": {"norm_bias_learning_rate": 1.6},
     "the stem starts by whitening patches": {"stem_initialization": "whitening"},
     "blocks start as the identity": {"network": {"zero_init_residual": True}},
