@@ -1,16 +1,11 @@
 """Sharpness-aware minimisation against its definition, and in which epochs a run has it."""
 
-import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python
+from conftest import REPOSITORY, run_python
 from torch.nn import functional as F
-from training_runs import assert_same_weights, read, train, weights
+from training_runs import assert_same_weights, by_hand, read, train, weights
 
-from cifar10.augmentation import normalize
-from cifar10.randomness import sample_order
-from cifar10.reading import open_split
-from cifar10.splitting import random_subset
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.arithmetic import multiply_adds, total_flos
 from training.checkpoints import list_checkpoints
@@ -69,20 +64,13 @@ def test_the_loop_against_a_plain_one(flags, tiny_config_dir):
     flags += ["--gradient_accumulation_steps=2", "--sam_rho=0.1", "--learning_rate=0.02"]
     folder = train(flags)
     recipe = parse_recipe(flags)
-    torch.manual_seed(recipe.seed)
-    model = SlimResNetForImageClassification(SlimResNetConfig.from_pretrained(tiny_config_dir)).train()
+    model, batches = by_hand(recipe, tiny_config_dir, batch_size=16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
-    split = open_split(str(SAMPLE), "train", image_size=32)
-    rows = random_subset(np.arange(2000), 224, recipe.seed)
-    order = rows[sample_order(recipe.seed, 0, 224, 50000)]
     losses = []
-    for step in range(3):
+    for _ in range(3):
         sums = [torch.zeros_like(parameter) for parameter in model.parameters()]
-        for part in range(2):
-            batch = order[32 * step + 16 * part :][:16]
-            (pixels,) = split.images.read([batch])
-            pixel_values = normalize(pixels, recipe.image_mean, recipe.image_std)
-            labels = torch.from_numpy(split.labels[batch])
+        for _ in range(2):
+            pixel_values, labels = next(batches)
             there = {name: value.clone() for name, value in model.state_dict().items() if "running" not in name}
             loss = F.cross_entropy(model(pixel_values).logits, labels)
             gradients = torch.autograd.grad(loss, list(model.parameters()))

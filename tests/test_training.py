@@ -11,14 +11,10 @@ from conftest import SAMPLE, run_python, write_dataset
 from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn import functional as F
-from training_runs import assert_same_weights, read, snapshot, train, weights
+from training_runs import assert_same_weights, by_hand, read, snapshot, train, weights
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from cifar10.augmentation import normalize
-from cifar10.randomness import sample_order
 from cifar10.reading import DatasetError, open_split
-from cifar10.splitting import random_subset
-from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.checkpoints import list_checkpoints
 from training.loop import DivergedError
 from training.optimization import schedule
@@ -199,20 +195,14 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, tiny_config_dir):
     flags += ["--horizontal_flip_prob=0", "--label_smoothing_factor=0.1", "--warmup_steps=1", "--channels_last=false"]
     folder = train(flags)
     recipe = parse_recipe(flags)
-    torch.manual_seed(recipe.seed)
-    model = SlimResNetForImageClassification(SlimResNetConfig.from_pretrained(tiny_config_dir)).train()
+    model, batches = by_hand(recipe, tiny_config_dir, batch_size=32)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    split = open_split(str(SAMPLE), "train", image_size=32)
-    rows = random_subset(np.arange(2000), 224, recipe.seed)
-    order = rows[sample_order(recipe.seed, 0, 224, 50000)]
     losses = []
     for step in range(3):
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * schedule(recipe, step, 3)
-        for part in range(2):
-            batch = order[64 * step + 32 * part :][:32]
-            (pixels,) = split.images.read([batch])
-            logits = model(normalize(pixels, recipe.image_mean, recipe.image_std)).logits
-            loss = F.cross_entropy(logits, torch.from_numpy(split.labels[batch]), label_smoothing=0.1)
+        for _ in range(2):
+            pixel_values, labels = next(batches)
+            loss = F.cross_entropy(model(pixel_values).logits, labels, label_smoothing=0.1)
             (loss / 2).backward()
             losses.append(loss.item())
         optimizer.step()

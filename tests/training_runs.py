@@ -3,11 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState
+from conftest import SAMPLE
 from safetensors.torch import load_file
 
 import train as train_script
+from cifar10.augmentation import normalize
+from cifar10.randomness import sample_order
+from cifar10.reading import open_split
+from cifar10.splitting import random_subset
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.recipe import parse_recipe
 
 
@@ -17,6 +24,19 @@ def train(flags, *more):
     recipe = parse_recipe([*flags, *map(str, more)])
     train_script.run(recipe)
     return Path(recipe.output_dir)
+
+
+def by_hand(recipe, config_dir, batch_size):
+    """The network that a run of the recipe begins with, and its batches without augmentation: pixel values, labels."""
+    torch.manual_seed(recipe.seed)
+    model = SlimResNetForImageClassification(SlimResNetConfig.from_pretrained(config_dir)).train()
+    split = open_split(str(SAMPLE), "train", image_size=32)
+    rows = random_subset(np.arange(2000), recipe.max_train_samples, recipe.seed)
+    order = rows[sample_order(recipe.seed, 0, len(rows), recipe.shuffle_buffer_size)]
+    batches = [order[start:][:batch_size] for start in range(0, len(order), batch_size)]
+    labels = [torch.from_numpy(split.labels[batch]) for batch in batches]
+    pixel_values = (normalize(pixels, recipe.image_mean, recipe.image_std) for pixels in split.images.read(batches))
+    return model, zip(pixel_values, labels, strict=True)
 
 
 def weights(folder):
