@@ -181,7 +181,7 @@ def tried(name: str) -> str:
     """The recipe of that name, then runs whose settings were not kept: what they have other than it, and figures."""
     kept = dataclasses.asdict(read_recipe(RUNS[name]))
     lines = [
-        "| settings | petaFLOP | validation | with TTA | training loss | test | with TTA | corrupted, with TTA "
+        "| settings | petaFLOP | validation | with TTA | training loss | test | with TTA | corrupted "
         "| calibration error |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -201,7 +201,7 @@ def tried(name: str) -> str:
             f"{figures['train_loss']:.3f}",
             _percent(figures["test_accuracy"]),
             _percent(figures.get("test_accuracy_tta")),
-            _percent(figures.get("test_corruption_accuracy_tta")),
+            _percent(figures.get("test_corruption_accuracy")),
             _percent(figures["test_expected_calibration_error"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
