@@ -20,7 +20,7 @@ TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each r
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
 # The last two are what validation chose.
-_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "tta", "temperature"}
+_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "save_total_limit", "tta", "temperature"}
 
 
 def _read(name: str) -> dict:
