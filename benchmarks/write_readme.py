@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.measuring import FOLDER
 from evaluation.trained import read_json
+from training.identity import NO_WEIGHT_DEPENDS_ON
 from training.output_dir import RESULTS_NAME, read_recipe
 
 README = FOLDER.parent / "README.md"
@@ -19,8 +20,6 @@ RUNS = {"paper": FOLDER / "results/paper", "fast": FOLDER / "results/fast", "bes
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
-# The last two are what validation chose.
-_NOT_SETTINGS = {"output_dir", "resume_from_checkpoint", "save_total_limit", "tta", "temperature"}
 
 
 def _read(name: str) -> dict:
@@ -190,7 +189,7 @@ def tried(name: str) -> str:
         changes = [
             f"`{setting}: {json.dumps(value)}`"
             for setting, value in recipe.items()
-            if value != kept[setting] and setting not in _NOT_SETTINGS
+            if value != kept[setting] and setting not in NO_WEIGHT_DEPENDS_ON
         ]
         policy = f" ({figures['eval_tta']})" if recipe["validation_size"] else ""
         cells = [

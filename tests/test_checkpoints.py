@@ -14,7 +14,7 @@ from training_runs import assert_same_weights, read, snapshot, train
 
 from cifar10 import reading
 from training.checkpoints import CHECKSUMS_NAME, CheckpointError, find_checkpoint, find_damage, list_checkpoints
-from training.identity import _MACHINE, _NO_MATTER
+from training.identity import _MACHINE, NO_WEIGHT_DEPENDS_ON
 from training.recipe import Recipe
 
 
@@ -189,8 +189,8 @@ def test_another_machine_is_said(interrupted, capsys):
 
 def test_every_setting_is_either_part_of_the_run_or_named_as_free():
     names = set(vars(Recipe()))
-    assert names >= _NO_MATTER | _MACHINE and not _NO_MATTER & _MACHINE
-    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - _NO_MATTER - _MACHINE
+    assert names >= NO_WEIGHT_DEPENDS_ON | _MACHINE and not NO_WEIGHT_DEPENDS_ON & _MACHINE
+    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - NO_WEIGHT_DEPENDS_ON - _MACHINE
 
 
 def test_a_folder_that_is_no_checkpoint(flags, tmp_path):

@@ -17,8 +17,8 @@ from .recipe import Recipe
 
 RUN_NAME = "run.json"
 
-# Where things are and what is reported of them: no weight depends on these.
-_NO_MATTER = frozenset(
+# Where things are and what is reported of them.
+NO_WEIGHT_DEPENDS_ON = frozenset(
     {
         "dataset_name", "dataset_config_name", "dataset_revision", "streaming", "image_column_name",
         "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
@@ -87,7 +87,7 @@ class RunIdentity:
     def differences(self, there: "RunIdentity") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
         names = self.recipe.keys() | there.recipe.keys()
-        differing = _differing(there.recipe, self.recipe, names - _NO_MATTER - _MACHINE)
+        differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - _MACHINE)
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
         if there.data != self.data:
             differing.append(
