@@ -1,6 +1,7 @@
 """A recipe: file and flags, and what is said about a mistake in them."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from conftest import REPOSITORY
 from training.recipe import Recipe, RecipeError, parse_recipe
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
+OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]
 
 
 def write(tmp_path, text):
@@ -55,8 +57,17 @@ def test_yaml_values(tmp_path, text, name, value):
     assert getattr(parse_recipe([write(tmp_path, text)]), name) == value
 
 
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_null_unsets_what_may_be_unset(tmp_path, name):
+    config = write(
+        tmp_path, "save_total_limit: null\nsam_rho: 0.1\nnum_final_sam_epochs: 6\nprogressive_resizing: ['24:0.3']\n"
+    )
+    assert getattr(parse_recipe([config, f"--{name}", "null"]), name) is None
+    assert parse_recipe([config]).save_total_limit is None
+
+
 def test_every_value_as_resolved_comes_back(tmp_path):
-    recipe = parse_recipe(["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--mixed_precision", "no"])
+    recipe = parse_recipe(["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--save_total_limit", "null"])
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
 
 
@@ -94,6 +105,7 @@ def test_the_reports_recipes():
         (["--learning_rate", "-0.1"], "--learning_rate must be at least 0"),
         (["--learning_rate", "nan"], "--learning_rate must be"),
         (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1"),
+        (["--num_train_epochs", "null"], "--num_train_epochs"),
         (["--horizontal_flip_prob", "1.5"], "--horizontal_flip_prob must be between 0 and 1"),
         (["--validation_size=-1"], "--validation_size must be at least 0"),
         (["--seed=-1"], "--seed"),

@@ -4,11 +4,11 @@ import dataclasses
 import difflib
 import itertools
 import sys
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 import yaml
 from transformers.hf_argparser import HfArg, HfArgumentParser, string_to_bool
@@ -176,7 +176,7 @@ class Recipe:
     seed: int = HfArg(default=42, help="Of the weights, the validation split, the order and every draw.")
     logging_steps: int = HfArg(default=10, help="Optimiser steps between updates of the progress bar and the trackers.")
     checkpointing_steps: str = HfArg(default="epoch", help="Save a checkpoint each epoch, each so many steps, or no.")
-    save_total_limit: int | None = HfArg(default=2, help="Checkpoints to keep.")
+    save_total_limit: int | None = HfArg(default=2, help="Checkpoints to keep; null keeps all.")
     resume_from_checkpoint: str | None = HfArg(default=None, help="A checkpoint's folder, or last.")
     load_best_model_at_end: bool = HfArg(
         default=False, help="Keep the weights of the epoch best on validation, not the last."
@@ -332,7 +332,16 @@ def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
     return parsed
 
 
+_OPTIONAL = {each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)}
+
+
 class _Parser(HfArgumentParser):
+    def _get_values(self, action: Action, arg_strings: list[str]) -> object:
+        # What YAML writes for a setting that is not set; a flag can so take back what the file sets.
+        if arg_strings == ["null"] and action.dest in _OPTIONAL:
+            return None
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         raise RecipeError(f"{message}.")
 
@@ -379,10 +388,12 @@ def _file_arguments(path: Path) -> list[str]:
         values = value if isinstance(value, list) else [value]
         if any(isinstance(item, dict | list) for item in values) or values == []:
             raise RecipeError(f"{path}: {name} must be a value or a flat list of values, got {value}.")
-        if value is not None:
-            # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
-            texts = [("yes" if item else "no") if isinstance(item, bool) else str(item) for item in values]
-            arguments += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
+        if value is None and name not in _OPTIONAL:
+            continue  # as if it were not there
+        # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
+        words = {True: "yes", False: "no", None: "null"}
+        texts = [words[item] if item is None or isinstance(item, bool) else str(item) for item in values]
+        arguments += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
     return arguments
 
 
