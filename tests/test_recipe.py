@@ -67,7 +67,8 @@ def test_null_unsets_what_may_be_unset(tmp_path, name):
 
 
 def test_every_value_as_resolved_comes_back(tmp_path):
-    recipe = parse_recipe(["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--save_total_limit", "null"])
+    flags = ["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--mixed_precision", "no"]
+    recipe = parse_recipe([*flags, "--save_total_limit", "null"])
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
 
 
