@@ -41,37 +41,50 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """A step; `closure` is not supported."""
         for group in self.param_groups:
-            for kernel in group["params"]:
-                if kernel.grad is not None:
-                    self._step(kernel, **group)
+            self._step([kernel for kernel in group["params"] if kernel.grad is not None], **group)
 
-    def _step(self, kernel: nn.Parameter, lr: float, momentum: float, nesterov: bool, weight_decay: float, **_) -> None:
+    def _step(
+        self, kernels: list[nn.Parameter], lr: float | Tensor, momentum: float, nesterov: bool, weight_decay: float, **_
+    ) -> None:
+        if not kernels:
+            return
+        gradients = [kernel.grad for kernel in kernels]
+        averages = [self._average(kernel) for kernel in kernels]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, averages, momentum) if nesterov else averages
+        torch._foreach_mul_(kernels, 1 - lr * weight_decay)
+        # Those of one shape at once: a GPU would wait for the launches of so many small products.
+        alike: dict[tuple, list[tuple[nn.Parameter, Tensor]]] = {}
+        for kernel, update in zip(kernels, updates, strict=True):
+            alike.setdefault((kernel.shape, kernel.stride()), []).append((kernel, update))
+        for pairs in alike.values():
+            # The columns in the order of the kernels' memory, so that little is copied.
+            order = (0, *sorted((1, 2, 3), key=pairs[0][0].stride, reverse=True))
+            ordered = torch.stack([update.permute(order) for _, update in pairs])
+            matrices = ordered.flatten(2)
+            rows, columns = matrices.shape[1:]
+            directions = orthogonalized(matrices, self._ns_steps, self._dtype).to(ordered.dtype).view_as(ordered)
+            rate = lr * max(1, rows / columns) ** 0.5
+            torch._foreach_add_([kernel.permute(order) for kernel, _ in pairs], (directions * -rate).unbind())
+
+    def _average(self, kernel: nn.Parameter) -> Tensor:
         state = self.state[kernel]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(kernel)
-        average = state["momentum_buffer"].lerp_(kernel.grad, 1 - momentum)
-        update = kernel.grad.lerp(average, momentum) if nesterov else average
-        # The columns in the order of the kernel's memory, so that nothing is copied.
-        order = (0, *sorted((1, 2, 3), key=kernel.stride, reverse=True))
-        ordered = update.permute(order)
-        matrix = ordered.reshape(len(kernel), -1)
-        rows, columns = matrix.shape
-        direction = orthogonalized(matrix, self._ns_steps, self._dtype).reshape(ordered.shape)
-        kernel.mul_(1 - lr * weight_decay)
-        kernel.permute(order).add_(direction, alpha=-lr * max(1, rows / columns) ** 0.5)
+        return state["momentum_buffer"]
 
 
-def orthogonalized(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """The matrix `[rows, columns]` with its singular values near 1, by `steps` of Newton-Schulz in `dtype`."""
+def orthogonalized(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """Matrices `[N, rows, columns]` with their singular values near 1, by `steps` of Newton-Schulz in `dtype`."""
     a, b, c = _QUINTIC
-    is_tall = matrix.size(0) > matrix.size(1)
-    x = matrix.to(dtype)
-    x = x.T if is_tall else x  # the products below are then of the smaller side
-    x = x / x.norm().clamp(min=1e-7)
+    are_tall = matrices.size(1) > matrices.size(2)
+    x = matrices.to(dtype)
+    x = x.mT if are_tall else x  # the products below are then of the smaller side
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if is_tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if are_tall else x
 
 
 class MuonWithSGD(torch.optim.Optimizer):
