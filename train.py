@@ -33,7 +33,7 @@ from sharing.hub import HubError, collect, create_repository, push
 from sharing.model_card import CARD_NAME, write_model_card
 from training.arithmetic import total_flos
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
-from training.hardware import choose_channels_last, choose_torch_compile
+from training.hardware import choose_channels_last, choose_cuda_graphs, choose_torch_compile
 from training.identity import RunIdentity
 from training.initialization import WHITENING_IMAGES, whiten_stem
 from training.inputs import TrainingInputs, build_image_processor
@@ -73,6 +73,8 @@ def run(recipe: Recipe) -> None:
         one_size=not recipe.progressive_resizing,
     )
     recipe.channels_last, recipe.torch_compile = layout.value, compiling.value
+    graphs = choose_cuda_graphs(recipe, accelerator)
+    recipe.cuda_graphs = graphs.value
     model = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     make_inputs = TrainingInputs(recipe, config, progress.num_epochs)
     if recipe.stem_initialization == "whitening" and checkpoint is None:
@@ -97,7 +99,8 @@ def run(recipe: Recipe) -> None:
     accelerator.print(describe(recipe, accelerator, model, data))
     accelerator.print(
         f"speed    precision {recipe.mixed_precision} ({why_precision}), channels_last {layout.value} "
-        f"({layout.reason}), torch_compile {compiling.value} ({compiling.reason})"
+        f"({layout.reason}), torch_compile {compiling.value} ({compiling.reason}), cuda_graphs {graphs.value} "
+        f"({graphs.reason})"
     )
     accelerator.init_trackers("slimresnet", config={name: str(value) for name, value in vars(recipe).items()})
     weights = fit(
@@ -124,7 +127,7 @@ def run(recipe: Recipe) -> None:
         "total_flos": total_flos(recipe, config, progress),
         "train_samples": len(data.train_rows),
         "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
-        "train_device": identity.device_name,
+        "train_device": ", then ".join(dict.fromkeys([*progress.earlier_devices, identity.device_name])),
         "train_num_processes": accelerator.num_processes,
         **scored.results,
     }

@@ -31,7 +31,8 @@ NO_WEIGHT_DEPENDS_ON = frozenset(
 _MACHINE = frozenset(
     {
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-        "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "use_cpu", "deterministic",
+        "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "cuda_graphs", "use_cpu",
+        "deterministic",
     }
 )  # fmt: skip
 

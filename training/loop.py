@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from cifar10.loading import TrainingBatch, TrainingLoader
 
 from .checkpoints import Checkpoints
+from .cuda_graphs import GraphedStep
 from .identity import RunIdentity
 from .interruption import StopRequest
-from .optimization import build_optimizer, schedule
+from .optimization import build_optimizer, schedule, set_learning_rates
 from .progress import Progress
 from .recipe import Recipe
 from .sharpness import is_sharpness_aware, worst_weights
@@ -65,14 +66,37 @@ def fit(
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names.
-    stepped = torch.compile(prepared, mode=recipe.torch_compile_mode) if recipe.torch_compile else prepared
+    # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names; for each
+    # size of images by itself: code for any size is slower.
+    stepped = prepared
+    if recipe.torch_compile:
+        stepped = torch.compile(prepared, mode=recipe.torch_compile_mode, dynamic=False)
 
     states = [progress, averaged] if averaged else [progress]
     checkpoints = Checkpoints(accelerator, model, optimizer, states, output_dir, identity, keep=recipe.save_total_limit)
     if checkpoint is not None:
         checkpoints.load(checkpoint, progress)
         accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
+
+    def learn(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
+        """The loss of a batch, which has its part in a step of the optimiser."""
+        with accelerator.accumulate(stepped):
+            if sharpness_aware:
+                # On each process's own share of the batch, as Foret et al. do (section 4.1).
+                with accelerator.no_sync(stepped):
+                    loss = stepped(**inputs).loss
+                scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
+                with worst_weights(model, scaled, recipe.sam_rho):
+                    accelerator.backward(stepped(**inputs).loss)
+            else:
+                loss = stepped(**inputs).loss
+                accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.detach().clone()  # torch.compile's own CUDA graphs write the next one into the same place
+
+    if recipe.cuda_graphs:
+        learn = GraphedStep(learn, optimizer)
 
     # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
     bar = tqdm(
@@ -95,26 +119,12 @@ def fit(
             for step in range(first_step, last_step):
                 share = schedule(recipe, progress.global_step, max_steps)
                 rate = recipe.learning_rate * share
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * share
+                set_learning_rates(optimizer, share)
                 for _ in range(recipe.gradient_accumulation_steps):
                     waited_from = time.perf_counter()
                     inputs = make_inputs(next(batches))
                     data_time += time.perf_counter() - waited_from
-                    with accelerator.accumulate(stepped):
-                        if sharpness_aware:
-                            # On each process's own share of the batch, as Foret et al. do (section 4.1).
-                            with accelerator.no_sync(stepped):
-                                loss = stepped(**inputs).loss
-                            scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
-                            with worst_weights(model, scaled, recipe.sam_rho):
-                                accelerator.backward(stepped(**inputs).loss)
-                        else:
-                            loss = stepped(**inputs).loss
-                            accelerator.backward(loss)
-                        optimizer.step()
-                        optimizer.zero_grad()
-                    unchecked.append(loss.detach())
+                    unchecked.append(learn(inputs, sharpness_aware))
                 if averaged:
                     averaged.update_parameters(model)
                 progress.global_step += 1

@@ -62,6 +62,16 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
     return optimizer
 
 
+def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """To a share of its peak in each group; a tensor, which a CUDA graph may read, stays the same one."""
+    for group in optimizer.param_groups:
+        rate = group["initial_lr"] * share
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def schedule(recipe: Recipe, step: int, max_steps: int) -> float:
     """
     The share of its peak that the learning rate has at optimiser step `step`, counted from 0, of a run of `max_steps`.

@@ -153,6 +153,7 @@ class Recipe:
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = HfArg(
         default="default", help="torch.compile's mode; max-autotune takes minutes and pays on GPUs."
     )
+    cuda_graphs: str = _switch("Launch each step of a GPU as one graph; auto: where one process trains on it.")
     use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
     sync_batchnorm: bool = HfArg(
         default=False, help="BatchNorm takes its statistics of all GPUs' batches, not of each one's own."
@@ -201,7 +202,7 @@ class Recipe:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
                 raise RecipeError(f"--{name} takes three numbers, one a channel, got {getattr(self, name)}.")
-        for name in ("channels_last", "torch_compile"):
+        for name in ("channels_last", "torch_compile", "cuda_graphs"):
             value = getattr(self, name)
             if value != "auto":
                 try:

@@ -1,0 +1,74 @@
+"""Training steps as CUDA graphs: a step of this network is a thousand short kernels, which a GPU does in less time than
+a CPU takes to launch them one by one; a graph launches them all at once."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Before its capture a step has to have run: kernels are loaded then, algorithms searched, states of the optimiser made.
+NUM_EAGER_STEPS = 3
+
+Step = Callable[[dict[str, Tensor], bool], Tensor]
+"""Takes a batch's inputs, and whether the step is sharpness-aware; returns its loss."""
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, Tensor]
+    loss: Tensor
+
+
+class GraphedStep:
+    """
+    A step that replays what it did in an earlier one of its kind, on other inputs.
+
+    A kind is the shapes of the inputs, and whether the step is sharpness-aware. The first few steps of each are taken
+    as they come, the next one is captured, and it and all later ones are replayed.
+
+    Args:
+        step: reads and writes the same tensors each time, waits for nothing on the GPU, and leaves no gradients.
+        optimizer: whose learning rates become tensors, because a graph has numbers for good.
+    """
+
+    def __init__(self, step: Step, optimizer: torch.optim.Optimizer):
+        self._step = step
+        self._taken: Counter[tuple] = Counter()
+        self._captured: dict[tuple, _Captured] = {}
+        for group in optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+            if "fused" in group:
+                group["fused"] = True  # PyTorch's SGD otherwise asks the GPU for the number
+
+    def __call__(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
+        """Takes a step; returns its loss."""
+        kind = (sharpness_aware, *(value.shape for value in inputs.values()))
+        if kind not in self._captured:
+            if self._taken[kind] < NUM_EAGER_STEPS:
+                self._taken[kind] += 1
+                return self._take_aside(inputs, sharpness_aware)
+            self._captured[kind] = self._capture(inputs, sharpness_aware)
+        captured = self._captured[kind]
+        for name, value in inputs.items():
+            captured.inputs[name].copy_(value)
+        captured.graph.replay()
+        return captured.loss.clone()
+
+    def _take_aside(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
+        """On a stream of its own, as the capture will be."""
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            loss = self._step(inputs, sharpness_aware)
+        current.wait_stream(stream)
+        return loss
+
+    def _capture(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> _Captured:
+        graph, kept = torch.cuda.CUDAGraph(), {name: value.clone() for name, value in inputs.items()}
+        # Of this thread alone: another may pin memory for batches to come.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            loss = self._step(kept, sharpness_aware)
+        return _Captured(graph, kept, loss)
