@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -194,7 +196,7 @@ def score_corruptions(
     results = {f"{prefix}_corruption_samples": len(rows)}
     for policy, by_corruption in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
-        results[f"{prefix}_corruption_accuracy{suffix}"] = float(np.mean(list(by_corruption.values())))
+        results[f"{prefix}_corruption_accuracy{suffix}"] = fmean(chain.from_iterable(by_corruption.values()))
     return partial(write, arguments, results, {f"{prefix}_corruptions.json": accuracies})
 
 
