@@ -3,20 +3,26 @@
 import dataclasses
 import json
 import re
+import statistics
 from functools import partial
 
 import yaml
 
 from benchmarks.measuring import FOLDER
 from evaluation.trained import read_json
+from modeling_slimresnet import SlimResNetConfig
+from training.checkpoints import TRAINER_STATE_NAME
 from training.identity import NO_WEIGHT_DEPENDS_ON
+from training.inputs import resolution
 from training.output_dir import RESULTS_NAME, read_recipe
+from training.recipe import parse_resizing
+from training.sharpness import is_sharpness_aware
 
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
 # Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
-BEST = FOLDER.parent / "pretrained/slimresnet-cifar10"
-RUNS = {"paper": FOLDER / "results/paper", "fast": FOLDER / "results/fast", "best": BEST}
+PRETRAINED = FOLDER.parent / "pretrained/slimresnet-cifar10"
+RUNS = {**{name: FOLDER / "results" / name for name in ("paper", "fast", "best")}, "best_long": PRETRAINED}
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
@@ -107,6 +113,26 @@ def levers() -> str:
     return "\n".join([*lines, "", f"`{result['command']}`"])
 
 
+def training_speed() -> str:
+    """Images a second in the epochs of each kind, as the logs of the finished runs have them."""
+    kinds = {}
+    for name, folder in RUNS.items():
+        recipe, figures = read_recipe(folder), read_json(folder / RESULTS_NAME)
+        stages, image_size = parse_resizing(recipe.progressive_resizing), SlimResNetConfig().image_size
+        speeds = kinds[f"`{name}.yaml`, {figures['train_device']}"] = {}
+        for epoch, entry in enumerate(read_json(folder / TRAINER_STATE_NAME)["log_history"]):
+            kind = f"{resolution(stages, epoch, recipe.num_train_epochs, image_size)} pixels"
+            if is_sharpness_aware(recipe, epoch, recipe.num_train_epochs):
+                kind += ", sharpness-aware"
+            speeds.setdefault(kind, []).append(entry["train_samples_per_second"])
+    columns = sorted({kind for speeds in kinds.values() for kind in speeds})
+    lines = [f"| images/s, median epoch | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for run, speeds in kinds.items():
+        cells = [f"{statistics.median(speeds[kind]):,.0f}" if kind in speeds else "" for kind in columns]
+        lines.append(f"| {run} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def inference() -> str:
     """How fast each form answers and how well, then the accuracy of float32 and int8 by class."""
     result = _read("inference")
@@ -167,7 +193,7 @@ def results() -> str:
             f"{calibration:.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-        device = f"{figures['train_device']}, {figures['train_samples_per_second']:.0f} images/s"
+        device = f"{figures['train_device']}, {figures['train_samples_per_second']:,.0f} images/s"
         # What the run was told on the command line: the settings of the file that it did not have.
         file = FOLDER.parent / f"configuration/{name}.yaml"
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -210,7 +236,8 @@ def tried(name: str) -> str:
 BLOCKS = {
     "results": results,
     "levers": levers,
-    **{f"tried {name}": partial(tried, name) for name in RUNS},
+    **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
+    "training speed": training_speed,
     "faults": faults,
     "processes": processes,
     "inference": inference,

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from training_runs import snapshot
 
-from benchmarks.write_readme import BEST
+from benchmarks.write_readme import PRETRAINED
 from demo import build as build_script
 from evaluation.backends import QUANTIZED_ONNX_FILE, open_file
 from exporting.graphs import ExportError
@@ -28,7 +28,9 @@ needs_a_browser = pytest.mark.skipif(
 
 
 def build(folder, *flags):
-    build_script.run(build_script.parse([str(BEST), f"--output_dir={folder}", f"--dataset_name={SAMPLE}", *flags]))
+    build_script.run(
+        build_script.parse([str(PRETRAINED), f"--output_dir={folder}", f"--dataset_name={SAMPLE}", *flags])
+    )
     return folder
 
 

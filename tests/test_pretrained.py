@@ -5,9 +5,10 @@ import json
 
 from conftest import REPOSITORY, SAMPLE, run_python
 
-from benchmarks.write_readme import BEST
+from benchmarks.write_readme import PRETRAINED
 from sharing.hub import collect
 from sharing.model_card import is_edited
+from training.identity import _MACHINE
 from training.output_dir import read_recipe
 from training.recipe import parse_recipe
 
@@ -31,19 +32,19 @@ print(sum(one == other for one, other in zip(classes.tolist(), images["label"][:
 def test_they_score_on_the_samples_test_images_what_they_score_on_all(tmp_path):
     (tmp_path / "scoring.py").write_text(SCORING)
     process = run_python(
-        "-I", tmp_path / "scoring.py", BEST, SAMPLE, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")
+        "-I", tmp_path / "scoring.py", PRETRAINED, SAMPLE, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")
     )
     assert process.returncode == 0, process.stderr
-    expected = json.loads((BEST / "all_results.json").read_text())["test_accuracy"]
+    expected = json.loads((PRETRAINED / "all_results.json").read_text())["test_accuracy"]
     assert abs(float(process.stdout.splitlines()[-1]) - expected) < 0.03  # 500 images: three standard errors
 
 
-def test_the_folder_can_be_shared_as_it_is_and_comes_from_the_recipe_best():
-    files = collect(BEST, "user/slimresnet-cifar10")
+def test_the_folder_can_be_shared_as_it_is_and_comes_from_the_recipe_best_long():
+    files = collect(PRETRAINED, "user/slimresnet-cifar10")
     assert "model.safetensors" in files
-    assert not is_edited(BEST / "README.md")
-    made, best = read_recipe(BEST), parse_recipe([f"--config={REPOSITORY / 'configuration' / 'best.yaml'}"])
-    chosen_by_the_machine = {"mixed_precision", "channels_last", "torch_compile", "per_device_train_batch_size"}
-    for field in dataclasses.fields(best):
-        if field.name not in chosen_by_the_machine:
-            assert getattr(made, field.name) == getattr(best, field.name), field.name
+    assert not is_edited(PRETRAINED / "README.md")
+    made = read_recipe(PRETRAINED)
+    recipe = parse_recipe([f"--config={REPOSITORY / 'configuration' / 'best_long.yaml'}"])
+    for field in dataclasses.fields(recipe):
+        if field.name not in _MACHINE:
+            assert getattr(made, field.name) == getattr(recipe, field.name), field.name
