@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from training_runs import assert_same_weights, read, snapshot, train
 
 from cifar10 import reading
-from training.checkpoints import CHECKSUMS_NAME, CheckpointError, find_checkpoint, find_damage, list_checkpoints
+from training.checkpoints import (
+    CHECKSUMS_NAME,
+    CheckpointError,
+    _write_checksums,
+    find_checkpoint,
+    find_damage,
+    list_checkpoints,
+)
 from training.identity import _MACHINE, NO_WEIGHT_DEPENDS_ON
 from training.recipe import Recipe
 
@@ -24,10 +31,14 @@ def written(tmp_path_factory, tiny_config_dir):
     folder = tmp_path_factory.mktemp("written") / "run"
     flags = [*tiny_run_flags(tiny_config_dir, folder), "--save_total_limit=10", "--ema_decay=0.9"]
     train(flags)
+    leave_checkpoints_alone(folder)
+    return folder, flags
+
+
+def leave_checkpoints_alone(folder):
     for file in folder.iterdir():
         if not file.name.startswith("checkpoint-"):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    return folder, flags
 
 
 @pytest.fixture
@@ -185,6 +196,20 @@ def test_another_machine_is_said(interrupted, capsys):
     train(interrupted[1], "--channels_last=false", "--resume_from_checkpoint=last")
     output = capsys.readouterr().out
     assert "channels_last True there, False here" in output and "last bits" in output
+
+
+def test_the_results_name_each_kind_of_machine_that_the_run_was_on(interrupted):
+    folder, flags = interrupted
+    shutil.rmtree(folder / "checkpoint-21")
+    run = read(folder / "checkpoint-14", "run.json")
+    run["machine"]["device"] = "NVIDIA H100"
+    (folder / "checkpoint-14/run.json").write_text(json.dumps(run))
+    (folder / "checkpoint-14" / CHECKSUMS_NAME).unlink()
+    _write_checksums(folder / "checkpoint-14")
+    for _ in range(2):  # the second time as if interrupted behind its last step
+        train(flags, "--resume_from_checkpoint=last")
+        assert read(folder)["train_device"] == f"NVIDIA H100, then {run['machine']['processor']}"
+        leave_checkpoints_alone(folder)
 
 
 def test_every_setting_is_either_part_of_the_run_or_named_as_free():
