@@ -44,6 +44,7 @@ ROWS = {
     "Muon at 0.02, decay 0.05": {"muon_learning_rate": 0.02, "muon_weight_decay": 0.05},
     "Muon at 0.1, decay 0.04": {"muon_learning_rate": 0.1, "muon_weight_decay": 0.04},
     "cosine instead of linear": {"lr_scheduler_type": "cosine"},
+    "batch of 128": {"total_train_batch_size": 128},
     "batch of 512": {"total_train_batch_size": 512},
     "no label smoothing": {"label_smoothing_factor": 0.0},
     "label smoothing of 0.2": {"label_smoothing_factor": 0.2},
