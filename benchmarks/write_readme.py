@@ -12,7 +12,7 @@ from benchmarks.measuring import FOLDER
 from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import TRAINER_STATE_NAME
-from training.identity import NO_WEIGHT_DEPENDS_ON
+from training.identity import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
 from training.inputs import resolution
 from training.output_dir import RESULTS_NAME, read_recipe
 from training.recipe import parse_resizing
@@ -215,7 +215,7 @@ def tried(name: str) -> str:
         changes = [
             f"`{setting}: {json.dumps(value)}`"
             for setting, value in recipe.items()
-            if value != kept[setting] and setting not in NO_WEIGHT_DEPENDS_ON
+            if value != kept[setting] and setting not in NO_WEIGHT_DEPENDS_ON | ROUNDING_DEPENDS_ON
         ]
         policy = f" ({figures['eval_tta']})" if recipe["validation_size"] else ""
         cells = [

@@ -21,7 +21,7 @@ from training.checkpoints import (
     find_damage,
     list_checkpoints,
 )
-from training.identity import _MACHINE, NO_WEIGHT_DEPENDS_ON
+from training.identity import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
 from training.recipe import Recipe
 
 
@@ -213,9 +213,9 @@ def test_the_results_name_each_kind_of_machine_that_the_run_was_on(interrupted):
 
 
 def test_every_setting_is_either_part_of_the_run_or_named_as_free():
-    names = set(vars(Recipe()))
-    assert names >= NO_WEIGHT_DEPENDS_ON | _MACHINE and not NO_WEIGHT_DEPENDS_ON & _MACHINE
-    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - NO_WEIGHT_DEPENDS_ON - _MACHINE
+    names, free = set(vars(Recipe())), NO_WEIGHT_DEPENDS_ON | ROUNDING_DEPENDS_ON
+    assert names >= free and not NO_WEIGHT_DEPENDS_ON & ROUNDING_DEPENDS_ON
+    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - free
 
 
 def test_a_folder_that_is_no_checkpoint(flags, tmp_path):

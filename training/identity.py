@@ -28,7 +28,7 @@ NO_WEIGHT_DEPENDS_ON = frozenset(
     }
 )  # fmt: skip
 # How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.
-_MACHINE = frozenset(
+ROUNDING_DEPENDS_ON = frozenset(
     {
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
         "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "cuda_graphs", "use_cpu",
@@ -88,7 +88,7 @@ class RunIdentity:
     def differences(self, there: "RunIdentity") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
         names = self.recipe.keys() | there.recipe.keys()
-        differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - _MACHINE)
+        differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - ROUNDING_DEPENDS_ON)
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
         if there.data != self.data:
             differing.append(
@@ -99,7 +99,7 @@ class RunIdentity:
 
     def machine_differences(self, there: "RunIdentity") -> list[str]:
         """What is computed in another way, so that the last bits may differ."""
-        return _differing(there.recipe, self.recipe, _MACHINE) + _differing(
+        return _differing(there.recipe, self.recipe, ROUNDING_DEPENDS_ON) + _differing(
             there.machine, self.machine, self.machine.keys() | there.machine.keys()
         )
 
