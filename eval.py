@@ -218,7 +218,7 @@ def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[s
         suffix = "" if policy == "none" else "_tta"
         corrupted = [each for name, each in by_name.items() if name in CORRUPTIONS]
         if corrupted:
-            results[f"{folder}_accuracy{suffix}"] = float(np.mean(corrupted))
+            results[f"{folder}_accuracy{suffix}"] = fmean(corrupted)
         results |= {f"{name}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS}
     return partial(write, arguments, results, {f"{folder}.json": accuracies})
 

@@ -20,8 +20,9 @@ from training.sharpness import is_sharpness_aware
 
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
-# Of each finished run that the README quotes: all_results.json and recipe.yaml, as train.py and eval.py wrote them.
 PRETRAINED = FOLDER.parent / "pretrained/slimresnet-cifar10"
+# Of each finished run that the README quotes: all_results.json, recipe.yaml and trainer_state.json, as train.py and
+# eval.py wrote them.
 RUNS = {**{name: FOLDER / "results" / name for name in ("paper", "fast", "best")}, "best_long": PRETRAINED}
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
@@ -115,10 +116,10 @@ def levers() -> str:
 
 def training_speed() -> str:
     """Images a second in the epochs of each kind, as the logs of the finished runs have them."""
-    kinds = {}
+    kinds, image_size = {}, SlimResNetConfig().image_size
     for name, folder in RUNS.items():
         recipe, figures = read_recipe(folder), read_json(folder / RESULTS_NAME)
-        stages, image_size = parse_resizing(recipe.progressive_resizing), SlimResNetConfig().image_size
+        stages = parse_resizing(recipe.progressive_resizing)
         speeds = kinds[f"`{name}.yaml`, {figures['train_device']}"] = {}
         for epoch, entry in enumerate(read_json(folder / TRAINER_STATE_NAME)["log_history"]):
             kind = f"{resolution(stages, epoch, recipe.num_train_epochs, image_size)} pixels"

@@ -139,7 +139,7 @@ class Checkpoints:
                 f"checkpoint {checkpoint} cannot be loaded ({_first_line(error)}): resume from another one, or train "
                 "anew with --overwrite_output_dir."
             ) from error
-        progress.earlier_devices = list(dict.fromkeys([*progress.earlier_devices, there.device_name]))
+        progress.earlier_devices.append(there.device_name)
         if len(set(gather_object([progress.global_step]))) > 1:
             raise CheckpointError(
                 f"processes found different checkpoints in {self._output_dir}: it has to be on a file system that all "

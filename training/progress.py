@@ -19,7 +19,7 @@ class Progress:
         self.global_step = 0
         self.epoch_loss_sum = 0.0  # over the steps done of the current epoch
         self.train_runtime = 0.0  # seconds of training steps, over all interruptions
-        self.earlier_devices: list[str] = []  # what it was trained on up to them
+        self.earlier_devices: list[str] = []  # what it was on up to each of them
         self.log_history: list[dict] = []
         self.best_accuracy: float | None = None
         self.best_step: int | None = None

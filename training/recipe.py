@@ -151,7 +151,7 @@ class Recipe:
     channels_last: str = _switch("Keep feature maps in NHWC order; auto: where convolutions like it.")
     torch_compile: str = _switch("Compile the network; auto: where the run is long enough to repay it.")
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = HfArg(
-        default="default", help="torch.compile's mode; max-autotune takes minutes and pays on GPUs."
+        default="default", help="torch.compile's mode; max-autotune takes minutes."
     )
     cuda_graphs: str = _switch("Launch each step of a GPU as one graph; auto: where one process trains on it.")
     use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
