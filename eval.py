@@ -1,7 +1,6 @@
 """Score a trained model: python eval.py MODEL [--split test|validation|…] [--tta none|flip|flip_shift|paper]"""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -25,7 +24,7 @@ from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
 from evaluation.figures import plot_split
 from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.trained import ModelError, find_folder, read_json
+from evaluation.trained import ModelError, find_folder, read_json, write_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe_with
@@ -248,8 +247,8 @@ def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]
         name: value for name, value in read_json(results_file).items() if name.removesuffix("_tta") not in results
     }
     for name, content in details.items():
-        (arguments.output_dir / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    results_file.write_text(json.dumps(before | results, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.output_dir / name, content)
+    write_json(results_file, before | results)
     print(f"written to {results_file} and {', '.join(details)}")
     is_finished_run = (arguments.output_dir / RECIPE_NAME).is_file()
     if is_finished_run and not write_model_card(arguments.output_dir):

@@ -1,7 +1,6 @@
 """Export a trained model: python export.py MODEL --format onnx|torch_export [--quantize int8] --output_dir DIR"""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -17,7 +16,16 @@ from cifar10.randomness import sample_order
 from cifar10.reading import DatasetError
 from cifar10.splitting import stratified_split
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, open_file
-from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize, read_json
+from evaluation.trained import (
+    ModelError,
+    check_finite,
+    find_folder,
+    fold_batchnorm,
+    load_model,
+    load_normalize,
+    read_json,
+    write_json,
+)
 from exporting.checking import agreement
 from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch
 from exporting.quantization import quantize_int8
@@ -75,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     checked = inputs[:CHECK_SAMPLES].split(_BATCH)
     with torch.inference_mode():
         expected = torch.cat([module(batch) for batch in checked])
+    check_finite(expected, [f"training image {number}" for number in range(len(expected))])
 
     with TemporaryDirectory() as staging:
         made = {name: Path(staging) / name for name in names}
@@ -149,7 +158,7 @@ def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[s
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, unfinished)
         os.replace(unfinished, output_dir / name)
-    (output_dir / EXPORTS_NAME).write_text(json.dumps(exports, indent=2) + "\n", encoding="utf-8")
+    write_json(output_dir / EXPORTS_NAME, exports)
     if (output_dir / RECIPE_NAME).is_file():
         write_model_card(output_dir)
 

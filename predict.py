@@ -18,7 +18,7 @@ from cifar10.reading import DatasetError
 from cifar10.unlabelled import NamedImage, open_images
 from evaluation.backends import BACKENDS, open_network
 from evaluation.report import views_of
-from evaluation.trained import ModelError, find_folder
+from evaluation.trained import ModelError, check_finite, find_folder
 from evaluation.views import POLICIES, VIEWS, average
 
 
@@ -74,10 +74,12 @@ def run(arguments: argparse.Namespace) -> None:
             while batch := list(islice(stream, arguments.per_device_eval_batch_size)):
                 pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).permute(0, 3, 1, 2)
                 with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
-                    probabilities = predict(model, normalize, pixels.to(device), arguments.tta)
-                for image, row in zip(batch, probabilities.tolist(), strict=True):
-                    label = int(np.argmax(row))
-                    numbers = [f"{share:.6f}" for share in row] if arguments.probabilities else []
+                    logits = predict(model, normalize, pixels.to(device), arguments.tta)
+                check_finite(logits, [image.name for image in batch])
+                # Not of the probabilities, which are equal where logits are close.
+                labels = logits.argmax(dim=1).tolist()
+                for image, label, shares in zip(batch, labels, logits.softmax(dim=1).tolist(), strict=True):
+                    numbers = [f"{share:.6f}" for share in shares] if arguments.probabilities else []
                     writer.writerow([image.name, names[label] if arguments.labels == "names" else label, *numbers])
                 count += len(batch)
         os.replace(unfinished, arguments.output)
@@ -113,9 +115,9 @@ def decoded(stream: Iterator[NamedImage], skip_errors: bool, skipped: list[Named
 
 @torch.inference_mode()
 def predict(model: nn.Module, normalize: Callable[[Tensor], Tensor], pixels: Tensor, policy: str) -> Tensor:
-    """Probabilities, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`: of the mean logits of the views."""
+    """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`."""
     logits = {view: model(pixel_values=normalize(VIEWS[view](pixels))).logits.float() for view in views_of(policy)}
-    return average(logits, POLICIES[policy]).softmax(dim=1).cpu()
+    return average(logits, POLICIES[policy]).cpu()
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Train a SlimResNet: accelerate launch train.py --config configuration/paper.yaml [--flag value …]"""
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -26,7 +26,7 @@ from evaluation.figures import (
 )
 from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits, score
-from evaluation.trained import fold_batchnorm
+from evaluation.trained import ModelError, fold_batchnorm, write_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, create_repository, push
@@ -87,7 +87,7 @@ def run(recipe: Recipe) -> None:
     }
 
     def validate(model: nn.Module) -> dict[str, float]:
-        with accelerator.autocast():
+        with accelerator.autocast(), blaming_learning_rate(recipe, progress):
             return score(model, data.train, data.validation_rows, **scoring)
 
     identity = RunIdentity.of(recipe, config, data.train, accelerator)
@@ -119,7 +119,8 @@ def run(recipe: Recipe) -> None:
     # What is scored is what is saved: these weights, in float32, in a network that training never touched.
     final = build_network(recipe, config, data.train.label_names).to(accelerator.device)
     final.load_state_dict(weights)
-    scored = score_finished(recipe, data, partial(predict_logits, fold_batchnorm(final), **scoring))
+    with blaming_learning_rate(recipe, progress):
+        scored = score_finished(recipe, data, partial(predict_logits, fold_batchnorm(final), **scoring))
     results = {
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
@@ -147,6 +148,23 @@ def run(recipe: Recipe) -> None:
         if recipe.push_to_hub:
             print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
     accelerator.end_training()
+
+
+@contextmanager
+def blaming_learning_rate(recipe: Recipe, progress: Progress) -> Iterator[None]:
+    """
+    What scoring says of a network in training.
+
+    Raises:
+        DivergedError: its logits are not finite.
+    """
+    try:
+        yield
+    except ModelError as error:
+        step = progress.global_step
+        raise DivergedError(
+            f"logits are NaN or infinite after step {step}", step, recipe, progress.max_steps
+        ) from error
 
 
 class Scored(NamedTuple):
@@ -200,8 +218,8 @@ def write_finished(
     (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
     progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
-        (folder / f"{prefix}_details.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / RESULTS_NAME).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / f"{prefix}_details.json", content)
+    write_json(folder / RESULTS_NAME, results)
 
 
 def draw_finished(

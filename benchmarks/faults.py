@@ -7,7 +7,6 @@ and its `model.safetensors` has to be that of a run that was never touched. Besi
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -22,6 +21,7 @@ from pathlib import Path
 import train
 from benchmarks.measuring import FOLDER, machine
 from cifar10.reading import SAMPLE_FOLDER
+from evaluation.trained import write_json
 from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import Checkpoints, checkpoint_folders, find_damage
 from training.recipe import parse_recipe
@@ -164,9 +164,8 @@ def main() -> None:
         result["faults"] = kill_and_resume(arguments.kills, arguments.dataset_name, Path(name), arguments.seed)
         result["faults"]["minutes"] = round((time.perf_counter() - started) / 60, 1)
         result["checkpoint of the default network, with averaged weights"] = cost(arguments.dataset_name, Path(name))
-    text = json.dumps(result, indent=2)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_json(arguments.output, result)
+    print(arguments.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

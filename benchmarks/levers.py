@@ -8,14 +8,13 @@ are those of the 5,000 validation images after the last epoch; the test split pl
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import FOLDER, machine
-from evaluation.trained import read_json
+from evaluation.trained import read_json, write_json
 from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import TRAINER_STATE_NAME
 from training.output_dir import RECIPE_NAME
@@ -97,7 +96,7 @@ def main() -> None:
     parser.add_argument("--dataset_name", default="uoft-cs/cifar10", help="as train.py takes it")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="some of them alone")
     arguments = parser.parse_args()
-    result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"rows": {}}
+    result = {"rows": {}} | read_json(RESULT)
     for name in arguments.rows:
         if result["rows"].get(name, {}).get("changes") == ROWS[name]:
             continue
@@ -108,7 +107,7 @@ def main() -> None:
             "machine": machine(),
             "rows": {name: rows[name] for name in ROWS if name in rows},
         }
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(RESULT, result)
         print(f"{name}: {done['validation accuracy']:.2%} on validation")
 
 

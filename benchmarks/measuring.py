@@ -1,6 +1,5 @@
 """What the benchmarks share: turns, medians, the table, the file."""
 
-import json
 import platform
 import statistics
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from evaluation.trained import write_json
 from training.hardware import has_bf16, processor_name
 
 FOLDER = Path(__file__).parent
@@ -70,7 +70,7 @@ def report(
                 f"  {row:{width}}  {values['images_per_second']:>11,.0f} images/s  {values['ratio']:6.2f} ×  ({spread})"
             )
     path = FOLDER / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(f"\nwritten to {path}")
 
 

@@ -22,6 +22,7 @@ import train
 from benchmarks.measuring import FOLDER, machine
 from benchmarks.scaling import LAUNCH_FILES
 from cifar10.reading import SAMPLE_FOLDER
+from evaluation.trained import read_json, write_json
 from modeling_slimresnet import SlimResNetConfig
 from training.inputs import TrainingInputs
 from training.recipe import parse_recipe
@@ -72,7 +73,7 @@ def launch(processes: int, frozen: bool, folder: Path, flags: list[str]) -> tupl
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if process.returncode:
         sys.exit(process.stderr)
-    results = json.loads((output_dir / "all_results.json").read_text())
+    results = read_json(output_dir / "all_results.json")
     seen = sorted(entry for file in seen_dir.iterdir() for entry in json.loads(file.read_text()))
     return results, load_file(output_dir / "model.safetensors"), seen
 
@@ -120,9 +121,8 @@ def main() -> None:
             for title, frozen in (("BatchNorm frozen", True), ("BatchNorm local", False))
         }
     command = " ".join(["python -m benchmarks.processes", *flags])
-    text = json.dumps({"command": command, "machine": machine(), "steps": STEPS, "rows": rows}, indent=2)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_json(arguments.output, {"command": command, "machine": machine(), "steps": STEPS, "rows": rows})
+    print(arguments.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

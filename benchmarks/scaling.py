@@ -4,7 +4,6 @@ Beside it, on paper, what the input pipeline must deliver to a GPU.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.measuring import FOLDER, report
 from cifar10.reading import SAMPLE_FOLDER
+from evaluation.trained import read_json
 
 LAUNCH_FILES = {1: "configuration/accelerate/cpu.yaml", 2: "configuration/accelerate/multi_cpu.yaml"}
 FLOP_PER_IMAGE = 3 * 2 * 271.4e6  # forward and backward of 271.4 million multiply-adds at 32×32
@@ -28,7 +28,7 @@ def train(processes: int, dataset_name: str, steps: int, output_dir: Path) -> di
         "--torch_compile=false", f"--output_dir={output_dir}",
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return json.loads((output_dir / "all_results.json").read_text())
+    return read_json(output_dir / "all_results.json")
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
             "mean_loss": round(results[0]["train_loss"], 4),
         }
     need = ASSUMED_SHARE * H100_PEAK / FLOP_PER_IMAGE
-    pipeline = json.loads((FOLDER / "input_pipeline.json").read_text())["tables"]
+    pipeline = read_json(FOLDER / "input_pipeline.json")["tables"]
     measured = {
         title: {row: values["images_per_second"] for row, values in table["rows"].items() if row.startswith("ours")}
         for title, table in pipeline.items()

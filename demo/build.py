@@ -1,7 +1,6 @@
 """Build the demo page: python -m demo.build MODEL --output_dir DIR [--dataset_name …]"""
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 import export as export_script
 from cifar10.reading import DatasetError, open_split
 from evaluation.backends import QUANTIZED_ONNX_FILE
-from evaluation.trained import ModelError, find_folder
+from evaluation.trained import ModelError, find_folder, write_json
 from exporting.graphs import ExportError
 from modeling_slimresnet import SlimResNetConfig
 from training.output_dir import read_recipe
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
             "image_size": config.image_size,
             "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
         }
-        (page / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(page / "about.json", about)
         (page / "README.md").write_text(CARD.format(name=about["name"]), encoding="utf-8")
         if output_dir.exists():
             shutil.rmtree(output_dir)

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_slimresnet import SlimResNetConfig
 
-from .trained import ModelError, fold_batchnorm, load_model, load_normalize, read_json
+from .trained import ModelError, fold_batchnorm, load_config, load_model, load_normalize, read_json
 
 BACKENDS = ("torch", "torch_export", "onnxruntime", "openvino")
 
@@ -67,7 +67,7 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runn
             f"MODEL {folder} has no {name}, or no {EXPORTS_NAME} that tells of it: make it with python export.py MODEL "
             f"{flags}."
         )
-    config = SlimResNetConfig.from_pretrained(folder)
+    config = load_config(folder)
     normalize = _unchanged if facts["pixel_values"] == "uint8" else load_normalize(folder)
     return Runnable(ForeignNetwork(open_file(folder / name, backend), config), normalize)
 

@@ -4,6 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from .scoring import measure
+from .trained import ModelError
 from .views import POLICIES, average
 
 
@@ -12,12 +13,15 @@ def figures(logits: Tensor, labels: np.ndarray, temperature: float | None = None
     Scores of logits `[N, num_labels]` against class numbers `[N]`.
 
     Args:
-        temperature: fitted on validation, to say the calibration error after scaling with it too; None where there is
-            none.
+        temperature: fitted on validation, above 0, to say the calibration error after scaling with it too; None where
+            there is none.
 
     Returns:
         The numbers for `all_results.json`, and the details: a value a class, the confusion matrix, the bins of the
         reliability diagram.
+
+    Raises:
+        ModelError: the temperature is not above 0, or not finite.
     """
     numbers = measure("classification", logits, labels)
     details = measure("per_class", logits, labels)
@@ -25,6 +29,11 @@ def figures(logits: Tensor, labels: np.ndarray, temperature: float | None = None
     numbers["expected_calibration_error"] = calibration["expected_calibration_error"]
     details["reliability"] = calibration["bins"]
     if temperature is not None:
+        if not 0 < temperature < float("inf"):
+            raise ModelError(
+                f"temperature {temperature} must be above 0, and finite: fit it anew with python eval.py MODEL --split "
+                "validation --output_dir MODEL."
+            )
         scaled = measure("calibration", logits / temperature, labels)
         numbers["expected_calibration_error_scaled"] = scaled["expected_calibration_error"]
         details["reliability_scaled"] = scaled["bins"]

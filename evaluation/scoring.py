@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cifar10.loading import Loading, evaluation_batches
 from cifar10.reading import ImageSplit
 
+from .trained import check_finite
 from .views import VIEWS
 
 METRICS_FOLDER = Path(__file__).parent / "metrics"
@@ -43,6 +44,7 @@ def predict_logits(
         By view, float32 `[len(rows), num_labels]` on the CPU, in the order of `rows`, the same on every process.
 
     Raises:
+        ModelError: logits are NaN or infinite; on every process, whichever scored those images.
         RuntimeError: another number of rows was scored than was asked for.
     """
     model.eval()
@@ -56,6 +58,7 @@ def predict_logits(
     for scored in logits.values():
         if len(scored) != len(rows):
             raise RuntimeError(f"{len(scored)} samples were scored, where {len(rows)} were asked for.")
+        check_finite(scored, [f"row {row}" for row in rows])
     return logits
 
 

@@ -2,17 +2,24 @@
 
 import copy
 import json
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
 from huggingface_hub import snapshot_download
+from PIL.Image import fromarray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import AutoImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from cifar10.augmentation import normalize
-from modeling_slimresnet import SlimResNetForImageClassification
+from cifar10.reading import resized
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 
 
@@ -47,12 +54,25 @@ def find_folder(name: str) -> Path:
     return folder
 
 
+def load_config(folder: Path) -> SlimResNetConfig:
+    """
+    The config of a trained folder.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return SlimResNetConfig.from_pretrained(folder)
+    except Exception as error:  # JSON's, huggingface_hub's and the config's own
+        raise ModelError(f"MODEL {folder} has no config.json that can be used: {error}") from error
+
+
 def load_model(folder: Path) -> SlimResNetForImageClassification:
     """
     The network of a trained folder, in evaluation mode.
 
     Raises:
-        ModelError: its weights cannot be loaded, or are not those of its config.
+        ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity.
     """
     try:
         model, loading = SlimResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
@@ -61,6 +81,12 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise ModelError(f"MODEL {folder} has other weights than its config.json says: {', '.join(map(str, wrong))}.")
+    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"MODEL {folder} has weights that are NaN or infinite in {len(broken)} of its tensors, the first is "
+            f"{broken[0]}: restore model.safetensors from a copy, or train anew with a lower --learning_rate."
+        )
     return model
 
 
@@ -74,18 +100,71 @@ def fold_batchnorm(model: SlimResNetForImageClassification) -> SlimResNetForImag
     return folded
 
 
-def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
+def check_finite(logits: Tensor, names: Sequence) -> None:
     """
-    What turns uint8 `[B, 3, H, W]` into the `pixel_values` of the folder's network.
+    Refuses logits `[N, num_labels]` that are NaN or infinite.
+
+    Args:
+        names: what each image is called in the message.
 
     Raises:
-        ModelError: the folder has no image processor.
+        ModelError: there are some; the message says of how many images, and names the first.
     """
+    broken = (~logits.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken):
+        raise ModelError(
+            f"MODEL gives logits that are NaN or infinite for {len(broken)} of {len(logits)} images, the first is "
+            f"{names[broken[0]]}: its weights are damaged or too large. Restore them, or train anew with a lower "
+            "--learning_rate."
+        )
+
+
+def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
+    """
+    What turns uint8 `[B, 3, H, W]` into the `pixel_values` of the folder's network, as its image processor does.
+
+    Raises:
+        ModelError: the folder has no image processor, or one that does other than resize to the network's size
+            (bilinear), rescale and normalise.
+    """
+    image_size = load_config(folder).image_size
     try:
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except Exception as error:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        mean, std = _mean_and_std(processor).tolist()
+        made = partial(normalize, mean=tuple(mean), std=tuple(std))
+        _check_processor(processor, made, image_size)
+    except Exception as error:  # each processor has its own
         raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error
-    return partial(normalize, mean=tuple(processor.image_mean), std=tuple(processor.image_std))
+    return made
+
+
+def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
+    """Of each channel, `[2, 3]`, for pixels in 0–1."""
+    white = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    stated = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    with np.errstate(all="ignore"):
+        mean, std = (np.broadcast_to(np.asarray(each, dtype=float) / white, 3) for each in stated)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise ValueError(
+            f"image_mean {processor.image_mean}, image_std {processor.image_std} and rescale_factor "
+            f"{processor.rescale_factor} must be finite, the last two above 0."
+        )
+    return np.stack([mean, std])
+
+
+def _check_processor(processor: BaseImageProcessor, made: Callable[[Tensor], Tensor], image_size: int) -> None:
+    """Tries a processor on images of the network's size, of more pixels and of fewer."""
+    for height, width in ((image_size, image_size), (image_size + 9, 2 * image_size + 3), (image_size // 2 + 4, 5)):
+        image = fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        ours = made(torch.tensor(resized(image, image_size)).permute(2, 0, 1)[None])
+        theirs = processor(images=image, return_tensors="pt")["pixel_values"]
+        is_alike = (theirs.dtype, theirs.shape) == (ours.dtype, ours.shape)
+        if not (is_alike and torch.allclose(theirs, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))):
+            raise ValueError(
+                f"its {type(processor).__name__} makes other pixel_values of an image of {height}×{width} "
+                f"({theirs.dtype}, {list(theirs.shape[1:])}) than these tools, which resize it (bilinear) to "
+                f"{image_size}×{image_size}, rescale and normalise it. Correct the file, or use transformers' pipeline."
+            )
 
 
 def read_json(file: Path) -> dict:
@@ -93,14 +172,37 @@ def read_json(file: Path) -> dict:
     What a file of figures holds so far; nothing, if there is none.
 
     Raises:
-        ModelError: it is no JSON object.
+        ModelError: it is no JSON object, or a number in it is NaN or infinite.
     """
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except ValueError as error:
         raise ModelError(f"{file} is no JSON ({error}): restore it, or remove it.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no object: restore it, or remove it.")
     return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)  # 1e999 is infinite
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def write_json(file: Path, content: dict) -> None:
+    """
+    Writes a file of figures; what stood there before stays until the new one is complete.
+
+    Raises:
+        ValueError: a number is NaN or infinite, for which JSON has no word.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_token
 
 from evaluation.backends import EXPORTS_NAME, TORCH_EXPORT_FILE
-from evaluation.trained import ModelError, load_model, load_normalize
+from evaluation.trained import ModelError, check_finite, load_model, load_normalize, read_json
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
@@ -44,21 +45,23 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
     What goes to the Hub, by its path there; the card is written anew unless a person edited it.
 
     Raises:
-        HubError: the folder is not a finished run, its weights do not load, or its card claims other figures than its
-            results have.
+        HubError: the folder is not a finished run, its weights do not load, they or its figures are not finite, or its
+            card claims other figures than its results have.
     """
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
-    try:
-        load_model(folder)
-        load_normalize(folder)
-    except ModelError as error:
-        raise HubError(f"{error} Such a folder would load nowhere.") from error
     exported = [file for pattern in _EXPORTED for file in sorted(folder.glob(pattern))]
     files: dict[str, Path | bytes] = {
         file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
     }
+    try:
+        _check_network(folder)
+        for name in files:
+            if name.endswith(".json"):
+                read_json(folder / name)
+    except ModelError as error:
+        raise HubError(f"{error} Nobody could use such a folder.") from error
     card = folder / CARD_NAME
     if overwrite_card or not is_edited(card):
         files[CARD_NAME] = render_model_card(folder, repo_id).encode()
@@ -82,6 +85,15 @@ def collect_page(folder: Path) -> dict[str, Path]:
     if not (folder / "index.html").is_file() or not (folder / "about.json").is_file():
         raise HubError(f"{folder} is no page: make one with python -m demo.build MODEL --output_dir DIR.")
     return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@torch.inference_mode()
+def _check_network(folder: Path) -> None:
+    """Loads what others will load, and runs it on an image of noise: weights may be finite and logits not."""
+    model, normalize = load_model(folder), load_normalize(folder)
+    size = model.config.image_size
+    noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    check_finite(model(pixel_values=normalize(noise)).logits, ["an image of noise"])
 
 
 def _check_figures(folder: Path, card: Path) -> None:

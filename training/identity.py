@@ -78,7 +78,7 @@ class RunIdentity:
 
     def save(self, folder: Path) -> None:
         """Writes `run.json`."""
-        (folder / RUN_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        (folder / RUN_NAME).write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "RunIdentity":

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,14 @@ from .sharpness import is_sharpness_aware, worst_weights
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer a number; the message has the step and the learning rate."""
+    """The loss, a weight or a logit is no longer a number; the message has the step and the learning rate."""
+
+    def __init__(self, what: str, step: int, recipe: Recipe, max_steps: int):
+        rate = recipe.learning_rate * schedule(recipe, step - 1, max_steps)
+        super().__init__(
+            f"{what} at a learning rate of {rate:.4g}: lower --learning_rate or add --warmup_steps. "
+            "Checkpoints written before are kept."
+        )
 
 
 def fit(
@@ -54,7 +62,7 @@ def fit(
         The weights to keep: averaged if the recipe averages; best on validation or last, as it says.
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss or a weight is not finite; no checkpoint has such a weight.
         CheckpointError: the checkpoint cannot be loaded, or one cannot be written.
         InterruptedRun: SIGTERM or SIGINT came; a checkpoint of the step that was at work is written.
     """
@@ -65,6 +73,7 @@ def fit(
     if recipe.ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
+    modules = [model, candidate] if averaged else [model]  # in the same order on every process
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names; for each
     # size of images by itself: code for any size is slower.
@@ -150,6 +159,7 @@ def fit(
                         step=progress.global_step,
                     )
                     if saves:
+                        _check_weights(modules, accelerator, progress.global_step, recipe, max_steps)
                         checkpoints.save(progress.trainer_state())
                     if stops and not ends_epoch:
                         raise stop_request.stop(progress.global_step)
@@ -167,10 +177,9 @@ def fit(
             progress.epoch_loss_sum = 0.0
             # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
             # DistributedDataParallel, so that all processes score the weights that are saved.
-            for module in dict.fromkeys(
-                (model, candidate)
-            ):  # one, where nothing is averaged; in the same order everywhere
+            for module in modules:
                 broadcast(list(module.buffers()))
+            _check_weights(modules, accelerator, progress.global_step, recipe, max_steps)
             if evaluate is not None:
                 entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
                 if averaged:
@@ -206,13 +215,19 @@ def _mean_losses(losses: list[Tensor], accelerator: Accelerator, recipe: Recipe)
 
 
 def _check_finite(losses: list[float], last_step: int, recipe: Recipe, max_steps: int) -> None:
-    for step, loss in enumerate(losses, start=last_step - len(losses)):
-        if not abs(loss) < float("inf"):
-            rate = recipe.learning_rate * schedule(recipe, step, max_steps)
-            raise DivergedError(
-                f"the loss of step {step + 1} is {loss} at a learning rate of {rate:.4g}: lower --learning_rate or add "
-                "--warmup_steps. Checkpoints written before are kept."
-            )
+    for step, loss in enumerate(losses, start=last_step - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss of step {step} is {loss}", step, recipe, max_steps)
+
+
+def _check_weights(
+    modules: list[nn.Module], accelerator: Accelerator, step: int, recipe: Recipe, max_steps: int
+) -> None:
+    """A step may break the weights behind a finite loss; BatchNorm's statistics of any process count for all."""
+    values = [value for module in modules for value in module.state_dict().values()]
+    broken = torch.stack([~value.isfinite().all() for value in values]).any()
+    if accelerator.reduce(broken.float()).item():
+        raise DivergedError(f"weights are NaN or infinite after step {step}", step, recipe, max_steps)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

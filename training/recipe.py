@@ -192,8 +192,9 @@ class Recipe:
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
             for value in values if isinstance(values, list) else [values]:
-                if value is not None and not low <= value <= high:
+                if value is not None and (not low <= value <= high or value == _NO_LIMIT):
                     bounds = f"at least {low}" if high == _NO_LIMIT else f"between {low} and {high}"
+                    bounds = "finite" if value == _NO_LIMIT else bounds
                     raise RecipeError(f"--{name} must be {bounds}, got {value}.")
         for name in ("gaussian_blur_sigma", "random_erasing_area"):
             values = getattr(self, name)

@@ -34,7 +34,7 @@ class Classification(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        logits, labels = np.asarray(predictions, dtype=np.float64), np.asarray(references)
+        logits, labels = _checked(predictions, references)
         rows = np.arange(len(labels))
         # Ties go to the lower class, as argmax has it.
         ranks = (logits > logits[rows, labels, None]).sum(1)
@@ -48,3 +48,26 @@ class Classification(evaluate.Metric):
             "top_5_accuracy": float((ranks < 5).mean()),
             "loss": float(-log_softmax(logits, axis=1)[rows, labels].mean()),
         }
+
+
+def _checked(predictions, references):
+    """
+    Logits, float64 `[num_samples, num_labels]`, and labels that a figure can be made of.
+
+    The same text stands in each metric, for `evaluate` copies a script without its neighbours.
+    """
+    widths = {len(row) for row in predictions}
+    if len(widths) != 1 or min(widths) < 2:
+        raise ValueError(
+            "predictions must be logits [num_samples, num_labels] of at least one sample and two classes, got "
+            f"{len(predictions)} samples of {sorted(widths)} classes."
+        )
+    logits, labels = (np.asarray(each, dtype=np.float64) for each in (predictions, references))
+    wrong = ~(np.isfinite(logits).all(axis=1) & (labels >= 0) & (labels < logits.shape[1]))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise ValueError(
+            f"{wrong.sum()} of {len(labels)} samples have logits that are not finite, or a label outside 0 … "
+            f"{logits.shape[1] - 1}; the first is sample {first}, whose label is {labels[first]:g}."
+        )
+    return logits, labels.astype(int)

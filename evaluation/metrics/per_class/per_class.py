@@ -31,14 +31,35 @@ class PerClass(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        logits = np.asarray(predictions)
+        logits, labels = _checked(predictions, references)
         predicted, classes = logits.argmax(axis=1), np.arange(logits.shape[1])
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            references, predicted, labels=classes, zero_division=0.0
-        )
+        precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
         return {
             "precision": precision.tolist(),
             "recall": recall.tolist(),
             "f1": f1.tolist(),
-            "confusion_matrix": confusion_matrix(references, predicted, labels=classes).tolist(),
+            "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
         }
+
+
+def _checked(predictions, references):
+    """
+    Logits, float64 `[num_samples, num_labels]`, and labels that a figure can be made of.
+
+    The same text stands in each metric, for `evaluate` copies a script without its neighbours.
+    """
+    widths = {len(row) for row in predictions}
+    if len(widths) != 1 or min(widths) < 2:
+        raise ValueError(
+            "predictions must be logits [num_samples, num_labels] of at least one sample and two classes, got "
+            f"{len(predictions)} samples of {sorted(widths)} classes."
+        )
+    logits, labels = (np.asarray(each, dtype=np.float64) for each in (predictions, references))
+    wrong = ~(np.isfinite(logits).all(axis=1) & (labels >= 0) & (labels < logits.shape[1]))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise ValueError(
+            f"{wrong.sum()} of {len(labels)} samples have logits that are not finite, or a label outside 0 … "
+            f"{logits.shape[1] - 1}; the first is sample {first}, whose label is {labels[first]:g}."
+        )
+    return logits, labels.astype(int)
