@@ -27,7 +27,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("model", help="A folder that train.py wrote, or a model on the Hub.")
     parser.add_argument(
-        "input", help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle."
+        "input",
+        help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle. Grey images of "
+        "16 bits are scaled to 8, as in training; transformers' pipeline cuts them off at 255 of 65,535.",
     )
     parser.add_argument("--output", type=Path, required=True, help="The CSV to write: ID,Labels and a row an image.")
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")

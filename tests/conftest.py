@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub: a missing folder must fail at once
@@ -14,6 +15,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import HealthCheck, settings
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
+from transformers import ViTImageProcessorPil
 
 import modeling_slimresnet
 
@@ -81,6 +84,39 @@ def trained(tmp_path_factory, tiny_config_dir):
     from training_runs import train  # imports all that train.py imports, which most tests can do without
 
     return train(tiny_run_flags(tiny_config_dir, tmp_path_factory.mktemp("trained") / "run"))
+
+
+NAMES = [f"{letter}-class" for letter in "jihgfedcba"]  # none stands where sorting would put it
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    """The folder of a network with weights as drawn: enough to predict with, and no run."""
+    folder = tmp_path / "untrained"
+    config = modeling_slimresnet.SlimResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], strides=[2, 2], id2label=dict(enumerate(NAMES)),
+    )  # fmt: skip
+    modeling_slimresnet.SlimResNetForImageClassification(config).eval().save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.3, 0.2, 0.1]
+    ).save_pretrained(folder)
+    return folder
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Changes the weights of a folder in place."""
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+_VARIANCE = "slimresnet.embedder.normalization.running_var"
+BREAKING = {
+    "NaN in a variance": lambda tensors: tensors[_VARIANCE][:1].fill_(torch.nan),
+    "an infinite bias": lambda tensors: tensors["classifier.bias"][-1:].fill_(torch.inf),
+    "a variance below zero": lambda tensors: tensors[_VARIANCE].fill_(-1),  # finite, with logits that are NaN
+}
+"""Edits of the weights that leave no logit a number."""
 
 
 @pytest.fixture(autouse=True)

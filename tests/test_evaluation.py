@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, run_python
-from safetensors.torch import load_file, save_file
+from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights, run_python
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
 from training_runs import read, snapshot, train
+from transformers import AutoImageProcessor
 
 import eval as eval_script
-from cifar10.reading import DatasetError
-from evaluation.report import best_policy, compare_policies
-from evaluation.scoring import fit_temperature, measure
-from evaluation.trained import ModelError, fold_batchnorm
+import export as export_script
+import predict as predict_script
+from cifar10.loading import Loading
+from cifar10.reading import DatasetError, ImageSplit, open_split
+from evaluation.backends import ForeignNetwork
+from evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
+from evaluation.scoring import fit_temperature, measure, predict_logits, score
+from evaluation.trained import ModelError, fold_batchnorm, load_normalize, read_json, write_json
 from evaluation.views import POLICIES, VIEWS, average
 from modeling_slimresnet import SlimResNetForImageClassification
+from sharing.hub import HubError, collect
 from training.recipe import RecipeError
 
 METRICS = REPOSITORY / "evaluation" / "metrics"
@@ -56,6 +61,67 @@ def test_each_class(logits):
     assert scores["precision"] == pytest.approx(matrix.diagonal() / matrix.sum(axis=0))
 
 
+def test_a_row_of_the_confusion_matrix_is_a_true_class():
+    scores = measure("per_class", torch.eye(3)[[1, 1, 1, 2]], np.array([0, 0, 1, 2]))
+    assert scores["confusion_matrix"] == [[0, 2, 0], [0, 1, 0], [0, 0, 1]]
+    assert scores["precision"] == pytest.approx([0, 1 / 3, 1]) and scores["recall"] == [0, 1, 1]
+    assert scores["f1"] == pytest.approx([0, 0.5, 1])
+
+
+def test_the_fifth_is_among_the_top_five_and_the_sixth_is_not():
+    falling = torch.arange(10, 0, -1.0).repeat(4, 1)
+    scores = measure("classification", falling, np.array([0, 4, 5, 9]))
+    assert scores["top_5_accuracy"] == 0.5 and scores["accuracy"] == 0.25
+    assert measure("classification", falling[:, :3], np.array([0, 1, 2, 2]))["top_5_accuracy"] == 1
+
+
+@pytest.mark.parametrize(("second", "predicted"), [(0.0, 0), (1e-30, 1)], ids=["a tie", "nearly a tie"])
+def test_all_agree_on_which_class_is_the_largest(second, predicted):
+    """The lower one of equal logits; probabilities are equal where logits are nearly so."""
+    logits, labels = torch.tensor([[0.0, second, -1.0]]).repeat(3, 1), np.array([0, 1, 1])
+    share = float((labels == predicted).mean())
+    assert measure("classification", logits, labels)["accuracy"] == pytest.approx(share)
+    assert np.array(measure("per_class", logits, labels)["confusion_matrix"])[:, predicted].tolist() == [1, 2, 0]
+    (only,) = measure("calibration", logits, labels)["bins"]
+    assert only["accuracy"] == pytest.approx(share)
+    assert accuracy({"original": logits}, POLICIES["none"], labels) == pytest.approx(share)
+
+
+GOOD = [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]
+ODD = {
+    "NaN": ([[1.0, np.nan, 3.0], GOOD[1]], [2, 0], "1 of 2 samples .* the first is sample 0"),
+    "all NaN": ([[np.nan] * 3] * 2, [2, 0], "2 of 2 samples .* the first is sample 0"),
+    "+inf": ([GOOD[0], [np.inf, 1.0, 2.0]], [2, 0], "1 of 2 samples .* the first is sample 1"),
+    "-inf": ([GOOD[0], [3.0, -np.inf, 2.0]], [2, 0], "1 of 2 samples .* the first is sample 1"),
+    "beyond float32": ([GOOD[0], [1e300, 1.0, 2.0]], [2, 0], "1 of 2 samples .* the first is sample 1"),
+    "no number": ([GOOD[0], [3.0, None, 2.0]], [2, 0], "1 of 2 samples .* the first is sample 1"),
+    "label below": (GOOD, [2, -1], r"a label outside 0 … 2; the first is sample 1, whose label is -1\."),
+    "label beyond": (GOOD, [3, 0], r"a label outside 0 … 2; the first is sample 0, whose label is 3\."),
+    "no label": (GOOD, [2, None], r"a label outside 0 … 2; the first is sample 1, whose label is nan\."),
+    "no sample": ([], [], "at least one sample and two classes, got 0 samples"),
+    "one class": ([[1.0], [2.0]], [0, 0], r"at least one sample and two classes, got 2 samples of \[1\] classes"),
+    "no class": ([[], []], [0, 0], r"at least one sample and two classes, got 2 samples of \[0\] classes"),
+    "ragged": ([[1.0, 2.0], GOOD[0]], [1, 2], r"got 2 samples of \[2, 3\] classes"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_the_metrics_refuse_odd_input_alike(case):
+    predictions, references, said = ODD[case]
+    refusals = set()
+    for name in ("classification", "per_class", "calibration"):
+        with pytest.raises(ValueError, match=said) as refused:
+            evaluate.load(str(METRICS / name)).compute(predictions=predictions, references=references)
+        refusals.add(str(refused.value))
+    assert len(refusals) == 1 and "\n" not in refusals.pop()
+
+
+def test_what_the_metrics_check_is_one_text():
+    """`evaluate` copies a script without its neighbours, so each has a copy."""
+    texts = {file.read_text().partition("def _checked")[2] for file in METRICS.glob("*/*.py")}
+    assert len(texts) == 1 and texts.pop()
+
+
 def test_folded_into_the_convolutions_batchnorm_gives_the_same_logits(tiny_config):
     model = SlimResNetForImageClassification(tiny_config)
     for value in model.state_dict().values():
@@ -82,6 +148,36 @@ def test_calibration_error():
     assert [round(each["confidence"], 4) for each in scores["bins"]] == [0.7, 0.9]
 
 
+def test_calibration_has_fifteen_bins():
+    """0.62 and 0.68 lie in one bin of ten and in two of fifteen; 1 lies in the last."""
+    shares = torch.tensor([0.62, 0.68])
+    logits = torch.stack([shares, 1 - shares], dim=1).log()
+    labels = np.array([0, 1])
+    scores = measure("calibration", logits, labels)
+    assert scores["expected_calibration_error"] == pytest.approx((0.38 + 0.68) / 2, abs=1e-6)
+    metric = evaluate.load(str(METRICS / "calibration"))
+    of_ten = metric.compute(predictions=logits, references=labels, num_bins=10)
+    assert of_ten["expected_calibration_error"] == pytest.approx(0.65 - 0.5, abs=1e-6)
+    (last,) = measure("calibration", torch.tensor([[1000.0, 0.0]]), np.array([0]))["bins"]
+    assert last == {"confidence": 1, "accuracy": 1, "share": 1}
+    with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
+        metric.compute(predictions=logits, references=labels, num_bins=0)
+
+
+def test_logits_are_divided_by_the_temperature():
+    probabilities = torch.softmax(2 * torch.randn(2000, 5), dim=1)
+    labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
+    numbers, details = figures(3 * probabilities.log(), labels, temperature=3.0)
+    confidence = sum(each["share"] * each["confidence"] for each in details["reliability_scaled"])
+    assert confidence == pytest.approx(probabilities.max(dim=1).values.mean().item(), abs=1e-5)
+    assert numbers["expected_calibration_error_scaled"] < 0.05 < numbers["expected_calibration_error"]
+    without, details = figures(probabilities.log(), labels)
+    assert "expected_calibration_error_scaled" not in without and "reliability_scaled" not in details
+    for temperature in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ModelError, match=f"temperature {temperature} must be above 0, and finite"):
+            figures(probabilities.log(), labels, temperature)
+
+
 def test_temperature_finds_what_the_logits_were_scaled_with():
     probabilities = torch.softmax(2 * torch.randn(20000, 5), dim=1)
     labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
@@ -98,6 +194,82 @@ def test_metrics_load_and_combine_as_any(logits):
     assert 0 < scores["expected_calibration_error"] < 1
 
 
+class Shades:
+    """Images of one shade each, which is their row number."""
+
+    def read(self, batches):
+        for rows in batches:
+            yield torch.from_numpy(rows).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+def scoring(config, logits_of_row, rows):
+    """Arguments for `predict_logits` and `score`, of a network that knows the row number; on one process."""
+    network = ForeignNetwork(
+        lambda shades: torch.stack([logits_of_row(int(shade[0, 0, 0])) for shade in shades]), config
+    )
+    split = ImageSplit(np.arange(20) % 2, ["b", "a"], Shades())
+    return (network, split, rows, Loading(torch.device("cpu"))), {"batch_size": 3, "normalize": torch.Tensor.float}
+
+
+def test_logits_come_in_the_order_of_the_rows(tiny_config):
+    rows = np.array([7, 2, 11, 19, 0])
+    positional, named = scoring(tiny_config, lambda row: torch.tensor([row, 10.0]), rows)
+    logits = predict_logits(*positional, **named, views=["mirror", "original"])
+    assert list(logits) == ["mirror", "original"]
+    for scored in logits.values():
+        assert scored.tolist() == [[float(row), 10.0] for row in rows]
+    # Labels are 1, 0, 1, 1, 0; predicted are 1, 1, 0, 0, 1.
+    scores = score(*positional, **named)
+    assert scores["accuracy"] == pytest.approx(1 / 5)
+    expected = log_loss(rows % 2, F.softmax(logits["original"].double(), dim=1).numpy())
+    assert scores["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(tiny_config, value):
+    """Whatever ran the network."""
+    broken = {11, 2}
+    positional, named = scoring(
+        tiny_config, lambda row: torch.tensor([0.0, value if row in broken else 1.0]), np.array([7, 2, 11, 19, 0])
+    )
+    for each in (predict_logits, score):
+        with pytest.raises(ModelError, match=r"NaN or infinite for 2 of 5 images, the first is row 2: .*learning_rate"):
+            each(*positional, **named)
+
+
+def test_figures_are_strict_json(tmp_path, trained):
+    for file in trained.glob("*.json"):
+        assert read_json(file)
+    file = tmp_path / "figures.json"
+    content = {"accuracy": 0.5, "name": "Ä", "classes": [1, None]}
+    write_json(file, content)
+    assert read_json(file) == content == json.loads(file.read_text(encoding="utf-8"))
+    before = file.read_bytes()
+    for number in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(file, {"details": [{"loss": number}]})
+    assert file.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["figures.json"]
+    for token in ("NaN", "Infinity", "-Infinity", "1e999"):
+        file.write_text(f'{{"details": [{{"loss": {token}}}]}}')
+        with pytest.raises(ModelError, match=rf"figures\.json is no JSON \({token} is not a finite number\): restore"):
+            read_json(file)
+
+
+def test_a_split_is_reported_without_and_with_views(logits):
+    logits, labels = logits
+    views = {"original": logits, "mirror": logits.flip(0)}
+    results, details = report_split("eval", views, labels, policy="flip", temperature=2.0)
+    plain, expected = figures(logits, labels, 2.0)
+    both, _ = figures((logits + logits.flip(0)) / 2, labels)
+    assert details == expected
+    assert results == (
+        {f"eval_{name}": value for name, value in plain.items()}
+        | {f"eval_{name}_tta": value for name, value in both.items()}
+        | {"eval_samples": 500, "eval_tta": "flip"}
+    )
+    assert both["accuracy"] != plain["accuracy"]
+
+
 def test_views():
     pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     made = {name: view(pixels) for name, view in VIEWS.items()}
@@ -107,6 +279,15 @@ def test_views():
     assert torch.equal(made["down right"][:, :, 1:, 1:], pixels[:, :, :-1, :-1])
     assert torch.equal(made["up left"][:, :, -1, :-1], pixels[:, :, -2, 1:])  # mirrored at the border
     assert torch.equal(made["mirror, down right"][:, :, 1:, 1:], pixels.flip(3)[:, :, :-1, :-1])
+    assert torch.equal(made["mirror, up left"][:, :, :-1, :-1], pixels.flip(3)[:, :, 1:, 1:])
+    assert torch.equal(made["upside down"].flip(2), pixels)
+    assert torch.equal(made["original"], pixels)
+    # Gaussian of one pixel's deviation, three wide.
+    side = np.exp(-0.5)
+    kernel = torch.tensor([side, 1, side], dtype=torch.float64) / (1 + 2 * side)
+    padded = F.pad(pixels.double(), (1, 1, 1, 1), mode="reflect").reshape(9, 1, 10, 10)
+    blurred = F.conv2d(padded, torch.outer(kernel, kernel)[None, None]).view(3, 3, 8, 8)
+    assert (made["blur"].double() - blurred).abs().max() <= 0.51
 
 
 def test_policies_are_means():
@@ -114,6 +295,9 @@ def test_policies_are_means():
         assert sum(policy.values()) == pytest.approx(1) and policy.keys() <= VIEWS.keys()
     logits = {name: torch.full((2, 3), float(index)) for index, name in enumerate(VIEWS)}
     assert average(logits, POLICIES["flip"])[0, 0] == 0.5
+    assert list(VIEWS)[6:] == ["upside down", "centre crop", "blur"]
+    assert average(logits, POLICIES["flip_shift"])[0, 0] == pytest.approx(0.25 * (0 + 1) + 0.125 * (2 + 3 + 4 + 5))
+    assert average(logits, POLICIES["paper"])[0, 0] == pytest.approx((0 + 1 + 6 + 7 + 8) / 5)
 
 
 def test_the_policy_that_validation_picks():
@@ -214,13 +398,118 @@ def test_mistakes_are_named(trained, flags, said):
         evaluate_folder(trained, *flags)
 
 
-def test_weights_that_do_not_fit_are_named(trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "run")
-    tensors = load_file(folder / "model.safetensors")
-    tensors.pop("classifier.bias")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def test_weights_that_do_not_fit_are_named(untrained):
+    edit_weights(untrained, lambda tensors: tensors.pop("classifier.bias"))
     with pytest.raises(ModelError, match=r"other weights than its config\.json says: classifier\.bias"):
-        evaluate_folder(folder)
+        evaluate_folder(untrained)
+
+
+@pytest.mark.parametrize("case", BREAKING)
+def test_a_network_that_is_not_a_number_is_refused_by_every_tool(untrained, tmp_path, case):
+    edit_weights(untrained, BREAKING[case])
+    (untrained / "recipe.yaml").write_text(f"dataset_name: {SAMPLE}\nvalidation_size: 0\nmax_eval_samples: 5\n")
+    config = read(untrained, "config.json")
+    names = dict(enumerate(open_split(str(SAMPLE), "test", image_size=32).label_names))
+    (untrained / "config.json").write_text(json.dumps(config | {"id2label": names, "label2id": None}))
+    said = "logits that are NaN" if case == "a variance below zero" else "weights that are NaN or infinite in 1 of its"
+    output = tmp_path / "classes.csv"
+    output.write_text("earlier")
+    tools = (
+        lambda: evaluate_folder(untrained, f"--output_dir={tmp_path / 'figures'}"),
+        lambda: predict_script.run(predict_script.parse([str(untrained), str(SAMPLE), f"--output={output}"])),
+        lambda: export_script.run(export_script.parse([str(untrained), f"--output_dir={tmp_path / 'out'}"])),
+    )
+    for tool in tools:
+        with pytest.raises(ModelError, match=said):
+            tool()
+    assert output.read_text() == "earlier"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["classes.csv", "untrained"]
+
+
+@pytest.mark.parametrize("case", BREAKING)
+def test_a_network_that_is_not_a_number_is_not_shared(trained, tmp_path, case):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    edit_weights(folder, BREAKING[case])
+    with pytest.raises(HubError, match="NaN or infinite"):
+        collect(folder, "user/name")
+
+
+def test_a_figure_that_is_not_a_number_is_not_shared(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    for name in ("all_results.json", "test_details.json", "trainer_state.json"):
+        before = (folder / name).read_text()
+        (folder / name).write_text(before.replace("{", '{"extra": NaN,', 1))
+        with pytest.raises(HubError, match=rf"{name} is no JSON \(NaN is not a finite number\)"):
+            collect(folder, "user/name")
+        (folder / name).write_text(before)
+    collect(folder, "user/name")
+
+
+# --- the image processor -------------------------------------------------------------------------------------------
+
+
+def edit_processor(folder, **edits):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edits))
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0, 110.0, 100.0], "image_std": [60.0, 61.0, 62.0]},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        {"image_mean": 0.5, "image_std": 0.25},
+        {"image_processor_type": "DeiTImageProcessor", "do_center_crop": False},
+    ],
+)
+def test_a_processor_that_only_scales_is_followed(untrained, edits):
+    edit_processor(untrained, **edits)
+    pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    expected = AutoImageProcessor.from_pretrained(untrained)(list(pixels), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(load_normalize(untrained)(pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ({"image_std": 0}, "image_std 0 and rescale_factor .* must be finite, the last two above 0"),
+        ({"image_std": [0.2, 0, 0.2]}, "must be finite"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "must be finite"),
+        ({"image_std": float("inf")}, "must be finite"),
+        ({"rescale_factor": 0}, "rescale_factor 0 must be finite"),
+        ({"image_mean": [0.5, 0.5]}, "no preprocessor_config.json that can be used"),
+        ({"resample": 3}, r"other pixel_values of an image of 41×67 .*bilinear"),
+        ({"resample": 0}, r"other pixel_values of an image of 41×67"),
+        ({"size": {"height": 64, "width": 64}}, r"image of 32×32 \(torch\.float32, \[3, 64, 64\]\)"),
+        ({"size": {"shortest_edge": 32}}, r"image of 41×67 \(torch\.float32, \[3, 32, 52\]\)"),
+        ({"do_resize": False}, r"image of 41×67 \(torch\.float32, \[3, 41, 67\]\)"),
+        ({"do_rescale": False, "do_normalize": False}, r"torch\.uint8"),
+        ({"image_processor_type": "CLIPImageProcessor"}, r"its CLIPImageProcessor\w* makes other .*\[3, 224, 224\]"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}}, "ConvNextImageProcessor"),
+        ({"image_processor_type": "NoSuchProcessor"}, "no preprocessor_config.json that can be used"),
+    ],
+)
+def test_a_processor_that_does_anything_else_is_refused(untrained, edits, said):
+    edit_processor(untrained, **edits)
+    with pytest.raises(ModelError, match=said) as refused:
+        load_normalize(untrained)
+    assert "preprocessor_config.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    edit_processor(folder, resample=3)
+    tools = (
+        lambda: evaluate_folder(folder),
+        lambda: predict_script.run(predict_script.parse([str(folder), str(SAMPLE), f"--output={tmp_path / 'o.csv'}"])),
+        lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={tmp_path / 'out'}"])),
+        lambda: collect(folder, "user/name"),
+    )
+    for tool in tools:
+        with pytest.raises((ModelError, HubError), match=r"preprocessor_config\.json that can be used"):
+            tool()
 
 
 def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):

@@ -2,19 +2,23 @@
 
 import csv
 import io
+import json
 import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import NAMES, REPOSITORY, SAMPLE, run_python, write_dataset
 from PIL import Image
+from transformers import pipeline
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 import predict as predict_script
 from cifar10.reading import DatasetError, open_split
 from cifar10.unlabelled import open_images
-from evaluation.trained import load_model, load_normalize
+from evaluation.backends import Runnable
+from evaluation.trained import ModelError, load_model, load_normalize
 from evaluation.views import POLICIES, VIEWS
 from modeling_slimresnet import SlimResNetConfig
 from modeling_slimresnet.__main__ import layer_table
@@ -88,6 +92,84 @@ def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures,
     assert [row[1] for row in rows[1:]] == [names[label] for label in expected.argmax(dim=1)]
     shares = torch.tensor([[float(share) for share in row[2:]] for row in rows[1:]])
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
+
+
+def test_names_are_those_of_the_config_in_its_order(untrained, pictures, pixels, tmp_path):
+    rows = predict(untrained, pictures, tmp_path / "o.csv", "--labels=names", "--probabilities")
+    expected = reference(untrained, pixels)
+    assert rows[0] == ["ID", "Labels", *NAMES]
+    assert [row[1] for row in rows[1:]] == [NAMES[label] for label in expected.argmax(dim=1)]
+    shares = torch.tensor([[float(share) for share in row[2:]] for row in rows[1:]])
+    torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("edits", [{}, {"do_normalize": False}, {"image_mean": 0.5, "image_std": [0.5, 0.6, 0.7]}])
+def test_the_probabilities_are_the_pipelines(untrained, tmp_path, edits):
+    """Of pictures of any size, under what the preprocessor says."""
+    file = untrained / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edits))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, shape in enumerate([(32, 32, 3), (20, 45, 3), (70, 41), (64, 64, 4)]):
+        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{number}.png")
+    rows = predict(untrained, folder, tmp_path / "o.csv", "--labels=names", "--probabilities")
+    classify = pipeline("image-classification", model=str(untrained), top_k=10)
+    for file, name, *shares in rows[1:]:
+        expected = classify(str(folder / file))
+        assert name == expected[0]["label"]
+        by_name = {each["label"]: each["score"] for each in expected}
+        assert [float(share) for share in shares] == pytest.approx([by_name[each] for each in NAMES], abs=2e-5)
+
+
+def test_sixteen_bits_are_scaled_as_in_training(untrained, tmp_path):
+    """Where transformers' pipeline takes all that is brighter than 255 of 65,535 for white."""
+    grey = RNG.integers(0, 256, (32, 32), dtype=np.uint8)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(grey).save(folder / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "16.png")
+    (_, *in_16), (_, *in_8) = predict(untrained, folder, tmp_path / "o.csv", "--probabilities")[1:]
+    assert in_16 == in_8
+
+
+class _Fixed(torch.nn.Module):
+    """Gives each image the logits that are written into its first pixels."""
+
+    def __init__(self, config, table):
+        super().__init__()
+        self.config, self.table = config, table
+
+    def forward(self, pixel_values):
+        return ImageClassifierOutputWithNoAttention(logits=self.table[pixel_values[:, 0, 0, 0].long()])
+
+
+def predict_table(table, tmp_path, monkeypatch, *flags):
+    """Predictions on an image a row of logits."""
+    table = torch.tensor(table)
+    config = SlimResNetConfig(id2label=dict(enumerate(NAMES[: table.shape[1]])))
+    monkeypatch.setattr(
+        predict_script, "open_network", lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float)
+    )
+    monkeypatch.setattr(predict_script, "find_folder", lambda name: name)
+    data = np.repeat(np.arange(len(table), dtype=np.uint8), 3072).reshape(-1, 3072)
+    (tmp_path / "test.pkl").write_bytes(pickle.dumps({b"data": data, b"ids": [f"n{row}" for row in range(len(table))]}))
+    return predict("unused", tmp_path / "test.pkl", tmp_path / "o.csv", *flags)
+
+
+def test_the_class_is_that_of_the_largest_logit(tmp_path, monkeypatch):
+    """The lower of two that are equal, as eval.py has it; probabilities are equal where logits are nearly so."""
+    rows = predict_table([[0, 0, -1.0], [0, 1e-30, -1], [-1, 0, 5]], tmp_path, monkeypatch, "--labels=names")
+    assert rows[1:] == [["n0", NAMES[0]], ["n1", NAMES[1]], ["n2", NAMES[2]]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("flags", [[], ["--tta=paper"], ["--per_device_eval_batch_size=1", "--probabilities"]])
+def test_logits_that_are_not_finite_are_refused_and_nothing_is_lost(tmp_path, monkeypatch, value, flags):
+    (tmp_path / "o.csv").write_text("earlier")
+    with pytest.raises(ModelError, match=r"NaN or infinite for 1 of \d images, the first is n1"):
+        predict_table([[0, 1.0], [value, 1.0], [1.0, 0]], tmp_path, monkeypatch, *flags)
+    assert (tmp_path / "o.csv").read_text() == "earlier"
+    assert sorted(os.listdir(tmp_path)) == ["o.csv", "test.pkl"]
 
 
 def test_a_broken_image_is_named_and_may_be_left_out(trained, pictures, tmp_path, capsys):

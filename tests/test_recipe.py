@@ -104,6 +104,8 @@ def test_the_reports_recipes():
         (["--streaming", "maybe"], "--streaming"),
         (["--learning_rate"], "--learning_rate"),
         (["--learning_rate", "-0.1"], "--learning_rate must be at least 0"),
+        (["--learning_rate", "inf"], "--learning_rate must be finite, got inf"),
+        (["--weight_decay", "nan"], "--weight_decay must be at least 0, got nan"),
         (["--learning_rate", "nan"], "--learning_rate must be"),
         (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1"),
         (["--num_train_epochs", "null"], "--num_train_epochs"),

@@ -1,6 +1,7 @@
 """Runs of train.py on the sample with a tiny network: what they write, resume, keep and refuse."""
 
 import functools
+import itertools
 import os
 import shutil
 
@@ -15,7 +16,8 @@ from training_runs import assert_same_weights, by_hand, read, snapshot, train, w
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from cifar10.reading import DatasetError, open_split
-from training.checkpoints import list_checkpoints
+from training import loop
+from training.checkpoints import find_damage, list_checkpoints
 from training.loop import DivergedError
 from training.optimization import schedule
 from training.recipe import RecipeError, parse_recipe
@@ -338,6 +340,56 @@ def test_a_loss_that_is_no_number(flags, tmp_path, monkeypatch):
         train(flags, "--resume_from_checkpoint=last", "--overwrite_output_dir")
     assert snapshot(tmp_path / "run" / "checkpoint-7") == before
     assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-7"]
+
+
+@pytest.fixture
+def breaks_at(monkeypatch):
+    """Of a step: behind its finite loss a weight becomes infinite."""
+    build = loop.build_optimizer
+
+    def arrange(step):
+        def build_breaking(model, recipe):
+            optimizer, done = build(model, recipe), itertools.count(1)
+
+            def break_it(*_):
+                if next(done) == step:
+                    model.classifier.bias.data[-1:] = torch.inf
+
+            optimizer.register_step_post_hook(break_it)
+            return optimizer
+
+        monkeypatch.setattr(loop, "build_optimizer", build_breaking)
+
+    return arrange
+
+
+@pytest.mark.parametrize("more", [["--validation_size=0"], ["--ema_decay=0.9", "--load_best_model_at_end"]])
+def test_a_last_step_that_breaks_the_weights(flags, tmp_path, breaks_at, more):
+    """Its loss is that of the weights before, and finite."""
+    breaks_at(14)
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"weights are NaN or infinite after step 14 at .*lower --learning_rate"):
+        train(flags, "--num_train_epochs=2", *more)
+    assert sorted(each.name for each in folder.iterdir()) == ["checkpoint-7"]
+    assert find_damage(folder / "checkpoint-7") is None
+
+
+def test_broken_weights_do_not_push_a_checkpoint_out(flags, tmp_path, breaks_at):
+    breaks_at(3)
+    with pytest.raises(DivergedError, match="weights are NaN or infinite after step 3"):
+        train(flags, "--checkpointing_steps=1", "--save_total_limit=1")
+    assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-2"]
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run" / "checkpoint-2").values())
+
+
+@pytest.mark.parametrize("validation_size", [0, 100])
+def test_weights_too_large_for_finite_logits(flags, tmp_path, validation_size):
+    run = [*flags, "--learning_rate=1e36", "--max_train_steps=1", f"--validation_size={validation_size}"]
+    process = run_python("train.py", *run)
+    assert process.returncode == 1 and "accuracy" not in process.stdout
+    (sentence,) = process.stderr.splitlines()
+    assert sentence.startswith("train.py: error: ") and "after step 1 at a learning rate of 1e+36: lower" in sentence
+    assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
 
 
 def test_half_precision_on_a_cpu(flags):
