@@ -48,6 +48,16 @@ def test_two_processes_score_every_test_image_once(flags, tmp_path):
     )
 
 
+def test_processes_that_diverge_stop_together(flags, tmp_path):
+    run = [*flags, "--learning_rate=1e36", "--max_train_steps=1"]
+    config = ACCELERATE / "multi_cpu.yaml"
+    process = run_python("-m", "accelerate.commands.launch", f"--config_file={config}", "train.py", *run)
+    assert process.returncode == 1 and "accuracy" not in process.stdout
+    said = [line for line in process.stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1 and "after step 1 at a learning rate of 1e+36: lower --learning_rate" in said[0]
+    assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
+
+
 def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(flags, tmp_path):
     """With BatchNorm frozen they do the same sums in another order: 20 steps of 32 images, on one process or on two."""
     row = compare(True, tmp_path, [*flags, "--max_train_steps=20", "--learning_rate=0.01"])
