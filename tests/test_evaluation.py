@@ -158,6 +158,9 @@ def test_calibration_has_fifteen_bins():
     metric = evaluate.load(str(METRICS / "calibration"))
     of_ten = metric.compute(predictions=logits, references=labels, num_bins=10)
     assert of_ten["expected_calibration_error"] == pytest.approx(0.65 - 0.5, abs=1e-6)
+    # A bin holds its upper end: 0.5 is not in one bin with 0.75.
+    of_two = metric.compute(predictions=[[0, 0], [np.log(3), 0]], references=[1, 0], num_bins=2)
+    assert of_two["expected_calibration_error"] == pytest.approx((0.5 + 0.25) / 2, abs=1e-6)
     (last,) = measure("calibration", torch.tensor([[1000.0, 0.0]]), np.array([0]))["bins"]
     assert last == {"confidence": 1, "accuracy": 1, "share": 1}
     with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
