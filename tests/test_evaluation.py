@@ -198,11 +198,12 @@ def test_metrics_load_and_combine_as_any(logits):
 
 
 class Shades:
-    """Images of one shade each, which is their row number."""
+    """Images whose shade is their row number, and 100 more in the right half."""
 
     def read(self, batches):
         for rows in batches:
-            yield torch.from_numpy(rows).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+            shade = torch.from_numpy(rows).to(torch.uint8).view(-1, 1, 1, 1)
+            yield shade + torch.tensor([0, 0, 100, 100], dtype=torch.uint8).expand(1, 3, 4, 4)
 
 
 def scoring(config, logits_of_row, rows):
@@ -219,8 +220,8 @@ def test_logits_come_in_the_order_of_the_rows(tiny_config):
     positional, named = scoring(tiny_config, lambda row: torch.tensor([row, 10.0]), rows)
     logits = predict_logits(*positional, **named, views=["mirror", "original"])
     assert list(logits) == ["mirror", "original"]
-    for scored in logits.values():
-        assert scored.tolist() == [[float(row), 10.0] for row in rows]
+    assert logits["original"].tolist() == [[float(row), 10.0] for row in rows]
+    assert logits["mirror"].tolist() == [[100.0 + row, 10.0] for row in rows]
     # Labels are 1, 0, 1, 1, 0; predicted are 1, 1, 0, 0, 1.
     scores = score(*positional, **named)
     assert scores["accuracy"] == pytest.approx(1 / 5)
