@@ -72,7 +72,8 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
     The network of a trained folder, in evaluation mode.
 
     Raises:
-        ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity.
+        ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
+            choose one class.
     """
     try:
         model, loading = SlimResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
@@ -86,6 +87,11 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         raise ModelError(
             f"MODEL {folder} has weights that are NaN or infinite in {len(broken)} of its tensors, the first is "
             f"{broken[0]}: restore model.safetensors from a copy, or train anew with a lower --learning_rate."
+        )
+    if model.config.problem_type not in (None, "single_label_classification"):
+        raise ModelError(
+            f"MODEL {folder} does not choose one class for an image: its problem_type is {model.config.problem_type}. "
+            "Give a folder that train.py wrote."
         )
     return model
 

@@ -62,8 +62,22 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_act: str = "relu"
     initializer: Literal["kaiming_normal", "kaiming_uniform"] = "kaiming_normal"
     zero_init_residual: bool = False
-    # transformers reads float labels as multi-label targets unless this is set; here they are soft targets.
-    problem_type: Literal["single_label_classification"] | None = "single_label_classification"
+    # transformers reads float labels as several classes at once unless this is set; here they are distributions.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
+        "single_label_classification"
+    )
+
+    def __setattr__(self, name, value):
+        """`label2id` follows `id2label`, also where `from_pretrained` or `num_labels` sets that."""
+        if name == "id2label" and value is not None:
+            if not _names_every_class(value):
+                raise ValueError(f"id2label must map the class numbers 0, 1, … to names, got {value!r}.")
+            value = {int(index): label for index, label in value.items()}
+            if {str(index): label for label, index in (self.label2id or {}).items()} != {
+                str(index): label for index, label in value.items()
+            }:
+                self.label2id = {label: index for index, label in value.items()}
+        super().__setattr__(name, value)
 
     def __post_init__(self, **kwargs):
         num_labels = kwargs.get("num_labels")
@@ -71,12 +85,10 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
             kwargs.pop("num_labels", None)  # null says as much as no field, but transformers would count to it
         elif type(num_labels) is not int or num_labels < 1:
             raise ValueError(f"num_labels must be a number of classes, got {num_labels!r}.")
-        if self.id2label is None and num_labels is None:
+        if self.id2label is None and self.label2id:
+            self.id2label = {index: label for label, index in self.label2id.items()}
+        elif self.id2label is None and num_labels is None:
             self.id2label = dict(enumerate(CIFAR10_LABELS))
-        if self.id2label is not None and not _names_every_class(self.id2label):
-            raise ValueError(f"id2label must map the class numbers 0, 1, … to names, got {self.id2label!r}.")
-        if self.label2id is None and self.id2label is not None:
-            self.label2id = {label: int(index) for index, label in self.id2label.items()}
         for field in ("hidden_sizes", "depths", "strides"):
             setattr(self, field, list(getattr(self, field)))
         self.auto_map = kwargs.pop("auto_map", None) or dict(AUTO_MAP)
@@ -90,6 +102,10 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"out_features takes names and out_indices numbers of stages, got {out_features} and {out_indices}."
             ) from None
         super().__post_init__(**kwargs)
+
+    def to_diff_dict(self):
+        """What config.json holds. transformers leaves the classes LABEL_0 and LABEL_1 out: its default, not ours."""
+        return {**super().to_diff_dict(), "id2label": self.id2label}
 
     def validate_architecture(self):
         """Part of the `@strict` validation: runs when the config is made and when it is saved."""

@@ -81,6 +81,7 @@ class SlimResNetPreTrainedModel(PreTrainedModel):
     base_model_prefix = "slimresnet"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    _input_embed_layer = "embedder"  # what `get_input_embeddings` returns: quantisers and adapters ask for it
     _no_split_modules = ["SlimResNetBasicLayer"]
 
     @torch.no_grad()
@@ -150,8 +151,58 @@ class SlimResNetModel(SlimResNetFeatures):
         )
 
 
+def image_classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss that `SlimResNetForImageClassification.forward` describes."""
+    if problem_type is None:
+        if logits.shape[1] > 1 and labels.is_floating_point():
+            raise ValueError(
+                "Float labels need a problem_type in the config: single_label_classification for distributions over "
+                "the classes, multi_label_classification, or regression."
+            )
+        problem_type = "regression" if logits.shape[1] == 1 else "single_label_classification"
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.to(logits.device)
+    if problem_type == "single_label_classification" and not labels.is_floating_point():
+        if labels.shape not in (logits.shape[:1], (len(logits), 1)):
+            raise ValueError(f"Class numbers must have the shape [{len(logits)}], got {list(labels.shape)}.")
+        return nn.functional.cross_entropy(logits, labels.flatten().long())
+    if labels.ndim == 1 and logits.shape[1] == 1:
+        labels = labels[:, None]
+    if labels.shape != logits.shape:  # PyTorch would broadcast
+        raise ValueError(
+            f"Labels of {problem_type} must have the shape {list(logits.shape)}, got {labels.dtype} "
+            f"{list(labels.shape)}; the config's problem_type says what labels are."
+        )
+    labels = labels.to(logits.dtype)
+    if problem_type == "regression":
+        return nn.functional.mse_loss(logits, labels)
+    if problem_type == "multi_label_classification":
+        _assert_all((labels >= 0) & (labels <= 1), "Labels of multi_label_classification must be in 0 … 1.")
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    sums = labels.sum(dim=1, keepdim=True)
+    _assert_all(
+        (labels >= 0) & ((sums - 1).abs() < 0.01),  # 0.01: rows of bfloat16 do not sum to 1 exactly
+        "Float labels of single_label_classification must be distributions, with rows that sum to 1: for several "
+        "classes an image set the config's problem_type to multi_label_classification.",
+    )
+    return nn.functional.cross_entropy(logits, labels)
+
+
+def _assert_all(holds: Tensor, message: str):
+    """
+    Raises `RuntimeError` unless all of `holds` is true. A GPU is not waited for, so this stands in CUDA graphs and
+    compiled code: it prints the message and raises when it is next waited for, as for class numbers out of range.
+    """
+    if holds.device.type in ("cpu", "cuda"):  # other devices may lack the operator
+        torch._assert_async(holds.all(), message)
+
+
 class SlimResNetForImageClassification(SlimResNetPreTrainedModel):
     """SlimResNet with a linear classifier on the pooled features."""
+
+    # The loss is the mean over the batch. transformers' Trainer reads `**kwargs` as a promise to divide by the number of
+    # all labels that are accumulated, on all processes, and otherwise divides by the number of batches itself.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: SlimResNetConfig):
         super().__init__(config)
@@ -166,19 +217,24 @@ class SlimResNetForImageClassification(SlimResNetPreTrainedModel):
         """
         Args:
             pixel_values: normalised images, float `[B, num_channels, H, W]`.
-            labels: class numbers, int64 `[B]`, or a distribution over the classes, float `[B, num_labels]` (CutMix,
-                label smoothing). Both give the mean cross entropy.
+            labels: what they are says `config.problem_type`, as for transformers' image classifiers:
+                single_label_classification: class numbers, integer `[B]` or `[B, 1]`, or distributions over the
+                classes, float `[B, num_labels]` (CutMix, label smoothing); the loss is the mean cross entropy.
+                multi_label_classification: 0 … 1, `[B, num_labels]`; the loss is the mean binary cross entropy.
+                regression: `[B, num_labels]`, or `[B]` for one; the loss is the mean squared error.
+                None: regression if `num_labels` is 1, else single-label classification of class numbers.
             output_hidden_states: also return the output of the stem and of every stage.
 
         Returns:
             `loss` (scalar, if `labels` are given), `logits` `[B, num_labels]`, and `hidden_states`.
 
         Raises:
-            `ValueError`: `pixel_values` has another number of dimensions or channels.
+            `ValueError`: `pixel_values` has another number of dimensions or channels, or `labels` another shape.
+            `RuntimeError`: a distribution does not sum to 1, a label is out of range.
         """
         outputs = self.slimresnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else image_classification_loss(logits, labels, self.config.problem_type)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

@@ -41,7 +41,9 @@ def test_defaults_are_the_reports_network():
         ("hidden_act", "rulu"),
         ("initializer", "zeros"),
         ("zero_init_residual", "yes"),
-        ("problem_type", "multi_label_classification"),
+        ("problem_type", "ranking"),
+        ("id2label", {0: "no", 2: "yes"}),
+        ("id2label", {}),
         ("out_features", ["stage5"]),
     ],
 )
@@ -67,6 +69,52 @@ def test_other_labels():
     assert SlimResNetConfig(num_labels=3).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     config = SlimResNetConfig(id2label={0: "no", 1: "yes"})
     assert config.num_labels == 2 and config.label2id == {"no": 0, "yes": 1}
+
+
+NO_YES = {0: "no", 1: "yes"}
+
+
+def saved(tmp_path, **fields):
+    SlimResNetConfig(**fields).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("made", "labels"),
+    [
+        (lambda folder: SlimResNetConfig.from_pretrained(saved(folder), id2label=NO_YES), NO_YES),
+        (lambda folder: SlimResNetConfig.from_pretrained(saved(folder), id2label={"1": "yes", "0": "no"}), NO_YES),
+        (
+            # as run_image_classification.py of transformers says them
+            lambda folder: SlimResNetConfig.from_pretrained(
+                saved(folder), num_labels=2, label2id={"no": "0", "yes": "1"}, id2label={"0": "no", "1": "yes"}
+            ),
+            NO_YES,
+        ),
+        (lambda folder: SlimResNetConfig.from_pretrained(saved(folder), num_labels=1), {0: "LABEL_0"}),
+        (lambda folder: SlimResNetConfig.from_pretrained(saved(folder, id2label=NO_YES)), NO_YES),
+        (lambda folder: SlimResNetConfig.from_pretrained(saved(folder, num_labels=2)), {0: "LABEL_0", 1: "LABEL_1"}),
+        (lambda folder: SlimResNetConfig(label2id={"no": 0, "yes": 1}), NO_YES),
+        (lambda folder: SlimResNetConfig(**{**SlimResNetConfig().to_dict(), "id2label": NO_YES}), NO_YES),
+    ],
+)
+def test_label2id_follows_id2label(tmp_path, made, labels):
+    config = made(tmp_path)
+    assert config.id2label == labels and config.num_labels == len(labels)
+    assert {label: int(index) for label, index in config.label2id.items()} == {
+        label: index for index, label in labels.items()
+    }
+
+
+def test_label2id_follows_an_assignment():
+    config = SlimResNetConfig()
+    config.id2label = {0: "b", 1: "a", 2: "c"}
+    assert config.num_labels == 3 and config.label2id == {"b": 0, "a": 1, "c": 2}
+    config.num_labels = 2
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1}
+    with pytest.raises(ValueError, match="id2label must map the class numbers"):
+        config.id2label = {1: "a", 2: "b"}
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
 
 
 def test_saved_config_holds_every_auto_class_and_the_labels(tmp_path):

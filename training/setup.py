@@ -102,6 +102,11 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
         config = SlimResNetConfig(**{field: content[field] for field in content.keys() & described})
         if config.num_channels != 3:
             raise ValueError(f"num_channels must be 3, because images are read as RGB, got {config.num_channels}")
+        if config.problem_type != "single_label_classification":
+            raise ValueError(
+                f"problem_type must be single_label_classification, because a label here is one class, got "
+                f"{config.problem_type}"
+            )
         if content.get("id2label") and content.get("num_labels") not in (None, len(content["id2label"])):
             raise ValueError(f"num_labels is {content['num_labels']}, but id2label names {len(content['id2label'])}")
         return config
