@@ -19,10 +19,11 @@ MODEL_CLASSES = [SlimResNetModel, SlimResNetForImageClassification, SlimResNetBa
 
 
 class NotebookBlock(nn.Module):
-    """BasicBlock as the notebook of the report writes it."""
+    """BasicBlock as the notebook of the report writes it, for any activation."""
 
-    def __init__(self, in_planes, planes, stride):
+    def __init__(self, in_planes, planes, stride, activation):
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride=1, padding=1, bias=False)
@@ -34,32 +35,54 @@ class NotebookBlock(nn.Module):
             )
 
     def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = self.activation(self.bn1(self.conv1(x)))
+        return self.activation(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class NotebookNetwork(nn.Module):
-    """The whole of it: [4, 4, 4, 3] blocks of [32, 64, 128, 256] channels."""
+    """The whole of it, for other numbers than the notebook's too."""
 
-    def __init__(self):
+    def __init__(self, channels, in_planes, widths, depths, strides, activation, classes):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
-        blocks, in_planes = [], 32
-        for planes, depth, first_stride in zip([32, 64, 128, 256], [4, 4, 4, 3], [1, 2, 2, 2], strict=True):
+        self.activation = activation
+        self.conv1 = nn.Conv2d(channels, in_planes, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_planes)
+        blocks = []
+        for planes, depth, first_stride in zip(widths, depths, strides, strict=True):
             for stride in [first_stride] + [1] * (depth - 1):
-                blocks.append(NotebookBlock(in_planes, planes, stride))
+                blocks.append(NotebookBlock(in_planes, planes, stride, activation))
                 in_planes = planes
         self.layers = nn.Sequential(*blocks)
-        self.linear = nn.Linear(256, 10)
+        self.linear = nn.Linear(in_planes, classes)
 
     def forward(self, x):
-        out = self.layers(F.relu(self.bn1(self.conv1(x))))
+        out = self.layers(self.activation(self.bn1(self.conv1(x))))
         return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
-def test_logits_equal_the_notebooks_network():
-    notebook, model = NotebookNetwork(), SlimResNetForImageClassification(SlimResNetConfig())
+# Of the second network no two numbers in a row are the same, nor height and width of its images.
+@pytest.mark.parametrize(
+    ("network", "fields", "size"),
+    [
+        ((3, 32, [32, 64, 128, 256], [4, 4, 4, 3], [1, 2, 2, 2], F.relu, 10), {}, (32, 32)),
+        (
+            (4, 6, [6, 6, 10, 5], [1, 3, 2, 1], [2, 1, 3, 1], F.silu, 7),
+            {
+                "num_channels": 4,
+                "embedding_size": 6,
+                "hidden_sizes": [6, 6, 10, 5],
+                "depths": [1, 3, 2, 1],
+                "strides": [2, 1, 3, 1],
+                "hidden_act": "silu",
+                "num_labels": 7,
+            },
+            (33, 20),
+        ),
+    ],
+    ids=["default", "other"],
+)
+def test_logits_equal_the_notebooks_network(network, fields, size):
+    notebook, model = NotebookNetwork(*network), SlimResNetForImageClassification(SlimResNetConfig(**fields))
     for module in notebook.modules():  # statistics and scales as after training, not 0 and 1
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -69,11 +92,13 @@ def test_logits_equal_the_notebooks_network():
     names = list(model.state_dict())
     values = list(notebook.state_dict().values())
     model.load_state_dict(dict(zip(names, values, strict=True)))
-    images = torch.randn(8, 3, 32, 32)
+    images = torch.randn(8, network[0], *size)
     for mode in (False, True):
         expected = notebook.train(mode)(images)
         logits = model.train(mode)(images).logits
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    for name, value in zip(names, notebook.state_dict().values(), strict=True):  # after a batch of training
+        torch.testing.assert_close(model.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_parameters_and_the_85_rows_of_the_reports_table():
@@ -116,19 +141,40 @@ def test_hidden_act_reaches_every_layer():
     assert not any(isinstance(module, nn.ReLU) for module in model.modules())
 
 
-def test_initializer_settings(tiny_config):
-    tiny_config.hidden_sizes, tiny_config.embedding_size = [64, 128], 64
-    tiny_config.zero_init_residual = True
-    normal = SlimResNetModel(tiny_config)
-    convolution = normal.encoder.stages[1][0].layer[1].convolution
-    assert convolution.weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
-    zero = [
-        name for name, value in normal.named_parameters() if name.endswith("normalization.weight") and not value.any()
-    ]
-    assert zero == [f"encoder.stages.{stage}.0.layer.1.normalization.weight" for stage in (0, 1)]
-    tiny_config.initializer = "kaiming_uniform"
-    uniform = SlimResNetModel(tiny_config).encoder.stages[1][0].layer[1].convolution
-    assert uniform.weight.abs().max().item() == pytest.approx((1 / (9 * 128)) ** 0.5, rel=0.01)
+@pytest.mark.parametrize("initializer", ["kaiming_normal", "kaiming_uniform"])
+def test_first_weights_have_the_distributions_of_the_papers(initializer):
+    """Every convolution, the shortcuts' with other numbers of channels in and out; the head as PyTorch's nn.Linear."""
+    config = SlimResNetConfig(
+        embedding_size=32, hidden_sizes=[64, 128], depths=[1, 1], strides=[1, 2], num_labels=50, initializer=initializer
+    )
+    for name, module in SlimResNetForImageClassification(config).named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        weight, is_normal = module.weight, isinstance(module, nn.Conv2d) and initializer == "kaiming_normal"
+        pixels = weight[0, 0].numel()
+        variance = 2 / (pixels * len(weight)) if is_normal else 1 / (3 * pixels * weight.shape[1])
+        assert weight.std().item() == pytest.approx(variance**0.5, rel=0.1), name
+        assert weight.mean().abs() < 4 * (variance / weight.numel()) ** 0.5, name
+        kurtosis = (weight / variance**0.5).pow(4).mean().item()
+        assert kurtosis == pytest.approx(3 if is_normal else 9 / 5, abs=0.5), name
+        if isinstance(module, nn.Linear):
+            bound = nn.Linear(module.in_features, 10_000).bias.abs().max().item()
+            assert module.bias.abs().max().item() == pytest.approx(bound, rel=0.15), name
+            assert abs(module.bias.mean().item()) < bound / 3, name
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_last_batchnorm_of_every_block_may_start_at_zero(tiny_config, zero):
+    tiny_config.depths, tiny_config.zero_init_residual = [1, 2], zero
+    model = SlimResNetModel(tiny_config)
+    last = {f"encoder.stages.{block}.layer.1.normalization" for block in ("0.0", "1.0", "1.1")}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert torch.all(module.weight == (0 if zero and name in last else 1)) and not module.bias.any(), name
+    images = torch.randn(2, 3, 16, 16)
+    block = model.encoder.stages[1][1]
+    hidden_state = model(images).last_hidden_state
+    assert torch.equal(block(hidden_state), hidden_state) == zero
 
 
 def test_class_numbers_and_distributions_give_the_same_cross_entropy(tiny_config):

@@ -1,5 +1,5 @@
 """What transformers promises of its own models (ModelTesterMixin, BackboneTesterMixin and ConfigTester in its tests),
-as far as it concerns a convolutional network. `test_modeling.py`, `test_losses.py` and `test_sharing.py` have the rest."""
+as far as it concerns a convolutional network; the rest is in test_modeling.py, test_losses.py and test_sharing.py."""
 
 import inspect
 import json

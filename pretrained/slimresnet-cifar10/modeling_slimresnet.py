@@ -200,8 +200,8 @@ def _assert_all(holds: Tensor, message: str):
 class SlimResNetForImageClassification(SlimResNetPreTrainedModel):
     """SlimResNet with a linear classifier on the pooled features."""
 
-    # The loss is the mean over the batch. transformers' Trainer reads `**kwargs` as a promise to divide by the number of
-    # all labels that are accumulated, on all processes, and otherwise divides by the number of batches itself.
+    # The loss is the mean over a batch. transformers' Trainer reads `**kwargs` as a promise to divide by the labels of
+    # a whole step, of all batches on all processes, and then takes no mean over batches and processes itself.
     accepts_loss_kwargs = False
 
     def __init__(self, config: SlimResNetConfig):
