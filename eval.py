@@ -1,6 +1,7 @@
 """Score a trained model: python eval.py MODEL [--split test|validation|…] [--tta none|flip|flip_shift|paper]"""
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
@@ -18,7 +19,6 @@ from transformers.utils.logging import disable_progress_bar
 from cifar10.arrays import open_arrays
 from cifar10.loading import Loading
 from cifar10.reading import DatasetError, ImageSplit
-from cifar10.splitting import random_subset, stratified_split
 from evaluation.backends import BACKENDS, open_network
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
 from evaluation.figures import plot_split
@@ -27,11 +27,11 @@ from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, read_json, write_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
-from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe_with
-from training.recipe import Recipe, RecipeError
-from training.setup import open_recipe_split, start_accelerator
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
+from training.recipe import RecipeError
+from training.rows import HELD_OUT, VALIDATION, ScoredRows, count_test, is_fact_of_training, open_rows, unreserved
+from training.setup import start_accelerator
 
-VALIDATION = "validation"
 _FROM_RECIPE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "image_column_name", "label_column_name",
     "per_device_eval_batch_size", "max_eval_samples", "mixed_precision",
@@ -54,12 +54,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_eval_samples", type=int, help="As for train.py.")
     parser.add_argument("--mixed_precision", choices=["auto", "no", "bf16"], help="By default no.", default="no")
     parser.add_argument(
-        "--split", help="A split, or validation: the images that the run held out of its training. By default test."
+        "--split",
+        help="A split of the data, by default the one that the run was tested on; or held_out, the images that the run "
+        "held out of its training. So does validation, where the data has no split of that name.",
     )
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
     parser.add_argument("--quantized", action="store_true", help="Score the int8 file that export.py made.")
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
-    parser.add_argument("--compare_tta", action="store_true", help="Score every policy; with --split validation alone.")
+    parser.add_argument(
+        "--compare_tta", action="store_true", help="Score every policy; with --split validation or held_out."
+    )
     parser.add_argument(
         "--shift",
         metavar="corruptions|FOLDER",
@@ -68,7 +72,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", type=Path, help="Folder that gets the figures: all_results.json and pictures.")
     arguments = parser.parse_args(words)
-    if arguments.compare_tta and arguments.split != VALIDATION:
+    if arguments.compare_tta and arguments.split not in (VALIDATION, HELD_OUT):
         raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
     if arguments.shift and arguments.split == VALIDATION:
         raise RecipeError("--shift is a test, not something to choose by: leave --split validation out.")
@@ -80,8 +84,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Scores once, prints the figures and, with `--output_dir`, writes them."""
     folder = find_folder(arguments.model)
+    check_output_dir(arguments.output_dir, folder)
     recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
-    recipe.total_train_batch_size = recipe.per_device_train_batch_size = None
+    # Scoring has no steps of an optimiser, whose batch might not divide by the processes that score.
+    recipe = dataclasses.replace(recipe, total_train_batch_size=None, per_device_train_batch_size=1)
     accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
     model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
     predict = partial(
@@ -94,11 +100,15 @@ def run(arguments: argparse.Namespace) -> None:
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     with accelerator.autocast():
         if arguments.shift in (None, "corruptions"):
-            split, rows = open_rows(arguments, recipe, model.config.image_size, names)
+            run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
+            results = read_json(folder / RESULTS_NAME)
+            scored = open_rows(arguments.split, recipe, run_recipe, results, model.config.image_size)
+            if scored.split.label_names != names:
+                raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
         if arguments.shift is None:
-            finish = score_split(arguments, predict, split, rows, read_json(folder / RESULTS_NAME))
+            finish = score_split(arguments, predict, scored, results)
         elif arguments.shift == "corruptions":
-            finish = score_corruptions(arguments, predict, split, rows, recipe.seed)
+            finish = score_corruptions(arguments, predict, scored, recipe.seed)
         else:
             finish = score_arrays(
                 arguments, predict, open_arrays(Path(arguments.shift), model.config.image_size, names)
@@ -108,34 +118,34 @@ def run(arguments: argparse.Namespace) -> None:
     accelerator.end_training()
 
 
-def open_rows(
-    arguments: argparse.Namespace, recipe: Recipe, image_size: int, names: list[str]
-) -> tuple[ImageSplit, np.ndarray]:
-    """The split that the command line names, and its rows to score."""
-    name = arguments.split or recipe.test_split
-    split = open_recipe_split(recipe, "train" if name == VALIDATION else name, image_size)
-    if split.label_names != names:
-        raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
-    rows = np.arange(len(split.labels))
-    if name == VALIDATION:
-        _, rows = stratified_split(split.labels, recipe.validation_size, recipe.seed)
-        if not len(rows):
-            raise RecipeError(f"--split validation: {arguments.model} was trained without one (--validation_size 0).")
-    return split, random_subset(rows, recipe.max_eval_samples, recipe.seed)
+def check_output_dir(output_dir: Path | None, folder: Path) -> None:
+    """
+    Looks before anything is scored.
+
+    Raises:
+        RecipeError: the folder holds another model, whose figures these are not.
+    """
+    theirs, ours = (each / "model.safetensors" for each in (output_dir or folder, folder))
+    if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
+        raise RecipeError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
 
 
-def prefix_of(arguments: argparse.Namespace) -> str:
-    """What the names of figures begin with: the split and, where it is not PyTorch, what ran the network."""
-    split = "eval" if arguments.split == VALIDATION else arguments.split or "test"
+def results_there(arguments: argparse.Namespace) -> dict:
+    """What the output folder's `all_results.json` holds so far."""
+    return read_json(arguments.output_dir / RESULTS_NAME) if arguments.output_dir else {}
+
+
+def prefix_of(arguments: argparse.Namespace, scored: ScoredRows) -> str:
+    """What the names of figures begin with: that of the rows and, where it is not PyTorch, what ran the network."""
     backend = [] if arguments.backend == "torch" else [arguments.backend]
-    return "_".join([split, *backend, *(["int8"] if arguments.quantized else [])])
+    return "_".join([scored.prefix, *backend, *(["int8"] if arguments.quantized else [])])
 
 
 def score_split(
-    arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, before: dict
+    arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, before: dict
 ) -> Callable[[], None]:
     """
-    Scores a split.
+    Scores rows of a split.
 
     Args:
         before: the model's `all_results.json`, where the temperature is that validation gave.
@@ -143,16 +153,20 @@ def score_split(
     Returns:
         What is left for the main process: to print and to write.
     """
-    validation = arguments.split == VALIDATION
-    prefix = prefix_of(arguments)
+    split, rows, prefix = scored.split, scored.rows, prefix_of(arguments, scored)
     labels = split.labels[rows]
     started = time.perf_counter()
     logits = predict(split, rows, views=views_of(*(POLICIES if arguments.compare_tta else [arguments.tta])))
     runtime = time.perf_counter() - started
-    temperature = fit_temperature(logits["original"], labels) if validation else before.get("temperature")
+    temperature = fit_temperature(logits["original"], labels) if scored.are_held_out else before.get("temperature")
     results, details = report_split(prefix, logits, labels, policy=arguments.tta, temperature=temperature)
-    if validation and arguments.backend == "torch":
-        results["temperature"] = temperature
+    results |= scored.facts(prefix) | count_test(scored, results_there(arguments))
+    if scored.are_held_out and arguments.backend == "torch":
+        chosen = before.get("eval_chose", "").split(", ")
+        results |= {
+            "temperature": temperature,
+            "eval_chose": ", ".join(dict.fromkeys([*filter(None, chosen), "temperature"])),
+        }
     results[f"{prefix}_runtime"] = runtime
     results[f"{prefix}_samples_per_second"] = len(rows) / runtime
 
@@ -169,10 +183,10 @@ def score_split(
 
 
 def score_corruptions(
-    arguments: argparse.Namespace, predict: Predict, split: ImageSplit, rows: np.ndarray, seed: int
+    arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, seed: int
 ) -> Callable[[], None]:
     """Scores a split under every corruption and severity; returns what is left for the main process."""
-    prefix = prefix_of(arguments)
+    split, rows, prefix = scored.split, scored.rows, prefix_of(arguments, scored)
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
     for name in CORRUPTIONS:
         of_severities = [
@@ -192,7 +206,8 @@ def score_corruptions(
         if os.environ.get("LOCAL_RANK", "0") == "0":
             means = ", ".join(f"{policy} {np.mean(each[name]):.2%}" for policy, each in accuracies.items())
             print(f"{name:{max(map(len, CORRUPTIONS))}}  {means}", flush=True)
-    results = {f"{prefix}_corruption_samples": len(rows)}
+    results = {f"{prefix}_corruption_samples": len(rows), **scored.facts(prefix)}
+    results |= count_test(scored, results_there(arguments))
     for policy, by_corruption in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
         results[f"{prefix}_corruption_accuracy{suffix}"] = fmean(chain.from_iterable(by_corruption.values()))
@@ -217,8 +232,10 @@ def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[s
         suffix = "" if policy == "none" else "_tta"
         corrupted = [each for name, each in by_name.items() if name in CORRUPTIONS]
         if corrupted:
-            results[f"{folder}_accuracy{suffix}"] = fmean(corrupted)
-        results |= {f"{name}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS}
+            results[f"{unreserved(folder)}_accuracy{suffix}"] = fmean(corrupted)
+        results |= {
+            f"{unreserved(name)}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS
+        }
     return partial(write, arguments, results, {f"{folder}.json": accuracies})
 
 
@@ -234,18 +251,34 @@ def print_table(accuracies: dict[str, float]) -> None:
         print(f"{name:{width}}  {share:.2%}")
 
 
+def still_true(before: dict, results: dict) -> dict:
+    """
+    Of earlier figures those that may stand beside new ones.
+
+    Not what another policy gave the same rows, nor anything of other data whose figures had the same names.
+    """
+    elsewhere = tuple(
+        name.removesuffix("fingerprint")
+        for name in results
+        if name.endswith("_fingerprint") and before.get(name) not in (None, results[name])
+    )
+    return {
+        name: value
+        for name, value in before.items()
+        if name.removesuffix("_tta") not in results and not name.startswith(elsewhere)
+    }
+
+
 def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]) -> None:
     """Prints the figures; adds them to the output folder's `all_results.json`, and writes the details beside it."""
+    assert not any(map(is_fact_of_training, results)), f"a score in the place of a fact of training: {results}"
     for name, value in results.items():
         print(f"{name} = {value:.4f}" if isinstance(value, float) else f"{name} = {value}")
     if not arguments.output_dir:
         return
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     results_file = arguments.output_dir / RESULTS_NAME
-    # The figures that another policy gave the same rows earlier do not belong beside these.
-    before = {
-        name: value for name, value in read_json(results_file).items() if name.removesuffix("_tta") not in results
-    }
+    before = still_true(results_there(arguments), results)
     for name, content in details.items():
         write_json(arguments.output_dir / name, content)
     write_json(results_file, before | results)

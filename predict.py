@@ -20,6 +20,7 @@ from evaluation.backends import BACKENDS, open_network
 from evaluation.report import views_of
 from evaluation.trained import ModelError, check_finite, find_folder
 from evaluation.views import POLICIES, VIEWS, average
+from training.recipe import RecipeError, check_range
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,8 +44,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--per_device_eval_batch_size", type=int, default=128, help="Images at once; 128 by default.")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no", help="By default no.")
     arguments = parser.parse_args(words)
-    if arguments.per_device_eval_batch_size < 1:
-        parser.error(f"--per_device_eval_batch_size must be at least 1, got {arguments.per_device_eval_batch_size}")
+    check_range("per_device_eval_batch_size", arguments.per_device_eval_batch_size)
     if arguments.backend != "torch" and arguments.mixed_precision != "no":
         parser.error(f"--mixed_precision is for --backend torch, not for {arguments.backend}")
     return arguments
@@ -127,7 +127,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (DatasetError, ModelError) as error:
+    except (DatasetError, ModelError, RecipeError) as error:
         sys.exit(f"predict.py: error: {error}")
 
 

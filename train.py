@@ -43,6 +43,7 @@ from training.optimization import schedule
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, check_output_dir, claim_output_dir, finished_files
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
+from training.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, rows_of_run, training_facts
 from training.setup import (
     TrainingData,
     build_network,
@@ -90,7 +91,7 @@ def run(recipe: Recipe) -> None:
         with accelerator.autocast(), blaming_learning_rate(recipe, progress):
             return score(model, data.train, data.validation_rows, **scoring)
 
-    identity = RunIdentity.of(recipe, config, data.train, accelerator)
+    identity = RunIdentity.of(recipe, config, data, accelerator)
     if accelerator.is_main_process:
         claim_output_dir(recipe, output_dir)
         if recipe.push_to_hub:
@@ -121,17 +122,20 @@ def run(recipe: Recipe) -> None:
     final.load_state_dict(weights)
     with blaming_learning_rate(recipe, progress):
         scored = score_finished(recipe, data, partial(predict_logits, fold_batchnorm(final), **scoring))
+    devices = list(dict.fromkeys([*progress.earlier_devices, identity.device_name]))
     results = {
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
         "total_flos": total_flos(recipe, config, progress),
         "train_samples": len(data.train_rows),
-        "train_samples_per_second": progress.global_step * loader.total_batch_size / progress.train_runtime,
-        "train_device": ", then ".join(dict.fromkeys([*progress.earlier_devices, identity.device_name])),
+        "train_device": ", then ".join(devices),
         "train_num_processes": accelerator.num_processes,
+        **training_facts(recipe, data),
         **scored.results,
     }
+    if len(devices) == 1:  # a speed on two machines is that of neither
+        results["train_samples_per_second"] = progress.global_step * loader.total_batch_size / progress.train_runtime
     tested = {name: value for name, value in results.items() if name.startswith("test_") and isinstance(value, float)}
     accelerator.log(tested, step=progress.global_step)
     if accelerator.is_main_process:
@@ -182,7 +186,13 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
     Fills in the recipe's `tta` and `temperature`: without validation images `auto` is none, and there is no scaling.
     """
     results, details = {}, {}
+    held_out, test = rows_of_run(recipe, data)
     if len(data.validation_rows):
+        chosen = {
+            "epoch": recipe.load_best_model_at_end,
+            "tta": recipe.tta == "auto",
+            "temperature": recipe.temperature is None,
+        }
         labels = data.train.labels[data.validation_rows]
         contenders = POLICIES if recipe.tta == "auto" else [recipe.tta]
         logits = predict(data.train, data.validation_rows, views=views_of(*contenders))
@@ -190,15 +200,21 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
         recipe.tta = best_policy(accuracies) if accuracies else recipe.tta
         recipe.temperature = recipe.temperature or fit_temperature(logits["original"], labels)
         results, details["eval"] = report_split(
-            "eval", logits, labels, policy=recipe.tta, temperature=recipe.temperature
+            HELD_OUT_PREFIX, logits, labels, policy=recipe.tta, temperature=recipe.temperature
         )
+        results |= held_out.facts(HELD_OUT_PREFIX)
+        if any(chosen.values()):
+            results["eval_chose"] = ", ".join(name for name, was_chosen in chosen.items() if was_chosen)
         if accuracies:
             details["eval"]["tta"] = accuracies
     elif recipe.tta == "auto":
         recipe.tta = "none"
     logits = predict(data.test, data.test_rows, views=views_of(recipe.tta))
     labels = data.test.labels[data.test_rows]
-    tested, details["test"] = report_split("test", logits, labels, policy=recipe.tta, temperature=recipe.temperature)
+    tested, details["test"] = report_split(
+        TEST_PREFIX, logits, labels, policy=recipe.tta, temperature=recipe.temperature
+    )
+    tested |= test.facts(TEST_PREFIX) | {TIMES_SCORED: 1}
     if recipe.temperature:
         results["temperature"] = recipe.temperature
     return Scored(results | tested, details, logits["original"])

@@ -3,12 +3,20 @@
 Two sources with one method, `read`: `StreamedImages` decodes on the way, `ResidentImages` holds a uint8 tensor.
 """
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
-from datasets import ClassLabel, Features, Image, IterableDataset, load_dataset
+from datasets import ClassLabel, DatasetBuilder, Features, Image, IterableDataset, load_dataset_builder
 from PIL import UnidentifiedImageError
 from PIL.Image import Image as PILImage
 from PIL.Image import Resampling, fromarray
@@ -17,6 +25,8 @@ from torch import Tensor
 from .device import ship
 
 SAMPLE_FOLDER = "cifar10/sample"
+TRAIN_SPLIT = "train"
+ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 _ROWS_PER_CHUNK = 1000
 
 
@@ -36,11 +46,14 @@ class ImageSplit:
         labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`.
         label_names: names of the classes.
         images: where the images are read from.
+        fingerprint: a digest of the encoded images, the labels and the names, wherever they lie; None where the images
+            are not those of a dataset.
     """
 
     labels: np.ndarray
     label_names: list[str]
     images: "StreamedImages | ResidentImages"
+    fingerprint: str | None = None
 
 
 class StreamedImages:
@@ -152,6 +165,23 @@ class ResidentImages:
             yield self.pixels.index_select(0, ship(rows, self.pixels.device))
 
 
+def shared_name(dataset_name: str) -> str:
+    """A dataset's name as others may know it: of a local one its last part, and not where it lies."""
+    path = Path(dataset_name)
+    return path.resolve().name if path.exists() else dataset_name
+
+
+def open_builder(dataset_name: str, config_name: str | None = None, revision: str | None = None) -> DatasetBuilder:
+    """
+    What `datasets` knows of a dataset before it reads any of it; arguments as `open_split`.
+
+    Raises:
+        DatasetError: there is no such dataset.
+    """
+    with _said_in_one_line(dataset_name):
+        return load_dataset_builder(dataset_name, config_name, revision=revision)
+
+
 def open_stream(
     dataset_name: str, split: str, config_name: str | None = None, revision: str | None = None
 ) -> IterableDataset:
@@ -161,9 +191,24 @@ def open_stream(
     Raises:
         DatasetError: no such dataset or split, or its columns have no types.
     """
-    # The whole message is written below: the reason of `datasets` may be many lines long.
+    return _open_stream(open_builder(dataset_name, config_name, revision), dataset_name, split)
+
+
+def _open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> IterableDataset:
+    with _said_in_one_line(dataset_name):
+        stream = builder.as_streaming_dataset(split=split)
+    if stream.features is None:
+        raise DatasetError(
+            f"split {split!r} of {dataset_name} does not say what its columns hold: give a dataset with typed columns."
+        )
+    return stream
+
+
+@contextmanager
+def _said_in_one_line(dataset_name: str) -> Iterator[None]:
+    """The whole message is written here: the reason of `datasets` may be many lines long."""
     try:
-        stream = load_dataset(dataset_name, config_name, split=split, revision=revision, streaming=True)
+        yield
     except ValueError as error:
         raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
     except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
@@ -172,11 +217,6 @@ def open_stream(
             f"reached ({_first_line(error)}): give a folder, or train on the sample that ships with this project, "
             f"--dataset_name {SAMPLE_FOLDER}."
         ) from error
-    if stream.features is None:
-        raise DatasetError(
-            f"split {split!r} of {dataset_name} does not say what its columns hold: give a dataset with typed columns."
-        )
-    return stream
 
 
 def open_split(
@@ -202,20 +242,24 @@ def open_split(
         resident_on: where to hold all images as one tensor; None to stream.
 
     Raises:
-        DatasetError: no such dataset, split or column, fewer than two classes, or a label out of range.
+        DatasetError: no such dataset, split or column, fewer than two classes, a label out of range, files that number
+            the classes in different ways, or a file that is in the split twice or in the training split too.
     """
-    stream = open_stream(dataset_name, split, config_name, revision)
+    builder = open_builder(dataset_name, config_name, revision)
+    stream = _open_stream(builder, dataset_name, split)
+    files = _check_files(builder, dataset_name, split)
     description = f"split {split!r} of {dataset_name}"
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     label_column = find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
     label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
     if len(label_names) < 2:
         raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
-    labels = _read_labels(stream, label_column, len(label_names), description)
+    _check_names(builder, files, label_column, label_names)
+    labels, fingerprint = _read_rows(stream, image_column, label_column, label_names, description)
     images = StreamedImages(stream, image_column, len(labels), image_size, description)
     if resident_on is not None:
         images = ResidentImages(images, len(labels), resident_on)
-    return ImageSplit(labels, label_names, images)
+    return ImageSplit(labels, label_names, images, fingerprint)
 
 
 def _first_line(error: Exception) -> str:
@@ -256,16 +300,94 @@ def read_tables(stream: IterableDataset, description: str) -> Iterator:
         ) from error
 
 
-def _read_labels(stream: IterableDataset, column: str, num_labels: int, description: str) -> np.ndarray:
-    tables = read_tables(stream.select_columns([column]), description)
-    parts = [table[column].fill_null(-1).to_numpy() for table in tables]
+def _check_files(builder: DatasetBuilder, dataset_name: str, split: str) -> list[str]:
+    """
+    The data files of a split, which may be a sum of splits.
+
+    Raises:
+        DatasetError: one counts twice, or is one of the training split, where that is not asked for.
+    """
+    of_splits = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+    asked_for = list(of_splits) if split == ALL_SPLITS else [part.strip() for part in split.split("+")]
+    files = [file for part in asked_for for file in of_splits.get(part, [])]
+    trained_on = set() if TRAIN_SPLIT in asked_for else set(of_splits.get(TRAIN_SPLIT, []))
+    twice = [file for file, count in Counter(files).items() if count > 1]
+    for where, found in (("twice in", twice), ("in the training split and in", [f for f in files if f in trained_on])):
+        if found:
+            raise DatasetError(
+                f"{found[0]} is {where} split {split!r} of {dataset_name} ({len(found)} files are). `datasets` takes "
+                "words such as train, test, val and dev for a split wherever a path has them, in the name of a class "
+                "too: rename such folders and files, or list the files of each split in the dataset's README.md, under "
+                "configs and data_files."
+            )
+    return files
+
+
+def _check_names(builder: DatasetBuilder, files: list[str], column: str, label_names: list[str]) -> None:
+    """
+    Looks into each file for the classes that it names: `datasets` reads all by the names of the first.
+
+    Raises:
+        DatasetError: a file cannot be read, or names other classes, or names them in another order.
+    """
+    read_schema = {"parquet": pyarrow.parquet.read_schema, "arrow": _read_arrow_schema}.get(builder.info.builder_name)
+    for file in files if read_schema else []:
+        try:
+            with fsspec.open(file, "rb") as opened:
+                feature = Features.from_arrow_schema(read_schema(opened)).get(column)
+        except Exception as error:  # Arrow, JSON, fsspec and httpx raise their own
+            raise DatasetError(f"{file} cannot be read ({_first_line(error)}): get it anew.") from error
+        if isinstance(feature, ClassLabel) and [str(name) for name in feature.names] != label_names:
+            raise DatasetError(
+                f"{file} numbers the classes of column {column} as {', '.join(map(str, feature.names))}, where "
+                f"{builder.dataset_name} has {', '.join(label_names)}: write its files anew, with one order for all."
+            )
+
+
+def _read_arrow_schema(file) -> pyarrow.Schema:
+    try:
+        return pyarrow.ipc.open_stream(file).schema
+    except pyarrow.ArrowInvalid:  # the format that begins with a magic number
+        file.seek(0)
+        return pyarrow.ipc.open_file(file).schema
+
+
+def _read_rows(
+    stream: IterableDataset, image_column: str, label_column: str, label_names: list[str], description: str
+) -> tuple[np.ndarray, str]:
+    """The labels of a split, checked, and its fingerprint; images are read, but not decoded."""
+    encoded = stream.select_columns([image_column, label_column]).cast_column(image_column, Image(decode=False))
+    digest = hashlib.blake2b(json.dumps(label_names).encode(), digest_size=16)
+    parts, num_rows = [], 0
+    for table in read_tables(encoded, description):
+        for row, image in enumerate(table[image_column].to_pylist(), start=num_rows):
+            content = _content(image, f"row {row} of {description}")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        parts.append(table[label_column].fill_null(-1).to_numpy())
+        num_rows += len(table)
     if not parts:
         raise DatasetError(f"{description} has no rows.")
     labels = np.concatenate(parts).astype(np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_labels))
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
     if len(wrong):
         raise DatasetError(
-            f"row {wrong[0]} of {description} has no label in 0 … {num_labels - 1} (it says {labels[wrong[0]]}; "
+            f"row {wrong[0]} of {description} has no label in 0 … {len(label_names) - 1} (it says {labels[wrong[0]]}; "
             f"{len(wrong)} rows are like it): correct or remove them."
         )
-    return labels
+    digest.update(labels.astype("<i8").tobytes())
+    return labels, digest.hexdigest()
+
+
+def _content(encoded: dict | None, description: str) -> bytes:
+    """The bytes of an image file, wherever they lie; none where the row is null, which only decoding complains of."""
+    if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
+        return b""
+    if encoded["bytes"] is not None:
+        return encoded["bytes"]
+    try:
+        with fsspec.open(encoded["path"], "rb") as file:
+            return file.read()
+    except Exception as error:  # fsspec and httpx raise their own
+        raise DatasetError(
+            f"{description} holds no image that can be read ({_first_line(error)}): repair or remove the row."
+        ) from error

@@ -238,7 +238,12 @@ def _training_facts(results: dict, recipe: Recipe) -> list[str]:
         facts.append(
             f"{results['train_runtime'] / 60:.0f} minutes of training steps{where}"
             + (f", {many} processes" if many > 1 else "")
-            + f", {results['train_samples_per_second']:,.0f} images a second, precision {recipe.mixed_precision}"
+            + (
+                f", {results['train_samples_per_second']:,.0f} images a second"
+                if "train_samples_per_second" in results
+                else ""
+            )
+            + f", precision {recipe.mixed_precision}"
         )
     if "total_flos" in results:
         petaflop = results["total_flos"] / 1e15

@@ -1,18 +1,23 @@
 """A checkpoint is whole or refused, of this run or refused, and never lost to a newer one that failed."""
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from conftest import run_python, tiny_run_flags
+import torch
+from conftest import SAMPLE, run_python, tiny_run_flags, write_dataset
+from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import assert_same_weights, read, snapshot, train
 
-from cifar10 import reading
+from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import (
     CHECKSUMS_NAME,
     CheckpointError,
@@ -21,8 +26,38 @@ from training.checkpoints import (
     find_damage,
     list_checkpoints,
 )
-from training.identity import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
+from training.identity import RUN_NAME, RunIdentity
 from training.recipe import Recipe
+
+# Every setting, with a value that is not its default: what the weights depend on, …
+DECISIVE = {
+    "validation_size": 100, "max_train_samples": 100, "max_eval_samples": 100, "shuffle_buffer_size": 100,
+    "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1], "trivial_augment": True, "crop_padding": 2,
+    "crop_padding_mode": "reflect", "horizontal_flip_prob": 0.4, "alternating_flip": True, "vertical_flip_prob": 0.1,
+    "gaussian_blur_prob": 0.1, "gaussian_blur_sigma": [0.2, 1.0], "random_erasing_prob": 0.1,
+    "random_erasing_area": [0.1, 0.3], "cutmix_prob": 0.1, "cutmix_alpha": 0.5, "label_smoothing_factor": 0.1,
+    "num_light_augmentation_epochs": 1, "num_final_light_augmentation_epochs": 1, "progressive_resizing": ["24:0.5"],
+    "stem_initialization": "whitening", "num_train_epochs": 7, "max_train_steps": 7, "total_train_batch_size": 64,
+    "optim": "muon", "learning_rate": 0.2, "muon_learning_rate": 0.1, "muon_weight_decay": 0.1, "momentum": 0.8,
+    "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
+    "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
+    "num_final_sam_epochs": 2, "ema_decay": 0.9, "sync_batchnorm": True, "seed": 7, "load_best_model_at_end": True,
+}  # fmt: skip
+# … what only their last bits depend on, …
+ROUNDING = {
+    "per_device_train_batch_size": 64, "per_device_eval_batch_size": 64, "gradient_accumulation_steps": 2,
+    "mixed_precision": "bf16", "channels_last": True, "torch_compile": True, "torch_compile_mode": "max-autotune",
+    "cuda_graphs": True, "use_cpu": True, "deterministic": True,
+}  # fmt: skip
+# … and what they do not.
+FREE = {
+    "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
+    "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
+    "config_name": "elsewhere", "tta": "flip", "temperature": 2.0, "output_dir": "elsewhere",
+    "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no", "save_total_limit": 5,
+    "resume_from_checkpoint": "last", "push_to_hub": True, "hub_model_id": "user/name", "license": "mit",
+    "report_to": "tensorboard",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +207,44 @@ def test_a_checkpoint_of_another_network_is_refused(interrupted, tmp_path):
         train(interrupted[1], f"--config_name={tmp_path}", "--resume_from_checkpoint=last")
 
 
-def test_a_checkpoint_of_other_data_is_refused(interrupted, monkeypatch):
-    labels = reading._read_labels
-    monkeypatch.setattr(reading, "_read_labels", lambda *arguments: labels(*arguments)[::-1].copy())
-    with pytest.raises(CheckpointError, match="the training images or their labels"):
-        train(interrupted[1], "--resume_from_checkpoint=last")
+@pytest.fixture
+def resumes_on(written, tmp_path):
+    """Tries to go on with other pictures in the place of some of a split's; gives what is said."""
+    rows = {split: load_dataset(str(SAMPLE), split=split).with_format("arrow")[:] for split in ("train", "test")}
+    images = {split: [image["bytes"] for image in table["img"].to_pylist()] for split, table in rows.items()}
+    names = load_dataset(str(SAMPLE), split="train").features["label"].names
+
+    def resume(split, changed):
+        for each, contents in images.items():
+            pictures = contents.copy()
+            if each == split:
+                for row in changed:
+                    pictures[row] = pictures[row + 1]
+            write_dataset(tmp_path / "data", each, pictures, rows[each]["label"].to_pylist(), names)
+        flags = [f"--dataset_name={tmp_path / 'data'}", f"--output_dir={tmp_path / 'run'}", "--num_train_epochs=3"]
+        train(written[1], *flags, f"--resume_from_checkpoint={written[0] / 'checkpoint-21'}")
+
+    return resume
+
+
+@pytest.mark.parametrize(("split", "called"), [("train", "training"), ("test", "test")])
+def test_a_checkpoint_of_other_pictures_with_the_same_labels_is_refused(resumes_on, tmp_path, split, called):
+    """One of them is enough, whether it was drawn for training, for validation or for neither."""
+    for row in (5, 401):
+        with pytest.raises(CheckpointError, match=f"different run: the {called} images or their labels"):
+            resumes_on(split, [row])
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+def test_a_checkpoint_of_a_version_that_knew_less_of_the_data_is_refused(interrupted):
+    folder, flags = interrupted
+    run = read(folder / "checkpoint-21", RUN_NAME)
+    for content in (run | {"data": "a digest of labels"}, {"recipe": run["recipe"]}):
+        (folder / "checkpoint-21" / RUN_NAME).write_text(json.dumps(content))
+        (folder / "checkpoint-21" / CHECKSUMS_NAME).unlink()
+        _write_checksums(folder / "checkpoint-21")
+        with pytest.raises(CheckpointError, match=r"checkpoint-21 .*run\.json was written by another version"):
+            train(flags, "--resume_from_checkpoint=last")
 
 
 def test_where_things_are_may_change(interrupted, written, tmp_path):
@@ -209,13 +277,45 @@ def test_the_results_name_each_kind_of_machine_that_the_run_was_on(interrupted):
     for _ in range(2):  # the second time as if interrupted behind its last step
         train(flags, "--resume_from_checkpoint=last")
         assert read(folder)["train_device"] == f"NVIDIA H100, then {run['machine']['processor']}"
+        assert "train_samples_per_second" not in read(folder)  # of neither
         leave_checkpoints_alone(folder)
 
 
-def test_every_setting_is_either_part_of_the_run_or_named_as_free():
-    names, free = set(vars(Recipe())), NO_WEIGHT_DEPENDS_ON | ROUNDING_DEPENDS_ON
-    assert names >= free and not NO_WEIGHT_DEPENDS_ON & ROUNDING_DEPENDS_ON
-    assert {"learning_rate", "seed", "validation_size", "sync_batchnorm"} <= names - free
+def identity(tmp_path, **settings):
+    """Of a run with the default recipe but for these settings, as a checkpoint gives it back."""
+    splits = {name: SimpleNamespace(fingerprint=name) for name in ("train", "test")}
+    recipe = Recipe()
+    for name, value in settings.items():
+        setattr(recipe, name, value)  # by itself, though some need another beside them
+    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    made = RunIdentity.of(recipe, SlimResNetConfig(), SimpleNamespace(**splits), accelerator)
+    made.save(tmp_path)
+    assert RunIdentity.load(tmp_path) == made
+    return made
+
+
+def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
+    assert DECISIVE.keys() | ROUNDING.keys() | FREE.keys() == {each.name for each in dataclasses.fields(Recipe)}
+    here = identity(tmp_path)
+    for name, value in (DECISIVE | ROUNDING | FREE).items():
+        there = identity(tmp_path, **{name: value})
+        [*differences], [*machine] = here.differences(there), here.machine_differences(there)
+        said = [f"{name} {value} there, {getattr(Recipe(), name)} here"]
+        assert (differences, machine) == (said * (name in DECISIVE), said * (name in ROUNDING)), name
+
+
+def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path, monkeypatch):
+    """A power cut between the two would leave a checkpoint of empty files."""
+    events = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))[1])
+    monkeypatch.setattr(Path, "rename", lambda path, to: (events.append((str(path), str(to))), rename(path, to))[1])
+    folder = train(flags, "--max_train_steps=1")
+    unfinished, finished = str(folder / "tmp-checkpoint-1"), str(folder / "checkpoint-1")
+    at = events.index((unfinished, finished))
+    names = [file.name for file in (folder / "checkpoint-1").iterdir()]
+    assert {f"{unfinished}/{name}" for name in names} | {unfinished} <= set(events[:at])
+    assert events[at + 1] == str(folder)  # then the list of names
 
 
 def test_a_folder_that_is_no_checkpoint(flags, tmp_path):

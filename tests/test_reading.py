@@ -1,13 +1,17 @@
 """Reading a split: from any dataset, decoded once, with a mistake named by its row, column or flag."""
 
+import io
+import shutil
+
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import SAMPLE, write_dataset
 from datasets import ClassLabel, Value, load_dataset
 from PIL import Image as PILImage
 
-from cifar10.reading import DatasetError, ResidentImages, StreamedImages, open_split
+from cifar10.reading import DatasetError, ResidentImages, StreamedImages, decode_image, open_split
 from cifar10.splitting import random_subset, stratified_split
 
 
@@ -79,6 +83,16 @@ def test_images_of_other_sizes_and_modes_are_made_alike(tmp_path):
     (pixels,) = open_split(str(tmp_path), "train", image_size=8).images.read([np.arange(4)])
     assert pixels.shape == (4, 3, 8, 8)
     assert pixels[0, :, 0, 0].tolist() == [255, 0, 0] and pixels[1].unique().tolist() == [7]
+
+
+def test_other_sizes_are_pillows_bilinear():
+    """Neither square nor flat, so that a transposed picture or another filter gives other pixels."""
+    for height, width in ((20, 9), (5, 13), (8, 30)):
+        image = PILImage.fromarray(make_images(1, size=(height, width))[0])
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        expected = image.resize((8, 8), PILImage.Resampling.BILINEAR)
+        assert (decode_image({"bytes": file.getvalue(), "path": None}, 8) == np.asarray(expected)).all()
 
 
 def test_an_image_folder_works_too(tmp_path):
@@ -155,6 +169,133 @@ def test_resident_images_are_one_tensor():
     assert images.pixels.shape == (500, 3, 32, 32) and images.pixels.dtype == torch.uint8
 
 
+# --- the files of a split -------------------------------------------------------------------------------------------
+
+NAMES = ["zebra", "ant", "moth"]
+
+
+def write_split(folder, file, labels=(2, 0, 2, 1), names=NAMES, seed=0):
+    """A Parquet file of small pictures, wider than they are high; returns it."""
+    write_dataset(folder, file, make_images(len(labels), (6, 9), seed), list(labels), names)
+    return folder / f"{file}.parquet"
+
+
+def write_image_folder(folder, *files):
+    for index, name in enumerate(files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(make_images(1, (6, 9), seed=index)[0]).save(folder / name)
+
+
+@pytest.mark.parametrize("names", [["ant", "zebra", "moth"], ["zebra", "ant", "wasp"], ["zebra", "ant"]])
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("test-0", "test-1"), ("validation", "test")])
+def test_a_file_that_numbers_its_classes_in_another_way_is_named(tmp_path, first, second, names):
+    """`datasets` reads every file of every split by the names of the first that it meets."""
+    write_split(tmp_path, first)
+    other = write_split(tmp_path, second, labels=(1, 0, 1), names=names)
+    message = refused(str(tmp_path), "test")
+    assert str(other) in message and ", ".join(NAMES) in message and ", ".join(names) in message
+
+
+def test_files_that_number_their_classes_alike_or_not_at_all_are_read(tmp_path):
+    write_split(tmp_path, "train")
+    write_split(tmp_path, "test-0", labels=(1, 2))
+    bare = write_split(tmp_path, "test-1", labels=(2, 0, 0))
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(bare).replace_schema_metadata(None), bare)
+    split = open_split(str(tmp_path), "test", image_size=8)
+    assert split.label_names == NAMES and split.labels.tolist() == [1, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1]])
+def test_arrow_files_too(tmp_path, names):
+    for split, of_file in (("train", NAMES), ("test", names)):
+        write_split(tmp_path / "parquet" / split, split, names=of_file)
+        dataset = load_dataset(str(tmp_path / "parquet" / split), split=split)
+        dataset.save_to_disk(tmp_path / "arrow" / split)
+    if names == NAMES:
+        split = open_split(str(tmp_path / "arrow"), "test", image_size=8)
+        assert split.label_names == NAMES and split.labels.tolist() == [2, 0, 2, 1]
+    else:
+        assert f"{tmp_path}/arrow/test/data-00000-of-00001.arrow" in refused(str(tmp_path / "arrow"), "test")
+
+
+@pytest.mark.parametrize(
+    ("split", "file", "where"),
+    [
+        ("test", "train/test/1.png", "in the training split and in"),
+        ("test", "test/train-station/1.png", "in the training split and in"),
+        ("test", "train/evaluation board/1.png", "in the training split and in"),
+        ("validation", "train/val/1.png", "in the training split and in"),
+        ("validation", "train/dev-kit/1.png", "in the training split and in"),
+        ("test", "test/test_tube/1.png", "twice in"),
+    ],
+)
+def test_a_file_that_datasets_takes_for_two_splits_or_twice_is_named(tmp_path, split, file, where):
+    folder = tmp_path / "pets"
+    write_image_folder(folder, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/cat/4.png", file)
+    message = refused(str(folder), split)
+    assert f"{folder / file} is {where} split '{split}'" in message and "README.md" in message
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: train/**\n  - split: test\n    path: test/**\n---\n"
+    )
+    numbers = [len(open_split(str(folder), name, image_size=8).labels) for name in ("train", "test")]
+    assert numbers == ([3, 2] if file.startswith("train/") else [2, 3])
+
+
+def test_one_parquet_file_of_two_splits_is_named(tmp_path):
+    write_split(tmp_path / "data", "a")
+    write_split(tmp_path / "data", "b", seed=1)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: data/*\n  - split: test\n    path: data/b.parquet\n---\n"
+    )
+    assert "data/b.parquet is in the training split and in split 'test'" in refused(str(tmp_path), "test")
+    assert "twice in split 'test+test'" in refused(str(tmp_path), "test+test")
+
+
+# --- fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def fingerprint(folder, split="train", **settings):
+    return open_split(str(folder), split, image_size=8, **settings).fingerprint
+
+
+def test_the_same_rows_have_the_same_fingerprint_wherever_they_lie(tmp_path):
+    """As a stream and in memory, in another folder, in two files, and as the files of a folder of images."""
+    write_image_folder(tmp_path / "files", "train/moth/0.png", "train/zebra/1.png", "train/zebra/2.png")
+    files = [tmp_path / "files/train" / name for name in ("moth/0.png", "zebra/1.png", "zebra/2.png")]
+    contents = [file.read_bytes() for file in files]
+    write_dataset(tmp_path / "one", "train", contents, [0, 1, 1], ["moth", "zebra"])
+    write_dataset(tmp_path / "two", "train-0", contents[:1], [0], ["moth", "zebra"])
+    write_dataset(tmp_path / "two", "train-1", contents[1:], [1, 1], ["moth", "zebra"])
+    shutil.copytree(tmp_path / "one", tmp_path / "elsewhere")
+    expected = fingerprint(tmp_path / "files")
+    assert expected and expected == fingerprint(tmp_path / "one", resident_on=torch.device("cpu"))
+    assert {expected} == {fingerprint(tmp_path / name) for name in ("one", "two", "elsewhere")}
+
+
+def test_other_pixels_labels_names_or_an_order_have_another(tmp_path):
+    images, labels = make_images(3, (6, 9)), [2, 0, 1]
+    brighter = images[1].copy()
+    brighter[5, 8, 2] ^= 1
+    kinds = {
+        "same": (images, labels, NAMES),
+        "pixel": ([images[0], brighter, images[2]], labels, NAMES),
+        "label": (images, [2, 1, 1], NAMES),
+        "names": (images, labels, ["ant", "zebra", "moth"]),
+        "order": (images[::-1], labels[::-1], NAMES),
+        "fewer": (images[:2], labels[:2], NAMES),
+        "ends of files": ([b"ab", b"c"], [0, 1], NAMES),
+        "other ends": ([b"a", b"bc"], [0, 1], NAMES),
+    }
+    for kind, content in kinds.items():
+        write_dataset(tmp_path / kind, "train", *content)
+    assert len({fingerprint(tmp_path / kind) for kind in kinds}) == len(kinds)
+
+
+# --- which rows -----------------------------------------------------------------------------------------------------
+
+
 def test_stratified_split():
     labels = np.repeat([0, 1, 2], [500, 300, 200])[np.random.default_rng(0).permutation(1000)]
     train, validation = stratified_split(labels, 100, seed=1)
@@ -171,6 +312,23 @@ def test_stratified_split():
 def test_a_split_that_cannot_be_cut_evenly(size):
     with pytest.raises(DatasetError, match=f"--validation_size {size}"):
         stratified_split(np.arange(1000) % 10, size, seed=0)
+
+
+def test_a_cut_keeps_every_classs_share_whatever_the_order():
+    """Sorted by class, as many folders are: neither the first rows nor any others of a few classes alone."""
+    labels = np.repeat([3, 0, 2], [60, 30, 10])
+    for seed in range(5):
+        train, validation = stratified_split(labels, 20, seed)
+        assert np.bincount(labels[validation]).tolist() == [6, 0, 2, 12]
+        assert np.bincount(labels[train]).tolist() == [24, 0, 8, 48]
+        assert not set(train) & set(validation)
+
+
+def test_a_subset_may_be_any_rows():
+    rows = np.arange(100, 120)
+    drawn = np.concatenate([random_subset(rows, 5, seed) for seed in range(400)])
+    counts = np.bincount(drawn - 100, minlength=20)
+    assert counts.min() > 60 and counts.max() < 140  # 100 of each: four standard deviations
 
 
 def test_random_subset():

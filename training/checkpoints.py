@@ -121,7 +121,13 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint is of another run, or processes do not read the same one.
         """
-        there = RunIdentity.load(checkpoint)
+        try:
+            there = RunIdentity.load(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} cannot be told to be of this run ({error}): go on with that version, or "
+                "train anew with --overwrite_output_dir."
+            ) from error
         if differing := self._identity.differences(there):
             raise CheckpointError(
                 f"checkpoint {checkpoint} is of a different run: {'; '.join(differing)}. Resume with the recipe "

@@ -1,19 +1,18 @@
 """What a checkpoint is a checkpoint of: which of two runs are the same run."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from cifar10.reading import ImageSplit
 from modeling_slimresnet import SlimResNetConfig
 
 from .hardware import processor_name
 from .recipe import Recipe
+from .setup import TrainingData
 
 RUN_NAME = "run.json"
 
@@ -24,7 +23,7 @@ NO_WEIGHT_DEPENDS_ON = frozenset(
         "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
         "overwrite_output_dir", "logging_steps", "checkpointing_steps", "save_total_limit",
         "resume_from_checkpoint", "report_to", "tta", "temperature", "push_to_hub",
-        "hub_model_id",
+        "hub_model_id", "license",
     }
 )  # fmt: skip
 # How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.
@@ -40,28 +39,30 @@ ROUNDING_DEPENDS_ON = frozenset(
 @dataclass(frozen=True)
 class RunIdentity:
     """
-    All that the weights of a run depend on.
+    All that the weights of a run depend on, and what it is tested on.
 
     Attributes:
         recipe: every setting as resolved.
         network: the fields of its config.
-        data: a digest of the training split's labels and their names.
+        data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
 
     recipe: dict
     network: dict
-    data: str
+    data: dict
     machine: dict
 
     @classmethod
-    def of(cls, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit, accelerator: Accelerator) -> "RunIdentity":
+    def of(
+        cls, recipe: Recipe, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator
+    ) -> "RunIdentity":
         """The identity of the run that is about to begin."""
         device = accelerator.device.type
         return cls(
             recipe=asdict(recipe),
             network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
-            data=hashlib.sha256(train.labels.tobytes() + json.dumps(train.label_names).encode()).hexdigest(),
+            data={"training": data.train.fingerprint, "test": data.test.fingerprint},
             machine={
                 "processes": accelerator.num_processes,
                 "threads": torch.get_num_threads() if device == "cpu" else None,
@@ -82,19 +83,28 @@ class RunIdentity:
 
     @classmethod
     def load(cls, folder: Path) -> "RunIdentity":
-        """Reads `run.json`."""
-        return cls(**json.loads((folder / RUN_NAME).read_text(encoding="utf-8")))
+        """
+        Reads `run.json`.
+
+        Raises:
+            ValueError: it is of a version of this program that knew runs by something else.
+        """
+        content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+        if content.keys() != {each.name for each in fields(cls)} or not isinstance(content["data"], dict):
+            raise ValueError(f"{RUN_NAME} was written by another version of this program")
+        return cls(**content)
 
     def differences(self, there: "RunIdentity") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
         names = self.recipe.keys() | there.recipe.keys()
         differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - ROUNDING_DEPENDS_ON)
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
-        if there.data != self.data:
-            differing.append(
-                f"the training images or their labels ({there.recipe.get('dataset_name')} there, "
-                f"{self.recipe['dataset_name']} here)"
-            )
+        differing += [
+            f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
+            f"{self.recipe['dataset_name']} here)"
+            for split, fingerprint in self.data.items()
+            if there.data.get(split) != fingerprint
+        ]
         return differing
 
     def machine_differences(self, there: "RunIdentity") -> list[str]:

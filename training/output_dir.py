@@ -1,5 +1,6 @@
 """The output folder: whose it is, and how a finished run's files come into it."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -71,13 +72,10 @@ def read_recipe_with(folder: Path, **settings) -> Recipe:
     The recipe of a trained folder, the default one where it has none, with those settings that are not None.
 
     Raises:
-        RecipeError: it cannot be read.
+        RecipeError: it cannot be read, or a setting is out of range.
     """
     recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
-    for name, value in settings.items():
-        if value is not None:
-            setattr(recipe, name, value)
-    return recipe
+    return dataclasses.replace(recipe, **{name: value for name, value in settings.items() if value is not None})
 
 
 def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Literal, NoReturn, get_args
 import yaml
 from transformers.hf_argparser import HfArg, HfArgumentParser, string_to_bool
 
+from cifar10.reading import ALL_SPLITS, TRAIN_SPLIT
+
 
 class RecipeError(ValueError):
     """A setting that cannot be used; the message, one line whatever it quotes, names the flag and says what to do."""
@@ -184,18 +186,16 @@ class Recipe:
     )
     push_to_hub: bool = HfArg(default=False, help="Bring the finished run to the Hub, as push_to_hub.py does.")
     hub_model_id: str | None = HfArg(default=None, help="The repository for it, as user/name.")
+    license: str | None = HfArg(
+        default=None, help="Licence of the weights, as the Hub names it, such as apache-2.0; for the model card."
+    )
     report_to: Literal["none", "tensorboard", "trackio"] = HfArg(
         default="none", help="Tracker that gets every figure too."
     )
 
     def __post_init__(self):
-        for name, (low, high) in _RANGES.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, list) else [values]:
-                if value is not None and (not low <= value <= high or value == _NO_LIMIT):
-                    bounds = f"at least {low}" if high == _NO_LIMIT else f"between {low} and {high}"
-                    bounds = "finite" if value == _NO_LIMIT else bounds
-                    raise RecipeError(f"--{name} must be {bounds}, got {value}.")
+        for name in _RANGES:
+            check_range(name, getattr(self, name))
         for name in ("gaussian_blur_sigma", "random_erasing_area"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
@@ -217,6 +217,12 @@ class Recipe:
             raise RecipeError(f"--warmup_steps must be a whole number or a share below 1, got {self.warmup_steps}.")
         if self.num_final_sam_epochs and not self.sam_rho:
             raise RecipeError("--num_final_sam_epochs needs a --sam_rho above 0.")
+        tested = {part.partition("[")[0].strip() for part in self.test_split.split("+")}
+        if tested & {TRAIN_SPLIT, ALL_SPLITS}:
+            raise RecipeError(
+                f"--test_split {self.test_split} would test on images that are trained on: name another split. "
+                "eval.py scores those too, with --split."
+            )
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
         if self.push_to_hub and not self.hub_model_id:
@@ -309,6 +315,21 @@ _RANGES = {
     "logging_steps": (1, _NO_LIMIT),
     "save_total_limit": (1, _NO_LIMIT),
 }
+
+
+def check_range(name: str, values: float | list[float] | None) -> None:
+    """
+    Holds values of a setting, wherever they were given, against its range.
+
+    Raises:
+        RecipeError: one is outside it.
+    """
+    low, high = _RANGES[name]
+    for value in values if isinstance(values, list) else [values]:
+        if value is not None and (not low <= value <= high or value == _NO_LIMIT):
+            bounds = f"at least {low}" if high == _NO_LIMIT else f"between {low} and {high}"
+            bounds = "finite" if value == _NO_LIMIT else bounds
+            raise RecipeError(f"--{name} must be {bounds}, got {value}.")
 
 
 def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:

@@ -12,7 +12,7 @@ from joblib import cpu_count
 from torch import nn
 
 from cifar10.loading import Loading, TrainingLoader
-from cifar10.reading import ImageSplit, open_split
+from cifar10.reading import TRAIN_SPLIT, ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
@@ -153,10 +153,16 @@ def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData
 
     Raises:
         DatasetError: as `open_split` and `stratified_split`.
+        RecipeError: what is to be tested on is the training split, or has other classes.
     """
     resident_on = None if recipe.streaming else loading.device
-    train = open_recipe_split(recipe, "train", image_size, resident_on)
+    train = open_recipe_split(recipe, TRAIN_SPLIT, image_size, resident_on)
     test = open_recipe_split(recipe, recipe.test_split, image_size, resident_on)
+    if test.fingerprint == train.fingerprint:
+        raise RecipeError(
+            f"--test_split {recipe.test_split} of {recipe.dataset_name} holds the very images of the training split: "
+            "name another split."
+        )
     if test.label_names != train.label_names:
         raise RecipeError(
             f"--test_split {recipe.test_split} of {recipe.dataset_name} names other classes than the training split."
