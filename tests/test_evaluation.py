@@ -357,6 +357,7 @@ def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):
     evaluate_folder(folder, f"--output_dir={folder}", f"--tta={before['test_tta']}")
     after = read(folder)
     assert after.keys() - before.keys() == {"test_runtime", "test_samples_per_second"}
+    assert after["test_times_scored"] == before.pop("test_times_scored") + 1
     for name, value in before.items():  # a process in NCHW and one in NHWC differ in the last bits
         assert after[name] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value), name
     details = json.loads((folder / "test_details.json").read_text())

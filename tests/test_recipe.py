@@ -8,6 +8,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 
+from training.output_dir import read_recipe_with
 from training.recipe import Recipe, RecipeError, parse_recipe
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
@@ -72,6 +73,16 @@ def test_every_value_as_resolved_comes_back(tmp_path):
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
 
 
+def test_settings_put_in_later_are_held_against_their_ranges(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(parse_recipe(["--momentum=0.7", "--channels_last"]).to_yaml())
+    recipe = read_recipe_with(tmp_path, max_eval_samples=30, dataset_revision=None)
+    assert (recipe.max_eval_samples, recipe.momentum, recipe.channels_last) == (30, 0.7, True)
+    with pytest.raises(RecipeError, match="--max_eval_samples must be at least 1, got -400"):
+        read_recipe_with(tmp_path, max_eval_samples=-400)
+    with pytest.raises(RecipeError, match="--test_split train"):
+        read_recipe_with(tmp_path, test_split="train")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_parse_and_say_what_to_expect(path):
     settings = yaml.safe_load(path.read_text())
@@ -118,6 +129,9 @@ def test_the_reports_recipes():
         (["--nesterov", "--momentum", "0"], "--nesterov"),
         (["--load_best_model_at_end", "--validation_size", "0"], "--validation_size"),
         (["--checkpointing_steps", "often"], "--checkpointing_steps"),
+        (["--test_split", "train"], "--test_split train would test on images that are trained on"),
+        (["--test_split", "test+train[:10%]"], "--test_split test+train[:10%] would test"),
+        (["--test_split", "all"], "--test_split all would test"),
         (["--warmup_steps", "2.5"], "--warmup_steps"),
         (["--torch_compile", "perhaps"], "--torch_compile must be true, false or auto"),
         (["--progressive_resizing", "24"], "--progressive_resizing takes PIXELS:SHARE"),

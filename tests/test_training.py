@@ -45,10 +45,11 @@ def test_a_finished_folder(flags, capsys):
     scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
-        "train_num_processes", "total_flos", "temperature",
+        "train_num_processes", "total_flos", "temperature", "train_dataset", "train_dataset_is_local",
+        "train_data_fingerprint", "eval_chose", "test_times_scored",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
-          for name in ("samples", "tta", "expected_calibration_error_scaled")),
+          for name in ("samples", "tta", "expected_calibration_error_scaled", "dataset", "split", "fingerprint")),
     }  # fmt: skip
     assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
         3,
@@ -171,6 +172,24 @@ def test_averaged_weights_are_evaluated_and_saved(flags):
     assert read(folder)["eval_loss"] == pytest.approx(entry["eval_loss_ema"], abs=1e-6)
     plain = weights(folder / "checkpoint-2")
     assert not torch.equal(weights(folder)["classifier.weight"], plain["classifier.weight"])
+
+
+def test_the_best_epoch_is_that_of_the_averaged_weights(flags, monkeypatch):
+    """Where an average is kept, it is what is scored and saved, whatever the raw weights did."""
+    accuracies = iter([0.9, 0.1, 0.2, 0.8, 0.3, 0.5])  # of the raw and of the averaged weights, an epoch each
+    scored = []
+
+    def score(model, *_, **__):
+        scored.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"loss": 1.0, "accuracy": next(accuracies)}
+
+    monkeypatch.setattr("train.score", score)
+    folder = train(flags, "--ema_decay=0.8", "--load_best_model_at_end")
+    state = read(folder, "trainer_state.json")
+    assert (state["best_metric"], state["best_global_step"]) == (0.8, 14)
+    saved = weights(folder)
+    assert all(torch.equal(saved[name], value) for name, value in scored[3].items())
+    assert not torch.equal(saved["classifier.weight"], scored[2]["classifier.weight"])
 
 
 def test_average_is_exponential(flags, tmp_path):
