@@ -163,6 +163,12 @@ def test_other_data_has_its_name_before_its_figures(recipe, results, tmp_path, r
         rows_like(recipe, "validation", results, dataset_name=other)
 
 
+def test_another_column_or_revision_is_other_data_unless_its_content_is_known(recipe, results):
+    for setting in ({"image_column_name": "img"}, {"label_column_name": "label"}, {"dataset_config_name": "default"}):
+        assert rows_like(recipe, None, **setting).prefix == "pets_test"
+        assert rows_like(recipe, None, results, **setting).prefix == "test"
+
+
 def test_of_a_model_without_a_recipe_nothing_is_known(recipe):
     assert open_rows(None, recipe, None, {}, image_size=8).prefix == "pets_test"
     with pytest.raises(RecipeError, match="not known to be its data"):
