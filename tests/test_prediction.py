@@ -110,9 +110,11 @@ def test_the_probabilities_are_the_pipelines(untrained, tmp_path, edits):
     file.write_text(json.dumps(json.loads(file.read_text()) | edits))
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for number, shape in enumerate([(32, 32, 3), (20, 45, 3), (70, 41), (64, 64, 4)]):
-        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{number}.png")
+    shapes = {"a.png": (32, 32, 3), "b.PNG": (20, 45, 3), "c.tif": (70, 41), "d.webp": (64, 64, 4)}
+    for name, shape in shapes.items():
+        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
     rows = predict(untrained, folder, tmp_path / "o.csv", "--labels=names", "--probabilities")
+    assert [row[0] for row in rows[1:]] == list(shapes)
     classify = pipeline("image-classification", model=str(untrained), top_k=10)
     for file, name, *shares in rows[1:]:
         expected = classify(str(folder / file))
