@@ -130,6 +130,7 @@ def test_eval_and_predict_run_every_form(exported, tmp_path, flags, pixels):
     card = (folder / "README.md").read_text()
     eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}", "--tta=flip", *flags]))
     after = json.loads((folder / "all_results.json").read_text())
+    assert after.pop("test_times_scored") == before.pop("test_times_scored") + 1
     assert before.items() <= after.items()
     prefix = f"test_{'_'.join(flags).replace('--backend=', '').replace('--quantized', 'int8')}"
     tolerance = 0.1 if "--quantized" in flags else 0  # a network of 21 steps has many ties
