@@ -60,19 +60,19 @@ class NotebookNetwork(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
-# Of the second network no two numbers in a row are the same, nor height and width of its images.
+# The second network has each kind of first block: other channels, another stride, both, neither.
 @pytest.mark.parametrize(
     ("network", "fields", "size"),
     [
         ((3, 32, [32, 64, 128, 256], [4, 4, 4, 3], [1, 2, 2, 2], F.relu, 10), {}, (32, 32)),
         (
-            (4, 6, [6, 6, 10, 5], [1, 3, 2, 1], [2, 1, 3, 1], F.silu, 7),
+            (4, 5, [6, 6, 10, 10], [1, 3, 2, 1], [1, 2, 3, 1], F.silu, 7),
             {
                 "num_channels": 4,
-                "embedding_size": 6,
-                "hidden_sizes": [6, 6, 10, 5],
+                "embedding_size": 5,
+                "hidden_sizes": [6, 6, 10, 10],
                 "depths": [1, 3, 2, 1],
-                "strides": [2, 1, 3, 1],
+                "strides": [1, 2, 3, 1],
                 "hidden_act": "silu",
                 "num_labels": 7,
             },
