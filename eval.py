@@ -20,18 +20,21 @@ from cifar10.arrays import open_arrays
 from cifar10.loading import Loading
 from cifar10.reading import DatasetError, ImageSplit
 from evaluation.backends import BACKENDS, open_network
-from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
+from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, Corruption, with_photographs
+from evaluation.extra_corruptions import EXTRA_CORRUPTIONS
 from evaluation.figures import plot_split
+from evaluation.frost import open_photographs
 from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, read_json, write_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
-from training.recipe import RecipeError
+from training.recipe import Recipe, RecipeError
 from training.rows import HELD_OUT, VALIDATION, ScoredRows, count_test, is_fact_of_training, open_rows, unreserved
 from training.setup import start_accelerator
 
+STANDARD, EXTRA = "corruptions", "extra_corruptions"  # what --shift names, if no folder
 _FROM_RECIPE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "image_column_name", "label_column_name",
     "per_device_eval_batch_size", "max_eval_samples", "mixed_precision",
@@ -66,16 +69,30 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--shift",
-        metavar="corruptions|FOLDER",
-        help="Score shifted images instead: the test split under 15 corruptions of 5 severities, or the .npy files of "
-        "CIFAR-10-C or CIFAR-10.1.",
+        metavar=f"{STANDARD}|{EXTRA}|FOLDER",
+        help="Score shifted images instead: the split under the 15 corruptions of CIFAR-10-C in 5 severities, or under "
+        "the 4 extra ones, or the .npy files of CIFAR-10-C or CIFAR-10.1. Choices are for --split validation, and best "
+        f"made with {EXTRA}, so that the 15 stay a test.",
+    )
+    parser.add_argument(
+        "--frost_folder",
+        type=Path,
+        help=f"Photographs of frost for --shift {STANDARD}, laid over the images as they are, without scaling: shrink "
+        "those of CIFAR-10-C to a fifth, as its authors do. By default synthetic_frost stands in for frost.",
     )
     parser.add_argument("--output_dir", type=Path, help="Folder that gets the figures: all_results.json and pictures.")
     arguments = parser.parse_args(words)
     if arguments.compare_tta and arguments.split not in (VALIDATION, HELD_OUT):
         raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
-    if arguments.shift and arguments.split == VALIDATION:
-        raise RecipeError("--shift is a test, not something to choose by: leave --split validation out.")
+    if arguments.compare_tta and arguments.shift:
+        raise RecipeError("--compare_tta is for images as they are: leave --shift out, or name one policy with --tta.")
+    if arguments.frost_folder and arguments.shift != STANDARD:
+        raise RecipeError(f"--frost_folder is for the frost of --shift {STANDARD}: add it, or leave the folder out.")
+    if arguments.shift not in (None, STANDARD, EXTRA) and (arguments.split or arguments.max_eval_samples):
+        raise RecipeError(
+            f"--shift {arguments.shift} scores all images of a folder: leave --split and --max_eval_samples out; "
+            f"they are for --shift {STANDARD} and {EXTRA}."
+        )
     if arguments.backend != "torch" and arguments.mixed_precision != "no":
         raise RecipeError(f"--mixed_precision is for --backend torch, not for {arguments.backend}: leave it out.")
     return arguments
@@ -99,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     with accelerator.autocast():
-        if arguments.shift in (None, "corruptions"):
+        if arguments.shift in (None, STANDARD, EXTRA):
             run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
             results = read_json(folder / RESULTS_NAME)
             scored = open_rows(arguments.split, recipe, run_recipe, results, model.config.image_size)
@@ -107,12 +124,12 @@ def run(arguments: argparse.Namespace) -> None:
                 raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
         if arguments.shift is None:
             finish = score_split(arguments, predict, scored, results)
-        elif arguments.shift == "corruptions":
-            finish = score_corruptions(arguments, predict, scored, recipe.seed)
+        elif arguments.shift in (STANDARD, EXTRA):
+            corruptions = open_corruptions(arguments, model.config.image_size)
+            finish = score_corruptions(arguments, predict, scored, corruptions, recipe)
         else:
-            finish = score_arrays(
-                arguments, predict, open_arrays(Path(arguments.shift), model.config.image_size, names)
-            )
+            splits = open_arrays(Path(arguments.shift), model.config.image_size, names)
+            finish = score_arrays(arguments, predict, splits, recipe)
     if accelerator.is_main_process:
         finish()
     accelerator.end_training()
@@ -182,17 +199,39 @@ def score_split(
     return finish
 
 
+def open_corruptions(arguments: argparse.Namespace, image_size: int) -> dict[str, Corruption]:
+    """The corruptions that the command line asks for, by name."""
+    if arguments.shift == EXTRA:
+        return EXTRA_CORRUPTIONS
+    if arguments.frost_folder is None:
+        return CORRUPTIONS
+    return with_photographs(open_photographs(arguments.frost_folder, image_size))
+
+
+def precision_of(arguments: argparse.Namespace, recipe: Recipe) -> str:
+    """What the network computes in: float32, bf16 or int8."""
+    return "int8" if arguments.quantized else recipe.mixed_precision.replace("no", "float32")
+
+
 def score_corruptions(
-    arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, seed: int
+    arguments: argparse.Namespace,
+    predict: Predict,
+    scored: ScoredRows,
+    corruptions: dict[str, Corruption],
+    recipe: Recipe,
 ) -> Callable[[], None]:
     """Scores a split under every corruption and severity; returns what is left for the main process."""
     split, rows, prefix = scored.split, scored.rows, prefix_of(arguments, scored)
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
-    for name in CORRUPTIONS:
+    for name, corruption in corruptions.items():
         of_severities = [
             accuracy_by_policy(
                 predict(
-                    ImageSplit(split.labels, split.label_names, CorruptedImages(split, name, severity, seed)),
+                    ImageSplit(
+                        split.labels,
+                        split.label_names,
+                        CorruptedImages(split, name, corruption, severity, recipe.seed),
+                    ),
                     rows,
                     views=views_of(arguments.tta),
                 ),
@@ -205,16 +244,21 @@ def score_corruptions(
             by_corruption[name] = [each[policy] for each in of_severities]
         if os.environ.get("LOCAL_RANK", "0") == "0":
             means = ", ".join(f"{policy} {np.mean(each[name]):.2%}" for policy, each in accuracies.items())
-            print(f"{name:{max(map(len, CORRUPTIONS))}}  {means}", flush=True)
-    results = {f"{prefix}_corruption_samples": len(rows), **scored.facts(prefix)}
-    results |= count_test(scored, results_there(arguments))
+            print(f"{name:{max(map(len, corruptions))}}  {means}", flush=True)
+    results = scored.facts(prefix) | count_test(scored, results_there(arguments))
+    prefix = f"{prefix}_{arguments.shift.removesuffix('s')}"
+    results |= {f"{prefix}_samples": len(rows), f"{prefix}_precision": precision_of(arguments, recipe)}
+    if arguments.shift == STANDARD:
+        results[f"{prefix}_frost"] = "photographs" if arguments.frost_folder else "synthetic"
     for policy, by_corruption in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
-        results[f"{prefix}_corruption_accuracy{suffix}"] = fmean(chain.from_iterable(by_corruption.values()))
-    return partial(write, arguments, results, {f"{prefix}_corruptions.json": accuracies})
+        results[f"{prefix}_accuracy{suffix}"] = fmean(chain.from_iterable(by_corruption.values()))
+    return partial(write, arguments, results, {f"{prefix}s.json": accuracies})
 
 
-def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[str, ImageSplit]) -> Callable[[], None]:
+def score_arrays(
+    arguments: argparse.Namespace, predict: Predict, splits: dict[str, ImageSplit], recipe: Recipe
+) -> Callable[[], None]:
     """
     Scores the files of CIFAR-10-C or CIFAR-10.1; returns what is left for the main process.
 
@@ -227,14 +271,16 @@ def score_arrays(arguments: argparse.Namespace, predict: Predict, splits: dict[s
         logits = predict(split, np.arange(len(split.labels)), views=views_of(arguments.tta))
         for policy, share in accuracy_by_policy(logits, split.labels, accuracies).items():
             accuracies[policy][name] = share
-    results = {}
+    results = {f"{unreserved(folder)}_precision": precision_of(arguments, recipe)}
+    fifteen = with_photographs([]).keys()
     for policy, by_name in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
-        corrupted = [each for name, each in by_name.items() if name in CORRUPTIONS]
+        corrupted = [each for name, each in by_name.items() if name in fifteen]
         if corrupted:
             results[f"{unreserved(folder)}_accuracy{suffix}"] = fmean(corrupted)
+            results[f"{unreserved(folder)}_corruptions"] = len(corrupted)
         results |= {
-            f"{unreserved(name)}_accuracy{suffix}": each for name, each in by_name.items() if name not in CORRUPTIONS
+            f"{unreserved(name)}_accuracy{suffix}": each for name, each in by_name.items() if name not in fifteen
         }
     return partial(write, arguments, results, {f"{folder}.json": accuracies})
 

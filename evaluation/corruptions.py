@@ -2,8 +2,9 @@
 
 Hendrycks and Dietterich, 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"; the
 parameters are those that CIFAR-10-C was made with (https://github.com/hendrycks/robustness, make_cifar_c.py), which are
-meant for images of 32×32. Two differ from it: `frost`, whose photographs do not travel with this project, and the
-random numbers, which are a function of (seed, corruption, severity, row).
+meant for images of 32×32. Two things differ: the random numbers, which are a function of (seed, corruption, severity,
+row), and frost. Its photographs do not travel with this project; `synthetic_frost` stands in for them, and
+`with_photographs` puts the user's own in its place.
 """
 
 import io
@@ -20,17 +21,21 @@ from torch.nn import functional as F
 
 from cifar10.reading import ImageSplit
 
+from .frost import cut_pieces, grow_ice
+
 SEVERITIES = range(1, 6)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")
 
 Generators = list[np.random.Generator]
 """One for each image of a batch."""
+Corruption = Callable[[np.ndarray, int, Generators], np.ndarray]
 
 
 def gaussian_noise(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     """As each corruption: images in 0–1, float64 `[B, H, W, 3]`, to the same; what leaves 0–1 is cut off later."""
     scale = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
-    return images + scale * _each(generators, lambda draw: draw.standard_normal(images.shape[1:]))
+    return images + scale * each(generators, lambda draw: draw.standard_normal(images.shape[1:]))
 
 
 def shot_noise(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
@@ -40,7 +45,7 @@ def shot_noise(images: np.ndarray, severity: int, generators: Generators) -> np.
 
 def impulse_noise(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     share = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
-    drawn = _each(generators, lambda draw: draw.random(images.shape[1:]))
+    drawn = each(generators, lambda draw: draw.random(images.shape[1:]))
     return np.where(drawn < share / 2, 0.0, np.where(drawn < share, 1.0, images))
 
 
@@ -56,22 +61,22 @@ def defocus_blur(images: np.ndarray, severity: int, generators: Generators) -> n
 
 def glass_blur(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     sigma, passes = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[severity - 1]
-    blurred = np.floor(255 * _blur(images, sigma)) / 255
+    blurred = np.floor(255 * blur(images, sigma)) / 255
     height, width = images.shape[1:3]
     rows, columns = np.arange(2, height), np.arange(2, width)
     batch = np.arange(len(images))[:, None, None]
     for _ in range(passes):
         # A pixel takes the place of its neighbour to the lower right and stays where it is too: the published images
         # were made by an exchange that NumPy's views turned into a copy.
-        step = _each(generators, lambda draw: draw.integers(-1, 1, (2, len(rows), len(columns))))
+        step = each(generators, lambda draw: draw.integers(-1, 1, (2, len(rows), len(columns))))
         taken = blurred[batch, rows[:, None] + step[:, 0], columns + step[:, 1]]
         blurred[:, 2:, 2:] = taken
-    return _blur(blurred, sigma)
+    return blur(blurred, sigma)
 
 
 def motion_blur(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
-    return _move(images, radius, sigma, _each(generators, lambda draw: draw.uniform(-45, 45)))
+    return _move(images, radius, sigma, each(generators, lambda draw: draw.uniform(-45, 45)))
 
 
 def zoom_blur(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
@@ -87,20 +92,18 @@ def snow(images: np.ndarray, severity: int, generators: Generators) -> np.ndarra
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     )[severity - 1]
-    flakes = _each(generators, lambda draw: draw.normal(mean, spread, (*images.shape[1:3], 1)))
+    flakes = each(generators, lambda draw: draw.normal(mean, spread, (*images.shape[1:3], 1)))
     flakes = _zoom(flakes, size)
     flakes = np.floor(255 * np.where(flakes < floor, 0, flakes).clip(0, 1)) / 255
-    flakes = _move(flakes, radius, sigma, _each(generators, lambda draw: draw.uniform(-135, -45)))
+    flakes = _move(flakes, radius, sigma, each(generators, lambda draw: draw.uniform(-135, -45)))
     grey = (images @ _LUMA)[..., None]
     pale = keep * images + (1 - keep) * np.maximum(images, 1.5 * grey + 0.5)
     return pale + flakes + flakes[:, ::-1, ::-1]
 
 
-def frost(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
-    """Where the original lays crops of photographed frost over the image, here it is a pale, bluish fractal."""
-    keep, share = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
-    ice = _plasma(images.shape[1:3], 1.75, generators)[..., None] * np.array([0.85, 0.95, 1.0])
-    return keep * images + share * ice
+def synthetic_frost(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
+    """As hard as the frost of CIFAR-10-C, with noise in place of its photographs."""
+    return _lay_over(images, severity, grow_ice(images.shape[1:3], generators))
 
 
 def fog(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
@@ -131,7 +134,7 @@ def elastic_transform(images: np.ndarray, severity: int, generators: Generators)
     )[severity - 1]  # fmt: skip
     centre, reach = np.array([width, height]) // 2, size // 3
     corners = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
-    moved = corners + _each(generators, lambda draw: draw.uniform(-jitter * size, jitter * size, (3, 2)))
+    moved = corners + each(generators, lambda draw: draw.uniform(-jitter * size, jitter * size, (3, 2)))
     # The map from where a pixel ends to where it comes from, [B, 2, 3].
     back = corners.T @ np.linalg.inv(np.concatenate([moved, np.ones((len(images), 3, 1))], axis=2)).transpose(0, 2, 1)
     y, x = np.mgrid[:height, :width].astype(float)
@@ -139,7 +142,7 @@ def elastic_transform(images: np.ndarray, severity: int, generators: Generators)
     images = _sample(images, source, align_corners=True)
     if not amount:
         return images
-    drawn = _each(generators, lambda draw: draw.uniform(-1, 1, (height, width, 2)))
+    drawn = each(generators, lambda draw: draw.uniform(-1, 1, (height, width, 2)))
     shift = amount * size * gaussian_filter(drawn, smoothness * size, axes=(1, 2), truncate=3)
     return _sample(images, np.stack([x, y], axis=-1) + shift, align_corners=False)
 
@@ -163,23 +166,53 @@ def jpeg_compression(images: np.ndarray, severity: int, generators: Generators) 
     return _by_pillow(images, compress)
 
 
-Corruption = Callable[[np.ndarray, int, Generators], np.ndarray]
 CORRUPTIONS: dict[str, Corruption] = {
     corruption.__name__: corruption
     for corruption in (
-        gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog,
-        brightness, contrast, elastic_transform, pixelate, jpeg_compression,
+        gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow,
+        synthetic_frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression,
     )
 }  # fmt: skip
 
 
-def corrupt(pixels: Tensor, name: str, severity: int, rows: np.ndarray, seed: int) -> Tensor:
+def with_photographs(photographs: list[np.ndarray]) -> dict[str, Corruption]:
+    """The 15 with `frost` in the place of its stand-in: pieces of photographs, RGB in 0–1, float64 `[H, W, 3]` each."""
+
+    def frost(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
+        return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
+
+    swapped = {"synthetic_frost": frost}
+    return {swapped.get(name, each).__name__: swapped.get(name, each) for name, each in CORRUPTIONS.items()}
+
+
+def overlapping_augmentations(trivial_augment: bool, gaussian_blur_prob: float) -> dict[str, tuple[str, ...]]:
+    """
+    The training augmentations that do what corruptions do: what is learnt from them is no robustness to the unseen.
+
+    Args:
+        trivial_augment: the recipe's setting; of its operations these are the four that AugMix leaves out for the same
+            reason (Hendrycks et al., 2020).
+        gaussian_blur_prob: the recipe's setting.
+
+    Returns:
+        By augmentation, the names of the corruptions, of the 15 and of the extra ones.
+    """
+    overlaps = {}
+    if trivial_augment:
+        overlaps |= {"brightness": ("brightness",), "contrast": ("contrast",), "color": ("saturate",)}
+        overlaps["sharpness"] = _BLURS  # below a factor of 1 it blurs
+    if gaussian_blur_prob > 0:
+        overlaps["gaussian_blur"] = _BLURS
+    return overlaps
+
+
+def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, rows: np.ndarray, seed: int) -> Tensor:
     """
     Corrupts a batch, each image by its own draw.
 
     Args:
         pixels: uint8 `[B, 3, H, W]`.
-        name: of `CORRUPTIONS`.
+        name: of the corruption, for the draws.
         severity: 1–5.
         rows: row numbers of the images, int64 `[B]`.
 
@@ -189,7 +222,7 @@ def corrupt(pixels: Tensor, name: str, severity: int, rows: np.ndarray, seed: in
     key = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity]).generate_state(2, np.uint64)
     generators = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row])) for row in rows]
     images = pixels.permute(0, 2, 3, 1).numpy() / 255
-    corrupted = CORRUPTIONS[name](images, severity, generators).clip(0, 1)
+    corrupted = corruption(images, severity, generators).clip(0, 1)
     # Not rounded, as the published ones; the tiny number keeps what was not changed from falling a step.
     return torch.from_numpy((255 * corrupted + 1e-6).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
@@ -197,21 +230,29 @@ def corrupt(pixels: Tensor, name: str, severity: int, rows: np.ndarray, seed: in
 class CorruptedImages:
     """The images of a split, each corrupted as it is read."""
 
-    def __init__(self, split: ImageSplit, name: str, severity: int, seed: int):
-        self._images, self._name, self._severity, self._seed = split.images, name, severity, seed
+    def __init__(self, split: ImageSplit, name: str, corruption: Corruption, severity: int, seed: int):
+        self._images, self._name, self._corruption = split.images, name, corruption
+        self._severity, self._seed = severity, seed
 
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """Yields uint8 `[B, 3, image_size, image_size]` for each batch of row numbers, as `StreamedImages.read`."""
         for rows, pixels in zip(batches, self._images.read(batches), strict=True):
-            yield corrupt(pixels, self._name, self._severity, rows, self._seed)
+            yield corrupt(pixels, self._name, self._corruption, self._severity, rows, self._seed)
 
 
-def _each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
+def each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
+    """What each image's generator draws, `[B, …]`."""
     return np.stack([draw(generator) for generator in generators])
 
 
-def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
+def blur(images: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur of images `[B, H, W, …]`; the border is repeated."""
     return gaussian_filter(images, sigma, mode="nearest", axes=(1, 2))
+
+
+def _lay_over(images: np.ndarray, severity: int, ice: np.ndarray) -> np.ndarray:
+    keep, share = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
+    return keep * images + share * ice
 
 
 def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
@@ -252,7 +293,7 @@ def _plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.
         decay: what the random part is divided by from one step to the next, half as wide.
     """
     side = 1 << (max(shape) - 1).bit_length()
-    noise = _each(generators, lambda draw: draw.uniform(-1, 1, (side, side)))
+    noise = each(generators, lambda draw: draw.uniform(-1, 1, (side, side)))
     heights = np.zeros_like(noise)
     step, amplitude = side, 100.0
     while step >= 2:
