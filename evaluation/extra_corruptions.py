@@ -65,7 +65,7 @@ def _relief(drops: np.ndarray) -> np.ndarray:
     distances = uniform_filter(distances.clip(0, 20), 3, mode="mirror", axes=(1, 2))
     levels = np.stack([_equalize(each) for each in (distances + 1e-6).astype(np.uint8)])
     light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-    lit = correlate(levels, light[None], mode="mirror").clip(0, 255)
+    lit = correlate(levels.astype(float), light[None], mode="mirror").clip(0, 255)
     return np.rint(uniform_filter(lit, 3, mode="mirror", axes=(1, 2)))
 
 

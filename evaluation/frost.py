@@ -13,13 +13,15 @@ from cifar10.reading import DatasetError
 # because two of its five photographs are one. Of each the mean colour; how much each channel takes of what varies; and
 # the standard deviation of what varies from piece to piece, over 4 pixels, over 1 pixel, and from pixel to pixel.
 _KINDS = (
-    ((0.30, 0.58, 0.65), (1.47, 0.91, 0.86), (0.036, 0.044, 0.009, 0.038)),
-    ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.056)),
-    ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.056)),
-    ((0.56, 0.62, 0.67), (1.00, 1.00, 1.03), (0.033, 0.045, 0.025, 0.090)),
-    ((0.40, 0.44, 0.49), (1.00, 1.00, 0.97), (0.056, 0.057, 0.069, 0.105)),
+    ((0.30, 0.58, 0.65), (1.47, 0.91, 0.86), (0.036, 0.042, 0.009, 0.035)),
+    ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.053)),
+    ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.053)),
+    ((0.56, 0.62, 0.67), (1.00, 1.00, 1.03), (0.033, 0.045, 0.025, 0.087)),
+    ((0.40, 0.44, 0.49), (1.00, 1.00, 0.97), (0.056, 0.053, 0.064, 0.097)),
 )
-_UNEVENNESS = 0.3  # how much the grain's strength varies over 2.5 pixels, as a standard deviation of its logarithm
+# How much the strength of all these differs between pieces, and that of the grain over 2.5 pixels of a piece, as the
+# standard deviation of its logarithm.
+_SPREAD, _UNEVENNESS = 0.2, 0.35
 
 
 def grow_ice(shape: tuple[int, int], generators: Sequence[np.random.Generator]) -> np.ndarray:
@@ -35,12 +37,11 @@ def grow_ice(shape: tuple[int, int], generators: Sequence[np.random.Generator]) 
     """
     kinds = [_KINDS[draw.integers(len(_KINDS))] for draw in generators]
     colours, gains, strengths = (np.array(part)[:, None, None] for part in zip(*kinds, strict=True))
-    level, wide, narrow, unevenness, grain = np.moveaxis(
-        np.stack([draw.standard_normal((5, *shape)) for draw in generators]), 1, 0
-    )
+    level, contrast = np.stack([draw.standard_normal((2, 1, 1)) for draw in generators], axis=1)
+    wide, narrow, unevenness, grain = np.stack([draw.standard_normal((4, *shape)) for draw in generators], axis=1)
     grain = grain * np.exp(_UNEVENNESS * _soften(unevenness, 2.5) - _UNEVENNESS**2)
-    layers = np.stack(np.broadcast_arrays(level[:, :1, :1], _soften(wide, 4), _soften(narrow, 1), grain), axis=-1)
-    relief = (strengths * layers).sum(axis=-1, keepdims=True)
+    varies = np.stack([_soften(wide, 4), _soften(narrow, 1), grain], axis=-1) * np.exp(_SPREAD * contrast)[..., None]
+    relief = strengths[..., :1] * level[..., None] + (strengths[..., 1:] * varies).sum(axis=-1, keepdims=True)
     return (colours + gains * relief).clip(0, 1)
 
 

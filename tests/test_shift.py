@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
-from scipy.ndimage import zoom
+from PIL import Image
 from test_evaluation import evaluate_folder
 from training_runs import read
 
+import eval as eval_script
 from cifar10.arrays import open_arrays
 from cifar10.reading import DatasetError, open_split
 from evaluation import corruptions
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, corrupt
-from training.recipe import RecipeError
+from evaluation.extra_corruptions import EXTRA_CORRUPTIONS
+from training.recipe import Recipe, RecipeError
+
+ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 
 
 @pytest.fixture(scope="module")
@@ -28,93 +32,51 @@ def pixels(split):
     return next(split.images.read([np.arange(64)]))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_severer_corruption_leaves_less_of_the_image(pixels, name):
     rows = np.arange(64)
     distances = []
     for severity in SEVERITIES:
-        corrupted = corrupt(pixels, name, severity, rows, seed=0)
+        corrupted = corrupt(pixels, name, ALL[name], severity, rows, seed=0)
         assert corrupted.shape == pixels.shape and corrupted.dtype == torch.uint8
         distances.append((corrupted.float() - pixels.float()).square().mean().item())
     assert min(distances) > 0
     # The published parameters of these do not rise step by step in this measure.
-    if name not in ("glass_blur", "motion_blur", "elastic_transform", "snow", "frost"):
+    if name not in ("glass_blur", "motion_blur", "elastic_transform", "snow", "synthetic_frost", "spatter", "saturate"):
         assert distances == sorted(distances)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_draw_belongs_to_its_image_alone(pixels, name):
     rows = np.arange(64)
-    together = corrupt(pixels, name, 3, rows, seed=0)
-    assert torch.equal(together, corrupt(pixels, name, 3, rows, seed=0))
-    alone = torch.cat([corrupt(pixels[row : row + 1], name, 3, rows[row : row + 1], seed=0) for row in (5, 40)])
+    together = corrupt(pixels, name, ALL[name], 3, rows, seed=0)
+    assert torch.equal(together, corrupt(pixels, name, ALL[name], 3, rows, seed=0))
+    alone = torch.cat(
+        [corrupt(pixels[row : row + 1], name, ALL[name], 3, rows[row : row + 1], seed=0) for row in (5, 40)]
+    )
     assert torch.equal(together[[5, 40]], alone)
-    deterministic = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
-    assert torch.equal(together, corrupt(pixels, name, 3, rows, seed=1)) == (name in deterministic)
-
-
-def test_noise_has_the_published_strength():
-    grey = torch.full((64, 3, 32, 32), 128, dtype=torch.uint8)
-    rows = np.arange(64)
-    for severity, scale in zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10), strict=True):
-        noisy = corrupt(grey, "gaussian_noise", severity, rows, 0).double()
-        assert noisy.std().item() / 255 == pytest.approx(scale, rel=0.01)
-    salt_and_pepper = corrupt(grey, "impulse_noise", 5, rows, 0)
-    assert (salt_and_pepper == 0).double().mean().item() == pytest.approx(0.035, rel=0.05)
-    assert (salt_and_pepper == 255).double().mean().item() == pytest.approx(0.035, rel=0.05)
-    shot = corrupt(grey, "shot_noise", 5, rows, 0).double() / 255
-    assert shot.var().item() == pytest.approx(0.5 / 50, rel=0.03)  # Poisson
-
-
-def test_blurs_keep_the_mean_and_flat_images(pixels):
-    flat = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
-    for name in ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"):
-        assert (corrupt(flat, name, 5, np.arange(1), 0).int() - 77).abs().max() <= 1, name
-        blurred = corrupt(pixels, name, 5, np.arange(64), 0).double()
-        assert blurred.mean().item() == pytest.approx(pixels.double().mean().item(), rel=0.03), name
-
-
-def test_motion_goes_along_its_angle():
-    point = np.zeros((2, 15, 15, 1))
-    point[:, 7, 7] = 1
-    moved = corruptions._move(point, radius=6, sigma=2.0, angles=np.array([0.0, 90.0]))[..., 0]
-    # A pixel takes from its right, and below: the point is drawn out to the left, and upwards.
-    assert (moved[0, 7, 1:8] > 0).all() and np.count_nonzero(moved[0]) == np.count_nonzero(moved[0, 7])
-    assert (moved[1, 1:8, 7] > 0).all() and moved[1].sum() == pytest.approx(moved[0].sum())
-
-
-def test_zoom_is_scipys():
-    images = np.random.default_rng(0).random((2, 32, 32, 3))
-    larger = zoom(images[:, 2:30, 2:30], (1, 1.15, 1.15, 1), order=1)  # ceil(32 / 1.15) = 28 pixels
-    top = (larger.shape[1] - 32) // 2
-    np.testing.assert_allclose(corruptions._zoom(images, 1.15), larger[:, top : top + 32, top : top + 32], atol=1e-12)
-
-
-def test_brightness_and_contrast():
-    image = torch.tensor([100, 50, 0], dtype=torch.uint8).view(1, 3, 1, 1).repeat(1, 1, 32, 32)
-    brighter = corrupt(image, "brightness", 3, np.arange(1), 0)[0, :, 0, 0].tolist()
-    value = 100 + 0.15 * 255
-    assert brighter == [int(value), int(value / 2), 0]  # hue and saturation stay
-    assert torch.equal(corrupt(image, "contrast", 5, np.arange(1), 0), image)  # a flat image has none to lose
-
-
-def test_plasma_fills_its_range():
-    generators = [np.random.default_rng(seed) for seed in range(4)]
-    heights = corruptions._plasma((20, 32), 2.0, generators)
-    assert heights.shape == (4, 20, 32) and heights.min() >= 0 and heights.max() <= 1
-    assert heights.reshape(4, -1).std(axis=1).min() > 0.05
+    deterministic = {
+        "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur",
+        "saturate",
+    }  # fmt: skip
+    assert torch.equal(together, corrupt(pixels, name, ALL[name], 3, rows, seed=1)) == (name in deterministic)
 
 
 def test_images_are_corrupted_as_they_are_read(split, pixels):
-    corrupted = CorruptedImages(split, "fog", 4, seed=7)
+    corrupted = CorruptedImages(split, "fog", CORRUPTIONS["fog"], 4, seed=7)
     rows = np.array([40, 3])
     [read_pixels] = list(corrupted.read([rows]))
-    assert torch.equal(read_pixels, corrupt(pixels[rows], "fog", 4, rows, seed=7))
+    assert torch.equal(read_pixels, corrupt(pixels[rows], "fog", CORRUPTIONS["fog"], 4, rows, seed=7))
+
+
+def leave_corruptions(monkeypatch, *names):
+    few = {name: CORRUPTIONS[name] for name in names}
+    monkeypatch.setattr(corruptions, "CORRUPTIONS", few)
+    monkeypatch.setattr(eval_script, "CORRUPTIONS", few)
 
 
 def test_eval_scores_every_corruption(trained, tmp_path, monkeypatch, capsys):
-    for name in list(CORRUPTIONS)[3:]:
-        monkeypatch.delitem(CORRUPTIONS, name)
+    leave_corruptions(monkeypatch, "gaussian_noise", "shot_noise", "impulse_noise")
     folder = shutil.copytree(trained, tmp_path / "run")
     evaluate_folder(folder, "--shift=corruptions", "--max_eval_samples=20", "--tta=flip", f"--output_dir={folder}")
     accuracies = json.loads((folder / "test_corruptions.json").read_text())
@@ -124,8 +86,91 @@ def test_eval_scores_every_corruption(trained, tmp_path, monkeypatch, capsys):
     assert results["test_corruption_accuracy"] == pytest.approx(np.mean(list(accuracies["none"].values())))
     assert results["test_corruption_accuracy_tta"] == pytest.approx(np.mean(list(accuracies["flip"].values())))
     assert results["test_corruption_samples"] == 20
+    assert results["test_corruption_precision"] == "float32" and results["test_corruption_frost"] == "synthetic"
     assert results["test_accuracy"] == read(trained)["test_accuracy"]  # what stood there stays
     assert "shot_noise" in capsys.readouterr().out
+
+
+def test_each_severity_is_scored_as_itself(split):
+    """Each severity paints a grey of its own, and the network is wrong as often as the severity says."""
+
+    def paint(images, severity, generators):
+        assert len(images) == len(generators)
+        return np.full_like(images, severity / 10)
+
+    def predict(shifted, rows, views):
+        assert shifted.label_names == split.label_names
+        [pixels] = shifted.images.read([rows])
+        severity = round(pixels[0, 0, 0, 0].item() / 25.5)
+        answers = shifted.labels[rows].copy()
+        answers[:severity] = (answers[:severity] + 1) % 10
+        right = torch.nn.functional.one_hot(torch.from_numpy(answers), 10).double()
+        return dict.fromkeys(views, right)
+
+    arguments = eval_script.parse(["model", "--shift=corruptions", "--tta=flip"])
+    finish = eval_script.score_corruptions(
+        arguments, predict, split, np.arange(7, 27), {"first": paint, "second": paint}, Recipe(mixed_precision="bf16")
+    )
+    _, results, details = finish.args
+    expected = [0.95, 0.9, 0.85, 0.8, 0.75]
+    by_corruption = {"first": expected, "second": expected}
+    assert details == {"test_corruptions.json": {"none": by_corruption, "flip": by_corruption}}
+    assert results == {
+        "test_corruption_samples": 20,
+        "test_corruption_precision": "bf16",
+        "test_corruption_frost": "synthetic",
+        "test_corruption_accuracy": pytest.approx(0.85),
+        "test_corruption_accuracy_tta": pytest.approx(0.85),
+    }
+
+
+def test_frost_of_photographs(trained, tmp_path, monkeypatch):
+    leave_corruptions(monkeypatch, "synthetic_frost", "contrast")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    Image.new("RGB", (40, 32), "white").save(photographs / "white.png")
+    folder = shutil.copytree(trained, tmp_path / "run")
+    flags = ["--shift=corruptions", "--max_eval_samples=20", f"--output_dir={folder}"]
+    evaluate_folder(folder, *flags, f"--frost_folder={photographs}")
+    accuracies = json.loads((folder / "test_corruptions.json").read_text())["none"]
+    assert list(accuracies) == ["frost", "contrast"] and read(folder)["test_corruption_frost"] == "photographs"
+    evaluate_folder(folder, *flags)
+    accuracies = json.loads((folder / "test_corruptions.json").read_text())["none"]
+    assert list(accuracies) == ["synthetic_frost", "contrast"]
+    assert read(folder)["test_corruption_frost"] == "synthetic"
+    (photographs / "white.png").unlink()
+    with pytest.raises(DatasetError, match=r"--frost_folder .* holds no images"):
+        evaluate_folder(folder, *flags, f"--frost_folder={photographs}")
+
+
+def test_choices_have_validation_images_and_corruptions_of_their_own(trained, tmp_path, monkeypatch):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    flags = ["--split=validation", "--max_eval_samples=20", f"--output_dir={folder}"]
+    evaluate_folder(folder, "--shift=extra_corruptions", *flags)
+    results = read(folder)
+    accuracies = json.loads((folder / "eval_extra_corruptions.json").read_text())["none"]
+    assert list(accuracies) == ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
+    assert results["eval_extra_corruption_accuracy"] == pytest.approx(np.mean(list(accuracies.values())))
+    assert results["eval_extra_corruption_samples"] == 20 and "eval_extra_corruption_frost" not in results
+    leave_corruptions(monkeypatch, "contrast")
+    evaluate_folder(folder, "--shift=corruptions", *flags)
+    assert read(folder)["eval_corruption_samples"] == 20
+    assert not [name for name in read(folder) if name.startswith("test_corruption")]
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--shift=FOLDER", "--split=validation"], "--split and --max_eval_samples out"),
+        (["--shift=FOLDER", "--max_eval_samples=20"], "--split and --max_eval_samples out"),
+        (["--frost_folder=FOLDER"], "--frost_folder is for the frost of --shift corruptions"),
+        (["--frost_folder=FOLDER", "--shift=extra_corruptions"], "--frost_folder is for the frost"),
+        (["--compare_tta", "--split=validation", "--shift=corruptions"], "leave --shift out"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, said):
+    with pytest.raises(RecipeError, match=said):
+        eval_script.parse(["model", *flags])
 
 
 def test_eval_scores_numpy_folders(trained, split, tmp_path):
@@ -140,6 +185,7 @@ def test_eval_scores_numpy_folders(trained, split, tmp_path):
     evaluate_folder(folder, f"--shift={shifted}", f"--output_dir={folder}")
     by_name = json.loads((folder / "CIFAR-10-C.json").read_text())["none"]
     assert by_name.keys() == {"fog", "snow", "saturate"}
+    assert read(folder)["CIFAR-10-C_corruptions"] == 2 and read(folder)["CIFAR-10-C_precision"] == "float32"
     assert read(folder)["CIFAR-10-C_accuracy"] == (by_name["fog"] + by_name["snow"]) / 2
     assert read(folder)["saturate_accuracy"] == by_name["saturate"]
     newer = tmp_path / "new"
@@ -150,7 +196,7 @@ def test_eval_scores_numpy_folders(trained, split, tmp_path):
     assert read(folder)["cifar10.1_v6_accuracy"] == by_name["fog"]
 
 
-def test_numpy_files_that_are_refused(tmp_path, trained):
+def test_numpy_files_that_are_refused(tmp_path):
     names = ["a", "b"]
     with pytest.raises(DatasetError, match=r"holds no \.npy files"):
         open_arrays(tmp_path, 32, names)
@@ -172,5 +218,3 @@ def test_numpy_files_that_are_refused(tmp_path, trained):
     (tmp_path / "fog.npy").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"fog\.npy is no NumPy array"):
         open_arrays(tmp_path, 32, names)
-    with pytest.raises(RecipeError, match="--split validation"):
-        evaluate_folder(trained, "--shift=corruptions", "--split=validation")
