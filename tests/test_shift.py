@@ -18,6 +18,7 @@ from evaluation import corruptions
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, corrupt
 from evaluation.extra_corruptions import EXTRA_CORRUPTIONS
 from training.recipe import Recipe, RecipeError
+from training.rows import ScoredRows
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 
@@ -108,14 +109,15 @@ def test_each_severity_is_scored_as_itself(split):
         return dict.fromkeys(views, right)
 
     arguments = eval_script.parse(["model", "--shift=corruptions", "--tta=flip"])
+    scored = ScoredRows(split, np.arange(7, 27), "test", "cifar10", "test")
     finish = eval_script.score_corruptions(
-        arguments, predict, split, np.arange(7, 27), {"first": paint, "second": paint}, Recipe(mixed_precision="bf16")
+        arguments, predict, scored, {"first": paint, "second": paint}, Recipe(mixed_precision="bf16")
     )
     _, results, details = finish.args
     expected = [0.95, 0.9, 0.85, 0.8, 0.75]
     by_corruption = {"first": expected, "second": expected}
     assert details == {"test_corruptions.json": {"none": by_corruption, "flip": by_corruption}}
-    assert results == {
+    assert results == scored.facts("test") | {
         "test_corruption_samples": 20,
         "test_corruption_precision": "bf16",
         "test_corruption_frost": "synthetic",
