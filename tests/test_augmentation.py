@@ -8,7 +8,6 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from cifar10.augmentation import (
-    ERASING_ASPECT_RATIO,
     Augmentation,
     box_mask,
     crop,
@@ -69,20 +68,45 @@ def test_gaussian_blur_of_no_sample_is_the_batch(pixels):
     assert torch.equal(gaussian_blur(pixels, np.zeros(40, dtype=bool), np.ones(40)), pixels)
 
 
-def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn():
+@pytest.mark.parametrize(("rows", "columns"), [(32, 32), (40, 28)])
+def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn(rows, columns):
     shape = Draws(0, 0, 0, np.arange(5000)).uniform("boxes", 4)
-    top, bottom, left, right = erasing_boxes(shape, (0.02, 0.2), 32, 32).T
-    assert top.min() >= 0 and left.min() >= 0 and bottom.max() <= 32 and right.max() <= 32
+    top, bottom, left, right = erasing_boxes(shape, (0.02, 0.2), rows, columns).T
+    # The border is within reach, and not crossed.
+    assert (top.min(), bottom.max(), left.min(), right.max()) == (0, rows, 0, columns)
     height, width = bottom - top, right - left
     for index, (u_area, u_ratio, u_top, u_left) in enumerate(shape[:200]):
-        area = (0.02 + u_area * 0.18) * 1024
-        ratio = math.exp(
-            math.log(ERASING_ASPECT_RATIO[0]) * (1 - u_ratio) + math.log(ERASING_ASPECT_RATIO[1]) * u_ratio
-        )
+        area = (0.02 + u_area * 0.18) * rows * columns
+        ratio = math.exp(math.log(0.3) * (1 - 2 * u_ratio))  # from 0.3 to 1 / 0.3
         assert height[index] == round(math.sqrt(area * ratio)) and width[index] == round(math.sqrt(area / ratio))
-        assert top[index] == int(u_top * (33 - height[index])) and left[index] == int(u_left * (33 - width[index]))
-    assert (height * width / 1024).mean() == pytest.approx(0.11, abs=0.005)
-    assert top.min() == 0 and bottom.max() == 32  # the border is within reach
+        assert top[index] == int(u_top * (rows + 1 - height[index]))
+        assert left[index] == int(u_left * (columns + 1 - width[index]))
+    assert (height * width / (rows * columns)).mean() == pytest.approx(0.11, abs=0.005)
+
+
+def test_every_window_of_a_crop_is_as_likely_as_another():
+    """Each pixel of the picture has a value of its own, and so its middle tells the window."""
+    picture = torch.arange(9 * 11, dtype=torch.uint8).view(1, 1, 9, 11).expand(10_000, 3, -1, -1)
+    cropped = Augmentation(crop_padding=2)(picture, Draws(0, 0, 0, np.arange(10_000)))
+    row, column = np.divmod(cropped[:, 0, 4, 5].numpy(), 11)
+    windows = np.bincount(5 * (row - 2) + column - 3, minlength=25)
+    assert len(windows) == 25 and windows == pytest.approx(400, abs=100)
+
+
+def test_what_is_not_given_is_as_documented():
+    """Random erasing: 2 to 20 % of the area, in black; the blur: a standard deviation of 0.1 to 1.5 pixels."""
+    draws, points = Draws(0, 0, 0, np.arange(4000)), torch.zeros(4000, 1, 9, 9, dtype=torch.uint8)
+    erased = Augmentation(random_erasing_prob=1.0, erasing_color=(1,))(points.repeat(1, 1, 8, 8), draws)
+    share = erased.double().mean(dim=(1, 2, 3))
+    assert share.min().item() == pytest.approx(0.02, abs=0.003) and share.max().item() == pytest.approx(0.2, abs=0.005)
+    black = Augmentation(random_erasing_prob=1.0)(
+        torch.full((100, 3, 9, 9), 7, dtype=torch.uint8), Draws(0, 0, 0, np.arange(100))
+    )
+    assert black.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0).tolist() == [[0, 0, 0], [7, 7, 7]]
+    points[:, :, 4, 4] = 255
+    centre = Augmentation(gaussian_blur_prob=1.0)(points, draws)[:, 0, 4, 4]
+    widest = math.exp(-0.5 / 1.5**2)
+    assert centre.max() == 255 and centre.min().item() == pytest.approx(255 / (1 + 2 * widest) ** 2, abs=1)
 
 
 def test_erasing_boxes_stay_inside_a_small_image():
@@ -159,11 +183,12 @@ def test_nothing_asked_nothing_changed(pixels):
 
 
 def test_erasing_paints_the_color():
-    black = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
+    black = torch.zeros(100, 3, 40, 20, dtype=torch.uint8)
     paint = Augmentation(random_erasing_prob=1.0, erasing_color=(125, 123, 114))
     painted = paint(black, Draws(0, 0, 0, np.arange(100)))
     inside = painted.ne(0).all(dim=1)
     assert (inside.flatten(1).sum(dim=1) > 0).all()
+    assert inside.any(dim=(0, 1)).all() and inside.any(dim=(0, 2)).all()  # up to every border
     assert torch.equal(
         painted.permute(0, 2, 3, 1)[inside].unique(dim=0), torch.tensor([[125, 123, 114]], dtype=torch.uint8)
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 from torch.nn import functional as F
 
 from cifar10.cutmix import CutMixCollator, cutmix_boxes, partners
@@ -69,10 +70,23 @@ def test_lambda_follows_theory(alpha):
     assert lam.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
 
     top, bottom, left, right = cutmix_boxes(shape, alpha, size, size).T
-    assert min(top.min(), left.min()) == 0 and max(bottom.max(), right.max()) == size
+    assert (top.min(), left.min(), bottom.max(), right.max()) == (0, 0, size, size)
     ratio = np.sqrt(1 - lam)  # a box of side r around a uniform centre keeps r − r²/4 of itself inside
     expected = 1 - ((ratio - ratio**2 / 4) ** 2).mean()
     assert (1 - (bottom - top) * (right - left) / size**2).mean() == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
+def test_a_box_is_as_drawn(alpha):
+    """Of an image that is not square, against SciPy's quantiles."""
+    shape = Draws(0, 0, 0, np.arange(500)).uniform("cutmix", 3)
+    boxes = cutmix_boxes(shape, alpha, 24, 40)
+    for box, cut, row, column in zip(
+        boxes, np.sqrt(1 - beta.ppf(shape[:, 0], alpha, alpha)), *shape[:, 1:].T, strict=True
+    ):
+        for size, centre, (first, last) in ((24, int(24 * row), box[:2]), (40, int(40 * column), box[2:])):
+            half = int(size * cut) // 2
+            assert first == max(centre - half, 0) and last == min(centre + half, size)
 
 
 def test_probability_is_per_sample():

@@ -7,6 +7,11 @@ from cifar10.randomness import Draws, sample_order
 
 ORDER_OF_SEED_42 = [7, 2, 1, 4, 5, 9, 0, 8, 3, 6]
 DRAWS_OF_SEED_42 = [[0.072228, 0.102328], [0.142382, 0.317686]]
+WIDE_DRAWS_OF_SEED_42 = [
+    [0.471047, 0.480323, 0.661046, 0.162638, 0.764315],
+    [0.656869, 0.347653, 0.742757, 0.212115, 0.562929],
+]
+SAMPLES_OF_SEED_42 = [0.327077, 0.936932]
 
 
 @pytest.mark.parametrize("window", [1, 7, 100, 1000, 5000])
@@ -26,6 +31,9 @@ def test_order_is_the_same_in_every_release():
     """Weights that were published must stay reproducible: a change here breaks every earlier run."""
     assert sample_order(42, 0, 10, 10).tolist() == ORDER_OF_SEED_42
     assert Draws(42, 0, 3, np.arange(2)).uniform("crop", 2).round(6).tolist() == DRAWS_OF_SEED_42
+    assert Draws(42, 7, 3, np.arange(2)).uniform("random erasing", 5).round(6).tolist() == WIDE_DRAWS_OF_SEED_42
+    rows = np.array([5, 49_999])
+    assert Draws(42, 7, 3, rows).uniform_of_samples("alternating flip").round(6).tolist() == SAMPLES_OF_SEED_42
 
 
 @pytest.mark.parametrize("columns", [1, 2, 4, 5])
@@ -35,6 +43,18 @@ def test_draws_of_a_position_do_not_depend_on_the_batch(columns):
     assert whole.shape == (64, columns)
     assert (np.concatenate(parts) == whole).all()
     assert (Draws(1, 2, 37, np.arange(1)).uniform("crop", columns) == whole[37]).all()
+
+
+def test_a_sample_keeps_its_number_in_every_batch_and_epoch():
+    everyone = Draws(1, 0, 0, np.arange(1025)).uniform_of_samples("flip")
+    for rows in ([0], [1], [1023], [1024], [7, 256, 255], [1024, 0, 512]):
+        for epoch, first in ((0, 0), (3, 40)):
+            assert (Draws(1, epoch, first, np.array(rows)).uniform_of_samples("flip") == everyone[rows]).all()
+    assert everyone.shape == (1025,) and everyone.min() >= 0 and everyone.max() < 1 and len(set(everyone)) == 1025
+    assert everyone.mean() == pytest.approx(0.5, abs=0.03) and everyone.var() == pytest.approx(1 / 12, abs=0.01)
+    for seed, name in ((2, "flip"), (1, "another")):
+        other = Draws(seed, 0, 0, np.arange(1025)).uniform_of_samples(name)
+        assert abs(np.corrcoef(everyone, other)[0, 1]) < 0.1
 
 
 def test_draws_are_uniform_and_independent():

@@ -50,8 +50,10 @@ def by_pillow(name: str, image: torch.Tensor, level: float) -> torch.Tensor:
     return torch.from_numpy(np.array(result)).permute(2, 0, 1)
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (23, 30)])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_does_what_pillow_does(pixels, name):
+def test_an_operation_does_what_pillow_does(pixels, name, height, width):
+    pixels = pixels[:, :, :height, :width].contiguous()
     levels = torch.tensor(LEVELS).repeat(len(pixels))[: len(pixels)]
     result = OPERATIONS[name](pixels, levels.view(-1, 1, 1, 1))
     assert result.dtype == torch.uint8 and result.shape == pixels.shape

@@ -1,0 +1,201 @@
+"""Plants small faults and counts those that the tests notice: python -m benchmarks.mutants --sample 25
+
+The faults are mutmut's: another operator, number, string or keyword, an argument left out. For each
+module they are drawn by seed, planted one at a time into a copy of the repository, and given to the tests that
+exercise the module. A fault is loud where the program breaks by itself; of the silent ones, those that a test's own
+assertion catches are counted. What survives is written into `benchmarks/mutants.json`, to be read: a test is written
+for it, or a reason beside it why it may stay.
+"""
+
+import argparse
+import contextlib
+import difflib
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import libcst
+import pytest
+from mutmut.mutation.file_mutation import create_mutations
+
+REPOSITORY = Path(__file__).parent.parent
+# Each module's tests, up to the first of which that fails a mutant goes.
+TESTS = {
+    "cifar10/arrays.py": ["test_arrays.py"],
+    "cifar10/augmentation.py": ["test_augmentation.py", "test_speed.py::test_resize_is_pillows", "test_inputs.py"],
+    "cifar10/cutmix.py": ["test_cutmix.py", "test_inputs.py"],
+    "cifar10/device.py": ["test_augmentation.py", "test_inputs.py"],
+    "cifar10/randomness.py": ["test_randomness.py"],
+    "cifar10/trivial_augment.py": ["test_trivial_augment.py", "test_inputs.py"],
+    "training/arithmetic.py": ["test_speed.py::test_arithmetic_of_a_run_counts_each_image_at_its_size"],
+    "training/inputs.py": ["test_inputs.py"],
+    "training/muon.py": ["test_optimization.py"],
+}
+# What takes seconds to import, and no tests change.
+PRELOADED = (
+    "accelerate", "datasets", "evaluate", "hypothesis", "matplotlib.pyplot", "scipy.special", "sklearn.metrics",
+    "torch.utils.data", "transformers.modeling_utils", "transformers.models.auto", "transformers.hf_argparser",
+    "transformers.models.vit.image_processing_pil_vit",
+)  # fmt: skip
+CONTEXT = multiprocessing.get_context("fork")
+
+
+class Mutant(NamedTuple):
+    """A fault: the module, the line that it begins at, that code as it was and becomes, and the whole text."""
+
+    module: str
+    line: int
+    was: str
+    becomes: str
+    text: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.module, self.was, self.becomes
+
+
+def mutants_of(module: str) -> list[Mutant]:
+    """Every mutant of a module, but for those in a sentence, which is a message, and None for a value, which breaks."""
+    text = (REPOSITORY / module).read_text(encoding="utf-8")
+    tree, mutations, *_ = create_mutations(module, text)
+    found = {}
+    for mutation in mutations:
+        was, becomes = (tree.code_for_node(node) for node in (mutation.original_node, mutation.mutated_node))
+        is_prose = isinstance(mutation.original_node, libcst.SimpleString) and " " in was
+        if is_prose or becomes.count("None") > was.count("None"):
+            continue
+        mutated = tree.deep_replace(mutation.original_node, mutation.mutated_node).code
+        found.setdefault(mutated, _compare(module, text, mutated))
+    return [mutant for mutant in found.values() if mutant.was != mutant.becomes]
+
+
+def _compare(module: str, text: str, mutated: str) -> Mutant:
+    before, after = text.splitlines(), mutated.splitlines()
+    changed = [
+        block for block in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if block[0] != "equal"
+    ]
+    first, last, first_after, last_after = changed[0][1], changed[-1][2], changed[0][3], changed[-1][4]
+    was, becomes = (" ".join(map(str.strip, lines)) for lines in (before[first:last], after[first_after:last_after]))
+    return Mutant(module, first + 1, was, becomes, mutated)
+
+
+class _Watch:
+    """Tells an assertion that failed from a program that broke."""
+
+    outcome = "survived"
+
+    def pytest_exception_interact(self, call: pytest.CallInfo) -> None:
+        noticed = (AssertionError, pytest.fail.Exception)
+        self.outcome = "caught" if isinstance(call.excinfo.value, noticed) else "loud"
+
+
+def _run_tests(tree: Path, tests: list[str], result: Path) -> None:
+    """What a child does: pytest in the copy, up to the first test that fails."""
+    os.setsid()  # with what the tests start, it can be stopped as one
+    os.chdir(tree)
+    sys.path[0] = str(tree)
+    sys.dont_write_bytecode = True  # a file that changes twice a second would be taken for its last version
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+    with (tree / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    watch = _Watch()
+    code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)], [watch])
+    result.write_text("loud" if code and watch.outcome == "survived" else watch.outcome)
+
+
+def outcome(tree: Path, tests: list[str], seconds: float) -> str:
+    """`survived`, `caught`, `loud`, or `hung` where the tests took longer than `seconds`."""
+    result = tree / "outcome.txt"
+    result.write_text("loud")  # what stands where the child died
+    child = CONTEXT.Process(target=_run_tests, args=(tree, tests, result))
+    child.start()
+    child.join(seconds)
+    if child.is_alive():
+        os.killpg(child.pid, signal.SIGKILL)
+        child.join()
+        return "hung"
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # workers that a broken test left
+    return result.read_text()
+
+
+def examine(tree: Path, module: str, sample: int, seed: int) -> dict[Mutant, str]:
+    """The outcome of each mutant that is drawn."""
+    started = time.perf_counter()
+    if outcome(tree, TESTS[module], 1800) != "survived":
+        sys.exit(f"The tests of {module} fail without a fault:\n{(tree / 'log.txt').read_text()[-3000:]}")
+    limit = 60 + 5 * (time.perf_counter() - started)
+    population = mutants_of(module)
+    outcomes = {}
+    for mutant in random.Random(f"{seed} {module}").sample(population, min(sample, len(population))):
+        (tree / module).write_text(mutant.text, encoding="utf-8")
+        outcomes[mutant] = outcome(tree, TESTS[module], limit)
+        if outcomes[mutant] == "survived":
+            print(f"{module}:{mutant.line}\n  - {mutant.was}\n  + {mutant.becomes}", flush=True)
+    shutil.copy(REPOSITORY / module, tree / module)
+    return outcomes
+
+
+def record(path: Path, command: str, outcomes: dict[Mutant, str]) -> list[dict]:
+    """Brings outcomes into the file: what survived keeps its reason, what was caught goes. Returns the unread ones."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"modules": {}, "survivors": []}
+    reasons = {(each["module"], each["was"], each["becomes"]): each["reason"] for each in known["survivors"]}
+    for mutant, result in outcomes.items():
+        reason = reasons.pop(mutant.key, "")
+        if result == "survived":
+            reasons[mutant.key] = reason
+    for module in {mutant.module for mutant in outcomes}:
+        results = [result for mutant, result in outcomes.items() if mutant.module == module]
+        loud = results.count("loud") + results.count("hung")
+        known["modules"][module] = {
+            "command": command, "mutants": len(results), "loud": loud, "silent": len(results) - loud,
+            "caught": results.count("caught"),
+        }  # fmt: skip
+    known["modules"] = dict(sorted(known["modules"].items()))
+    known["survivors"] = [
+        dict(zip(("module", "was", "becomes", "reason"), (*key, reason), strict=True))
+        for key, reason in sorted(reasons.items())
+    ]
+    path.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [each for each in known["survivors"] if not each["reason"]]
+
+
+def main() -> None:
+    """Examines the modules; fails where a survivor has no reason beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", choices=[[], *TESTS], default=list(TESTS), help="by default all")
+    parser.add_argument("--sample", type=int, default=25, help="mutants of each module")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "mutants.json")
+    arguments = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()  # pytest collects garbage, which a child need not look for among all that it was born with
+    command = f"python -m benchmarks.mutants --sample {arguments.sample} --seed {arguments.seed}"
+    unread = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(REPOSITORY, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "node_modules"))
+        for module in arguments.modules:
+            outcomes = examine(tree, module, arguments.sample, arguments.seed)
+            unread = record(arguments.output, command, outcomes)
+            print(module, json.loads(arguments.output.read_text())["modules"][module], flush=True)
+    if unread:
+        sys.exit(f"{len(unread)} survivors have no reason in {arguments.output}: write a test for each, or its reason.")
+
+
+if __name__ == "__main__":
+    main()
