@@ -29,17 +29,48 @@ import pytest
 from mutmut.mutation.file_mutation import create_mutations
 
 REPOSITORY = Path(__file__).parent.parent
-# Each module's tests, up to the first of which that fails a mutant goes.
+# Each module's tests, the quick ones first: the first that fails ends a mutant.
 TESTS = {
-    "cifar10/arrays.py": ["test_arrays.py"],
-    "cifar10/augmentation.py": ["test_augmentation.py", "test_speed.py::test_resize_is_pillows", "test_inputs.py"],
+    "cifar10/arrays.py": ["test_arrays.py", "test_shift.py"],
+    "cifar10/augmentation.py": ["test_augmentation.py", "test_inputs.py", "test_speed.py::test_resize_is_pillows"],
     "cifar10/cutmix.py": ["test_cutmix.py", "test_inputs.py"],
-    "cifar10/device.py": ["test_augmentation.py", "test_inputs.py"],
+    "cifar10/device.py": ["test_inputs.py"],
+    "cifar10/loading.py": ["test_loading.py"],
     "cifar10/randomness.py": ["test_randomness.py"],
+    "cifar10/reading.py": ["test_reading.py", "test_bad_data.py"],
+    "cifar10/splitting.py": ["test_reading.py", "test_bad_data.py"],
     "cifar10/trivial_augment.py": ["test_trivial_augment.py", "test_inputs.py"],
-    "training/arithmetic.py": ["test_speed.py::test_arithmetic_of_a_run_counts_each_image_at_its_size"],
+    "cifar10/unlabelled.py": ["test_prediction.py"],
+    "evaluation/backends.py": ["test_export.py"],
+    "evaluation/corruptions.py": ["test_shift.py"],
+    "evaluation/figures.py": ["test_evaluation.py"],
+    "evaluation/report.py": ["test_evaluation.py", "test_shift.py"],
+    "evaluation/scoring.py": ["test_evaluation.py", "test_prediction.py"],
+    "evaluation/trained.py": ["test_evaluation.py", "test_prediction.py"],
+    "evaluation/views.py": ["test_evaluation.py", "test_prediction.py"],
+    "exporting/checking.py": ["test_export.py"],
+    "exporting/graphs.py": ["test_export.py"],
+    "exporting/quantization.py": ["test_export.py"],
+    "modeling_slimresnet/configuration_slimresnet.py": ["test_configuration.py", "test_modeling.py"],
+    "modeling_slimresnet/modeling_slimresnet.py": ["test_modeling.py", "test_initialization.py"],
+    "sharing/hub.py": ["test_hub.py", "test_sharing.py"],
+    "sharing/model_card.py": ["test_hub.py", "test_sharing.py", "test_pretrained.py"],
+    "training/arithmetic.py": ["test_arithmetic.py"],
+    "training/checkpoints.py": ["test_checkpoints.py"],
+    "training/cuda_graphs.py": ["test_cuda_graphs.py"],
+    "training/hardware.py": ["test_cuda_graphs.py", "test_speed.py"],
+    "training/identity.py": ["test_checkpoints.py"],
+    "training/initialization.py": ["test_initialization.py"],
     "training/inputs.py": ["test_inputs.py"],
+    "training/interruption.py": ["test_interruption.py"],
+    "training/loop.py": ["test_training.py", "test_interruption.py"],
     "training/muon.py": ["test_optimization.py"],
+    "training/optimization.py": ["test_optimization.py"],
+    "training/output_dir.py": ["test_checkpoints.py", "test_training.py"],
+    "training/progress.py": ["test_checkpoints.py", "test_training.py"],
+    "training/recipe.py": ["test_recipe.py", "test_bad_recipes.py"],
+    "training/setup.py": ["test_bad_config.py", "test_training.py"],
+    "training/sharpness.py": ["test_sharpness.py"],
 }
 # What takes seconds to import, and no tests change.
 PRELOADED = (

@@ -98,7 +98,7 @@ def test_what_is_not_given_is_as_documented():
     draws, points = Draws(0, 0, 0, np.arange(4000)), torch.zeros(4000, 1, 9, 9, dtype=torch.uint8)
     erased = Augmentation(random_erasing_prob=1.0, erasing_color=(1,))(points.repeat(1, 1, 8, 8), draws)
     share = erased.double().mean(dim=(1, 2, 3))
-    assert share.min().item() == pytest.approx(0.02, abs=0.003) and share.max().item() == pytest.approx(0.2, abs=0.005)
+    assert share.min().item() == pytest.approx(0.02, abs=0.008) and share.max().item() == pytest.approx(0.2, abs=0.008)
     black = Augmentation(random_erasing_prob=1.0)(
         torch.full((100, 3, 9, 9), 7, dtype=torch.uint8), Draws(0, 0, 0, np.arange(100))
     )

@@ -21,6 +21,11 @@ def test_order_is_a_permutation_within_windows(window):
     assert (order // window == np.arange(1000) // window).all()
 
 
+def test_the_order_of_nothing_is_empty():
+    order = sample_order(3, 5, 0, 7)
+    assert order.shape == (0,) and order.dtype == np.int64
+
+
 def test_order_differs_by_seed_and_epoch_and_repeats():
     orders = {(seed, epoch): sample_order(seed, epoch, 100, 100).tolist() for seed in range(3) for epoch in range(3)}
     assert len({tuple(order) for order in orders.values()}) == 9
