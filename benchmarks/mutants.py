@@ -64,7 +64,7 @@ TESTS = {
     "training/inputs.py": ["test_inputs.py"],
     "training/interruption.py": ["test_interruption.py"],
     "training/loop.py": ["test_training.py", "test_interruption.py"],
-    "training/muon.py": ["test_optimization.py"],
+    "training/muon.py": ["test_muon.py", "test_optimization.py"],
     "training/optimization.py": ["test_optimization.py"],
     "training/output_dir.py": ["test_checkpoints.py", "test_training.py"],
     "training/progress.py": ["test_checkpoints.py", "test_training.py"],
