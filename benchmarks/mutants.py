@@ -1,10 +1,10 @@
 """Plants small faults and counts those that the tests notice: python -m benchmarks.mutants --sample 25
 
-The faults are mutmut's: another operator, number, string or keyword, an argument left out. For each
-module they are drawn by seed, planted one at a time into a copy of the repository, and given to the tests that
-exercise the module. A fault is loud where the program breaks by itself; of the silent ones, those that a test's own
-assertion catches are counted. What survives is written into `benchmarks/mutants.json`, to be read: a test is written
-for it, or a reason beside it why it may stay.
+The faults are mutmut's: another operator, number, string or keyword, an argument left out. For each module they are
+drawn by seed, planted one at a time into a copy of the repository, and given to the tests that exercise the module. A
+fault is loud where the program breaks by itself; of the silent ones, those that a test's own assertion catches are
+counted. What survives is written into `benchmarks/mutants.json`, to be read: a test is written for it, or a reason
+beside it why it may stay. `pip install -e ".[mutation]"` brings mutmut.
 """
 
 import argparse
@@ -44,6 +44,9 @@ TESTS = {
     "evaluation/backends.py": ["test_export.py"],
     "evaluation/corruptions.py": ["test_shift.py"],
     "evaluation/figures.py": ["test_evaluation.py"],
+    "evaluation/metrics/calibration/calibration.py": ["test_evaluation.py"],
+    "evaluation/metrics/classification/classification.py": ["test_evaluation.py"],
+    "evaluation/metrics/per_class/per_class.py": ["test_evaluation.py"],
     "evaluation/report.py": ["test_evaluation.py", "test_shift.py"],
     "evaluation/scoring.py": ["test_evaluation.py", "test_prediction.py"],
     "evaluation/trained.py": ["test_evaluation.py", "test_prediction.py"],
@@ -95,29 +98,26 @@ class Mutant(NamedTuple):
         return self.module, self.was, self.becomes
 
 
-def mutants_of(module: str) -> list[Mutant]:
-    """Every mutant of a module, but for those in a sentence, which is a message, and None for a value, which breaks."""
-    text = (REPOSITORY / module).read_text(encoding="utf-8")
+def draw(module: str, text: str, sample: int, seed: int) -> list[Mutant]:
+    """Mutants of a module's text, but none of a sentence, which is a message, and no None for a value."""
     tree, mutations, *_ = create_mutations(module, text)
-    found = {}
+    population = []
     for mutation in mutations:
         was, becomes = (tree.code_for_node(node) for node in (mutation.original_node, mutation.mutated_node))
         is_prose = isinstance(mutation.original_node, libcst.SimpleString) and " " in was
-        if is_prose or becomes.count("None") > was.count("None"):
-            continue
-        mutated = tree.deep_replace(mutation.original_node, mutation.mutated_node).code
-        found.setdefault(mutated, _compare(module, text, mutated))
-    return [mutant for mutant in found.values() if mutant.was != mutant.becomes]
+        if not is_prose and becomes.count("None") <= was.count("None"):
+            population.append(mutation)
+    drawn = random.Random(f"{seed} {module}").sample(population, min(sample, len(population)))
+    mutated = (tree.deep_replace(mutation.original_node, mutation.mutated_node).code for mutation in drawn)
+    return [_compare(module, text, other) for other in dict.fromkeys(mutated) if other != text]
 
 
 def _compare(module: str, text: str, mutated: str) -> Mutant:
-    before, after = text.splitlines(), mutated.splitlines()
-    changed = [
-        block for block in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if block[0] != "equal"
-    ]
-    first, last, first_after, last_after = changed[0][1], changed[-1][2], changed[0][3], changed[-1][4]
-    was, becomes = (" ".join(map(str.strip, lines)) for lines in (before[first:last], after[first_after:last_after]))
-    return Mutant(module, first + 1, was, becomes, mutated)
+    lines, others = text.splitlines(), mutated.splitlines()
+    blocks = difflib.SequenceMatcher(None, lines, others, autojunk=False).get_opcodes()
+    (_, start, _, start_of_other, _), *_ = changed = [block for block in blocks if block[0] != "equal"]
+    was, becomes = lines[start : changed[-1][2]], others[start_of_other : changed[-1][4]]
+    return Mutant(module, start + 1, " ".join(map(str.strip, was)), " ".join(map(str.strip, becomes)), mutated)
 
 
 class _Watch:
@@ -168,14 +168,14 @@ def examine(tree: Path, module: str, sample: int, seed: int) -> dict[Mutant, str
     if outcome(tree, TESTS[module], 1800) != "survived":
         sys.exit(f"The tests of {module} fail without a fault:\n{(tree / 'log.txt').read_text()[-3000:]}")
     limit = 60 + 5 * (time.perf_counter() - started)
-    population = mutants_of(module)
+    text = (tree / module).read_text(encoding="utf-8")
     outcomes = {}
-    for mutant in random.Random(f"{seed} {module}").sample(population, min(sample, len(population))):
+    for mutant in draw(module, text, sample, seed):
         (tree / module).write_text(mutant.text, encoding="utf-8")
         outcomes[mutant] = outcome(tree, TESTS[module], limit)
         if outcomes[mutant] == "survived":
             print(f"{module}:{mutant.line}\n  - {mutant.was}\n  + {mutant.becomes}", flush=True)
-    shutil.copy(REPOSITORY / module, tree / module)
+    (tree / module).write_text(text, encoding="utf-8")
     return outcomes
 
 
@@ -206,11 +206,13 @@ def record(path: Path, command: str, outcomes: dict[Mutant, str]) -> list[dict]:
 def main() -> None:
     """Examines the modules; fails where a survivor has no reason beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", choices=[[], *TESTS], default=list(TESTS), help="by default all")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as cifar10/cutmix.py; by default all")
     parser.add_argument("--sample", type=int, default=25, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "mutants.json")
     arguments = parser.parse_args()
+    if unknown := sorted({*arguments.modules} - TESTS.keys()):
+        parser.error(f"no tests are named for {', '.join(unknown)}: choose from {', '.join(TESTS)}")
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for name in PRELOADED:
         importlib.import_module(name)
@@ -220,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(REPOSITORY, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "node_modules"))
-        for module in arguments.modules:
+        for module in arguments.modules or TESTS:
             outcomes = examine(tree, module, arguments.sample, arguments.seed)
             unread = record(arguments.output, command, outcomes)
             print(module, json.loads(arguments.output.read_text())["modules"][module], flush=True)
