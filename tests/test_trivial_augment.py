@@ -70,7 +70,7 @@ def test_an_operation_does_what_pillow_does(pixels, name, height, width):
 
 
 def test_each_operation_is_drawn_as_often_as_another_and_at_all_strengths(pixels):
-    image = pixels[:1].expand(14_000, -1, -1, -1)
+    image = pixels[:1, :, :16, :16].expand(14_000, -1, -1, -1)
     drawn = Draws(0, 0, 0, np.arange(14_000)).uniform("trivial augment", 2)
     result = trivial_augment(image, drawn)
     numbers = (drawn[:, 0] * 14).astype(int)
