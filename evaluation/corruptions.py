@@ -181,8 +181,8 @@ def with_photographs(photographs: list[np.ndarray]) -> dict[str, Corruption]:
     def frost(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
         return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
 
-    swapped = {"synthetic_frost": frost}
-    return {swapped.get(name, each).__name__: swapped.get(name, each) for name, each in CORRUPTIONS.items()}
+    fifteen = (frost if name == "synthetic_frost" else corruption for name, corruption in CORRUPTIONS.items())
+    return {corruption.__name__: corruption for corruption in fifteen}
 
 
 def overlapping_augmentations(trivial_augment: bool, gaussian_blur_prob: float) -> dict[str, tuple[str, ...]]:

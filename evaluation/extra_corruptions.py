@@ -60,10 +60,11 @@ EXTRA_CORRUPTIONS: dict[str, Corruption] = {
 
 def _relief(drops: np.ndarray) -> np.ndarray:
     """How much light drops, whole numbers in 0–255, `[B, H, W]`, give back by their edges: the same."""
-    # Euclid's distances, where OpenCV takes the lengths of paths over a grid, 2 % longer at most.
+    # Euclid's distances, where OpenCV's are the lengths of paths over a grid, which differ by 2 % at most. The tiny
+    # number keeps a whole distance from falling a step.
     distances = np.stack([distance_transform_edt(~edges) for edges in _edges(drops)])
     distances = uniform_filter(distances.clip(0, 20), 3, mode="mirror", axes=(1, 2))
-    levels = np.stack([_equalize(each) for each in (distances + 1e-6).astype(np.uint8)])
+    levels = np.stack([_equalize(steps) for steps in (distances + 1e-6).astype(np.uint8)])
     light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     lit = correlate(levels.astype(float), light[None], mode="mirror").clip(0, 255)
     return np.rint(uniform_filter(lit, 3, mode="mirror", axes=(1, 2)))
