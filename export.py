@@ -26,16 +26,17 @@ from evaluation.trained import (
     read_json,
     write_json,
 )
-from exporting.checking import agreement
-from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch
+from exporting.checking import GENERATED_IMAGES, TRAINING_IMAGES, agreement, generated_pixels
+from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch, smallest_side
 from exporting.quantization import quantize_int8
+from modeling_slimresnet import SlimResNetConfig
 from sharing.hub import shared_files
 from sharing.model_card import CARD_NAME, is_edited, write_model_card
 from training.output_dir import RECIPE_NAME, read_recipe_with
 from training.recipe import RecipeError
 from training.setup import open_recipe_split
 
-CHECK_SAMPLES = 512
+CHECK_SAMPLES = 512  # at most; int8 rounds, so that it is judged by a share of many
 _BATCH = 128
 _FROM_RECIPE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "image_column_name", "label_column_name",
@@ -58,7 +59,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="A new folder, or MODEL itself, to add to.")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="Replace exported files that are there.")
     for name in _FROM_RECIPE:
-        parser.add_argument(f"--{name}", help="As for train.py; by default what the model was trained on.")
+        parser.add_argument(
+            f"--{name}", help="As for train.py, for --quantize; by default what the model was trained on."
+        )
     arguments = parser.parse_args(words)
     if arguments.quantize and arguments.format != "onnx":
         raise ExportError(f"--quantize is for --format onnx, not for {arguments.format}: leave one of them out.")
@@ -71,45 +74,60 @@ def run(arguments: argparse.Namespace) -> None:
     """Exports and checks in a folder of its own; `--output_dir` gets the files when all of them agree."""
     folder = find_folder(arguments.model)
     model, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
-    if arguments.format == "torch_export":
-        names, backend = [TORCH_EXPORT_FILE], "torch_export"
-    else:
-        names, backend = [ONNX_FILE, *([QUANTIZED_ONNX_FILE] if arguments.quantize else [])], "onnxruntime"
+    names = [TORCH_EXPORT_FILE] if arguments.format == "torch_export" else [ONNX_FILE]
+    if arguments.quantize:
+        names.append(QUANTIZED_ONNX_FILE)
     check_output_dir(arguments, folder, names)
-    pixels = read_pixels(arguments, folder, model.config.image_size, CHECK_SAMPLES + arguments.calibration_samples)
-    inputs = pixels if arguments.uint8_pixels else normalize(pixels)
-    example = inputs[:2].clone()  # torch.export saves its storage, which a view shares with all the others
+    prepare = (lambda pixels: pixels) if arguments.uint8_pixels else normalize
     module = LogitsOfPixels(model, normalize if arguments.uint8_pixels else None).eval()
-    checked = inputs[:CHECK_SAMPLES].split(_BATCH)
-    with torch.inference_mode():
-        expected = torch.cat([module(batch) for batch in checked])
-    check_finite(expected, [f"training image {number}" for number in range(len(expected))])
-
     with TemporaryDirectory() as staging:
         made = {name: Path(staging) / name for name in names}
         exports = read_json(arguments.output_dir / EXPORTS_NAME)
         for name, file in made.items():
             file.parent.mkdir(exist_ok=True)
-            facts = {"pixel_values": str(inputs.dtype).removeprefix("torch.")}
-            if name == TORCH_EXPORT_FILE:
-                export_torch(module, example, file)
-            elif name == ONNX_FILE:
-                export_onnx(module, example, file, arguments.opset)
+            if name == QUANTIZED_ONNX_FILE:
+                for_checks, for_ranges = read_pixels(arguments, folder, model.config.image_size)
+                quantize_int8(made[ONNX_FILE], file, prepare(for_ranges).numpy())
+                checked = prepare(for_checks).split(_BATCH)
+                facts = compare(module, name, file, checked, TRAINING_IMAGES)
+                facts["calibration_images"] = len(for_ranges)
             else:
-                calibration = inputs[CHECK_SAMPLES:]
-                quantize_int8(made[ONNX_FILE], file, (batch.numpy() for batch in calibration.split(_BATCH)))
-                facts["calibration_images"] = len(calibration)
+                checked = [prepare(pixels) for pixels in generated_batches(model.config)]
+                example = checked[0][:2].clone()  # torch.export saves a tensor's storage, a view's whole one
+                if name == ONNX_FILE:
+                    export_onnx(module, example, file, arguments.opset)
+                else:
+                    export_torch(module, example, file)
+                facts = compare(module, name, file, checked, GENERATED_IMAGES)
+            facts |= {"pixel_values": str(checked[0].dtype).removeprefix("torch."), "bytes": file.stat().st_size}
+            facts["smallest_side"] = smallest_side(model.config)
             if arguments.format == "onnx":
                 facts["opset"] = arguments.opset
-            run_file = open_file(file, backend)
-            logits = torch.cat([run_file(batch) for batch in checked])
-            facts |= agreement(name, logits, expected, "int8" if name == QUANTIZED_ONNX_FILE else "float32")
-            exports[name] = facts | {"bytes": file.stat().st_size}
+            exports[name] = facts
             print(
-                f"{name}: {file.stat().st_size:,} bytes; on {facts['checked_images']} training images the same class "
-                f"as PyTorch for {facts['same_class']:.2%}, logits differ by {facts['largest_difference']:.2g} at most"
+                f"{name}: {facts['bytes']:,} bytes; on {facts['checked_images']} {facts['checked_on']} the same class "
+                f"as PyTorch for {facts['same_class']:.2%}, logits of {facts['largest_logit']:.2g} at most differ by "
+                f"{facts['largest_difference']:.2g} at most"
             )
         write(arguments.output_dir, folder, made, exports)
+
+
+@torch.inference_mode()
+def compare(module: LogitsOfPixels, name: str, file: Path, batches: Sequence[Tensor], images: str) -> dict:
+    """What a file gives against what the network gives on these batches; returns and raises as `agreement`."""
+    run_file = open_file(file, "torch_export" if name == TORCH_EXPORT_FILE else "onnxruntime")
+    expected, logits = (torch.cat([network(batch) for batch in batches]) for network in (module, run_file))
+    check_finite(expected, [f"number {number} of {len(expected)} {images}" for number in range(1, len(expected) + 1)])
+    return agreement(name, logits, expected, "int8" if name == QUANTIZED_ONNX_FILE else "float32", images)
+
+
+def generated_batches(config: SlimResNetConfig) -> list[Tensor]:
+    """Pictures that a file in float32 is checked on, of the config's size first, then of others if it takes them."""
+    side, smallest = config.image_size, smallest_side(config)
+    sides = [(side, side)]
+    if smallest is not None:
+        sides += [(max(smallest, 3 * side // 4),) * 2, (side, 3 * side // 2)]
+    return [generated_pixels(_BATCH, height, width) for height, width in sides]
 
 
 def check_output_dir(arguments: argparse.Namespace, folder: Path, names: list[str]) -> None:
@@ -133,17 +151,31 @@ def check_output_dir(arguments: argparse.Namespace, folder: Path, names: list[st
         raise ExportError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
 
 
-def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int, count: int) -> Tensor:
+def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) -> tuple[Tensor, Tensor]:
     """
-    Images that the model was trained on, uint8 `[count, 3, image_size, image_size]` (fewer, if there are no more).
+    Images of the training split, none of them twice: those that an int8 file is checked on, and those for its ranges.
 
     Never those of validation or test: an exported file is scored on images that it was not made with.
+
+    Returns:
+        uint8 `[N, 3, image_size, image_size]` each: `CHECK_SAMPLES` and `--calibration_samples`, or half of what there
+        is and the other half, at most.
+
+    Raises:
+        ExportError: there are fewer than two.
     """
     recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
     split = open_recipe_split(recipe, "train", image_size)
     rows, _ = stratified_split(split.labels, recipe.validation_size, recipe.seed)
-    [pixels] = split.images.read([rows[sample_order(recipe.seed, 0, len(rows), len(rows))[:count]]])
-    return pixels
+    if len(rows) < 2:
+        raise ExportError(
+            f"--quantize int8 needs training images for its ranges and others to be checked on, but "
+            f"{recipe.dataset_name} has {len(rows)}: name another with --dataset_name."
+        )
+    checked = min(CHECK_SAMPLES, len(rows) // 2)
+    order = rows[sample_order(recipe.seed, 0, len(rows), len(rows))[: checked + arguments.calibration_samples]]
+    [pixels] = split.images.read([order])
+    return pixels[:checked], pixels[checked:]
 
 
 def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[str, dict]) -> None:

@@ -26,6 +26,7 @@ PRETRAINED = FOLDER.parent / "pretrained/slimresnet-cifar10"
 RUNS = {**{name: FOLDER / "results" / name for name in ("paper", "fast", "best")}, "best_long": PRETRAINED}
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
+LARGEST_LOSS = 0.005  # of a class's images in int8, that goes without saying
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
 
 
@@ -163,10 +164,26 @@ def inference() -> str:
     lines += ["", f"| test accuracy by class | {' | '.join(by_class)} |", "|---|" + "---:|" * len(by_class)]
     for name in next(iter(by_class.values())):
         lines.append(f"| {name} | {' | '.join(f'{shares[name]:.1%}' for shares in by_class.values())} |")
+    lines += ["", losses_of_int8(by_class)]
     machine = result["machine"]
     versions = ", ".join(f"{package} {machine[package]}" for package in ("torch", "onnxruntime", "openvino"))
     units = ", ".join(f"{'with' if machine[unit] else 'without'} {name}" for unit, name in UNITS.items())
     return "\n".join([*lines, "", f"`{result['command']}`; {machine['processor']} {units}, {versions}"])
+
+
+def losses_of_int8(by_class: dict[str, dict[str, float]]) -> str:
+    """Which classes lose more than `LARGEST_LOSS` against the first form, and in which of the others."""
+    (_, before), *forms = by_class.items()
+    losses = [
+        f"{name} {100 * (share - shares[name]):.1f} ({form})"
+        for form, shares in forms
+        for name, share in before.items()
+        if round(share - shares[name], 9) > LARGEST_LOSS
+    ]
+    limit = f"{100 * LARGEST_LOSS:g} points"
+    if not losses:
+        return f"In int8 no class loses more than {limit}."
+    return f"In int8 these classes lose more than {limit}: {', '.join(losses)}."
 
 
 def results() -> str:

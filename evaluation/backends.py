@@ -67,8 +67,14 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runn
             f"MODEL {folder} has no {name}, or no {EXPORTS_NAME} that tells of it: make it with python export.py MODEL "
             f"{flags}."
         )
+    takes = facts.get("pixel_values") if isinstance(facts, dict) else None
+    if takes not in ("float32", "uint8"):
+        raise ModelError(
+            f"{folder / EXPORTS_NAME} does not say whether {name} takes pixel_values as float32 or uint8: make it anew "
+            "with export.py --overwrite_output_dir."
+        )
     config = load_config(folder)
-    normalize = _unchanged if facts["pixel_values"] == "uint8" else load_normalize(folder)
+    normalize = _unchanged if takes == "uint8" else load_normalize(folder)
     return Runnable(ForeignNetwork(open_file(folder / name, backend), config), normalize)
 
 

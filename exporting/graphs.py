@@ -1,6 +1,7 @@
 """A network as one graph, in a file that no class of this project is needed for."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modeling_slimresnet import SlimResNetForImageClassification
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
 
 class ExportError(ValueError):
@@ -37,9 +38,22 @@ class LogitsOfPixels(nn.Module):
         return self.network(pixel_values=pixel_values, return_dict=True).logits
 
 
+def smallest_side(config: SlimResNetConfig) -> int | None:
+    """
+    From which height and width on a graph takes any; None, if it takes those of the config alone.
+
+    The network takes every size. But of feature maps of a single pixel torch.export makes a graph for single pixels
+    alone. The stages divide a side by their strides, rounding up: beyond their product there are two pixels or more.
+    """
+    smallest = math.prod(config.strides) + 1
+    return smallest if smallest <= config.image_size else None
+
+
 def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset: int) -> None:
     """
     Writes an ONNX graph with the input `pixel_values` and the output `logits`, of any number of images.
+
+    Height and width are free too, if `smallest_side` gives one.
 
     Args:
         pixel_values: an example of at least two images, of the type and size that the graph is to take.
@@ -63,7 +77,7 @@ def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset:
             module,
             (pixel_values,),
             dynamo=True,
-            dynamic_shapes=_any_number_of_images(),
+            dynamic_shapes=_free_dimensions(module),
             input_names=["pixel_values"],
             output_names=["logits"],
             opset_version=opset,
@@ -78,12 +92,16 @@ def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset:
 def export_torch(module: LogitsOfPixels, pixel_values: Tensor, file: Path) -> None:
     """Writes what `torch.export.load` reads; arguments as `export_onnx`."""
     with _quiet():
-        program = torch.export.export(module, (pixel_values,), dynamic_shapes=_any_number_of_images())
+        program = torch.export.export(module, (pixel_values,), dynamic_shapes=_free_dimensions(module))
     torch.export.save(program, file)
 
 
-def _any_number_of_images() -> dict[str, dict[int, torch.export.Dim]]:
-    return {"pixel_values": {0: torch.export.Dim("batch", min=1)}}
+def _free_dimensions(module: LogitsOfPixels) -> dict[str, dict[int, torch.export.Dim]]:
+    free = {0: torch.export.Dim("batch", min=1)}
+    smallest = smallest_side(module.network.config)
+    if smallest is not None:
+        free |= {2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+    return {"pixel_values": free}
 
 
 @contextmanager
