@@ -1,10 +1,12 @@
 """Shared by all tests: no network, and a network small enough to train in a second."""
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub: a missing folder must fail at once
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before any import of torch: processes share the cores, and none may spin
@@ -14,6 +16,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
@@ -32,6 +35,36 @@ settings.load_profile("repository")
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "cifar10" / "sample"
+
+_DRAW, _DECODE = Figure.savefig, Image.decode_example
+
+
+@functools.lru_cache(maxsize=4096)
+def _decoded(content: bytes, mode: str | None) -> PILImage.Image:
+    return _DECODE(Image(mode=mode), {"path": None, "bytes": content})
+
+
+def _decode_once(feature: Image, value: dict, token_per_repo_id: dict | None = None) -> PILImage.Image:
+    if value.get("bytes"):
+        return _decoded(value["bytes"], feature.mode)
+    return _DECODE(feature, value, token_per_repo_id)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_runs():
+    """Three quarters of a tiny run are its pictures, which are blank here, and the sample, which is decoded once."""
+    blank = PILImage.new("RGB", (1, 1))
+    with (
+        patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
+        patch.object(Image, "decode_example", _decode_once),
+    ):
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """In this test pictures are drawn."""
+    monkeypatch.setattr(Figure, "savefig", _DRAW)
 
 
 @pytest.fixture

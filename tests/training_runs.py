@@ -1,6 +1,13 @@
-"""What the tests of train.py share: one run in this process, and looking at what it wrote."""
+"""What the tests of train.py share: a run in this process or in others, and looking at what it wrote."""
 
+import inspect
 import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +22,12 @@ from cifar10.randomness import sample_order
 from cifar10.reading import open_split
 from cifar10.splitting import random_subset
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from training.loop import fit
 from training.recipe import parse_recipe
+
+SECONDS = 300  # of patience with a process, on a machine that may have other things to do
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["train"])  # imports take seconds: they are done once, and a child has them
 
 
 def train(flags, *more):
@@ -24,6 +36,67 @@ def train(flags, *more):
     recipe = parse_recipe([*flags, *map(str, more)])
     train_script.run(recipe)
     return Path(recipe.output_dir)
+
+
+def start(program: Callable[[], None], arguments, log: Path, **environment: str) -> multiprocessing.Process:
+    """
+    Another process, the first of its group, as a terminal or a job scheduler starts it.
+
+    Args:
+        program: what it runs, a function of a module, such as `train.main`.
+        arguments: of its command line.
+        log: gets what it prints.
+    """
+    log.touch()
+    process = PROCESSES.Process(target=_run, args=(program, list(map(str, arguments)), log, environment))
+    process.start()
+    return process
+
+
+def _run(program, arguments, log, environment):
+    os.setsid()
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+    sys.argv = [program.__module__, *arguments]
+    program()
+
+
+def train_on_two(flags, folder: Path) -> Path:
+    """One run on two processes, as a launcher starts them; their output goes into `folder`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    logs = [folder / f"rank-{rank}.log" for rank in range(2)]
+    processes = [
+        start(train_script.main, flags, log, **launch, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank, log in enumerate(logs)
+    ]
+    for process, log in zip(processes, logs, strict=True):
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    return Path(parse_recipe(flags).output_dir)
+
+
+def wait_until(condition: Callable[[], bool], is_running: Callable[[], bool], output: Callable[[], str]) -> None:
+    """Fails with the output of a process where it ends, or minutes pass, before the condition holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert is_running() and time.monotonic() < deadline, output()
+        time.sleep(0.01)
+
+
+def set_validation(monkeypatch, raw, averaged=()):
+    """Has validation find these accuracies, an epoch each, of the weights that are trained and of the averaged ones."""
+    scores = {True: iter(raw), False: iter(averaged)}
+
+    def fit_with_them(*arguments, **named):
+        bound = inspect.signature(fit).bind(*arguments, **named)
+        trained = bound.arguments["model"]
+        bound.arguments["evaluate"] = lambda model: {"loss": 1.0, "accuracy": next(scores[model is trained])}
+        return fit(*bound.args, **bound.kwargs)
+
+    monkeypatch.setattr(train_script, "fit", fit_with_them)
 
 
 def by_hand(recipe, config_dir, batch_size):
@@ -37,6 +110,13 @@ def by_hand(recipe, config_dir, batch_size):
     labels = [torch.from_numpy(split.labels[batch]) for batch in batches]
     pixel_values = (normalize(pixels, recipe.image_mean, recipe.image_std) for pixels in split.images.read(batches))
     return model, zip(pixel_values, labels, strict=True)
+
+
+def assert_accuracy(accuracy, logits, labels):
+    """It is that of these logits; an image whose two best classes are as good as equal may be right or wrong."""
+    best, second = logits.topk(2).values.T
+    close, right = best - second <= 1e-4, logits.argmax(dim=1) == labels
+    assert (right & ~close).sum() <= round(accuracy * len(labels)) <= (right | close).sum()
 
 
 def weights(folder):
