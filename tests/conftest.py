@@ -75,15 +75,24 @@ def tiny_config():
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_config_dir(tmp_path_factory):
-    """The same as a folder for `--config_name`, for images of 32×32."""
-    folder = tmp_path_factory.mktemp("config")
+def _save_config(folder: Path, **settings) -> Path:
     config = modeling_slimresnet.SlimResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], strides=[2, 2]
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], strides=[2, 2], **settings
     )
     config.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config_dir(tmp_path_factory):
+    """The same as a folder for `--config_name`, for images of 32×32."""
+    return _save_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session")
+def smooth_config_dir(tmp_path_factory):
+    """Where a sum is made in two ways: at the kink of a ReLU, rounding decides over the gradient of a flat area."""
+    return _save_config(tmp_path_factory.mktemp("smooth"), hidden_act="gelu")
 
 
 def tiny_run_flags(config_dir: Path, output_dir: Path) -> list[str]:

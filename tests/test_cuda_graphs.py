@@ -26,6 +26,7 @@ class Training:
         self.model = SlimResNetForImageClassification(config).train()
         self.optimizer = build_optimizer(self.model, RECIPE)
         self.last = None  # what the last step read, and the loss it gave
+        self.captures = 0
 
     def step(self, inputs, sharpness_aware):
         loss = self.model(**inputs).loss
@@ -44,6 +45,7 @@ class Training:
 def training(tiny_config, monkeypatch):
     """On a CPU, where capturing a step undoes it, and replaying it takes it again on what its inputs hold by then."""
     monkeypatch.setattr("training.optimization.has_bf16", lambda device_type: False)
+    tiny_config.hidden_act = "gelu"  # at the kink of a ReLU rounding would decide over a gradient
     training = Training(tiny_config)
 
     class Graph:
@@ -55,6 +57,7 @@ def training(tiny_config, monkeypatch):
         tensors = [*training.model.state_dict().values()]
         tensors += [value for part in training.optimizer.state_dict().values() for value in _tensors(part["state"])]
         before = [tensor.clone() for tensor in tensors]
+        training.captures += 1
         yield
         graph.inputs, graph.sharpness_aware, graph.loss = training.last
         with torch.no_grad():
@@ -74,12 +77,13 @@ def _tensors(state):
 
 
 def batches(count):
-    """In two sizes that take turns, then sharpness-aware."""
+    """In two sizes that take turns, then sharpness-aware; every one has other pixels and other labels."""
     generator = torch.Generator().manual_seed(1)
     for number in range(count):
         size = 8 if number % 2 else 16
         pixel_values = torch.randn(4, 3, size, size, generator=generator)
-        yield {"pixel_values": pixel_values, "labels": torch.arange(4)}, number > count // 2
+        labels = torch.randn(4, 10, generator=generator).mul(5).softmax(dim=1)
+        yield {"pixel_values": pixel_values, "labels": labels}, number >= count // 2
 
 
 def test_replayed_steps_are_the_steps(training, tiny_config):
@@ -94,12 +98,36 @@ def test_replayed_steps_are_the_steps(training, tiny_config):
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("changed", ["pixel_values", "labels"])
+def test_a_replay_reads_every_input_of_its_own_call(training, changed):
+    """Two batches that differ in one input alone, without learning, which would change the loss too."""
+    training.optimizer.step = lambda: None
+    graphed = GraphedStep(training.step, training.optimizer)
+    (batch, _), _, (other, _) = batches(3)
+    other = batch | {changed: other[changed]}
+    plain, there = (training.step(inputs, False).clone() for inputs in (batch, other))
+    assert (plain - there).abs() > 1e-2
+    losses = [graphed(inputs, False) for inputs in [batch, other] * NUM_EAGER_STEPS]
+    torch.testing.assert_close(torch.stack(losses), torch.stack([plain, there] * NUM_EAGER_STEPS))
+
+
 def test_each_kind_is_captured_once_and_its_losses_outlive_it(training):
     graphed = GraphedStep(training.step, training.optimizer)
     calls = list(batches(16 * NUM_EAGER_STEPS))
     losses = [graphed(*call) for call in calls]
-    assert len(graphed._captured) == 4
-    assert len({loss.item() for loss in losses}) == len(losses)
+    assert training.captures == 4
+    assert len({loss.data_ptr() for loss in losses}) == len(losses)
+
+
+def test_callers_keep_their_inputs(training):
+    """A graph reads tensors of its own: those of the call that was captured may be anybody's afterwards."""
+    graphed = GraphedStep(training.step, training.optimizer)
+    calls = list(batches(4 * NUM_EAGER_STEPS))
+    before = [{name: value.clone() for name, value in inputs.items()} for inputs, _ in calls]
+    for inputs, sharpness_aware in calls:
+        graphed(inputs, sharpness_aware)
+    for (inputs, _), expected in zip(calls, before, strict=True):
+        assert all(torch.equal(value, expected[name]) for name, value in inputs.items())
 
 
 def test_rates_stay_the_tensors_that_a_graph_reads(training):

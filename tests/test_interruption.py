@@ -5,8 +5,10 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from conftest import tiny_run_flags
 from training_runs import SECONDS, assert_same_weights, start, train, wait_until
 
@@ -14,6 +16,7 @@ import train as train_script
 from benchmarks import faults
 from training import loop
 from training.checkpoints import find_damage, list_checkpoints
+from training.interruption import StopRequest
 
 RESUME = "--resume_from_checkpoint=last"
 
@@ -119,6 +122,32 @@ def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, s
     assert f"resumed from {folder / 'checkpoint-7'}" in capsys.readouterr().out
     assert not list(folder.glob("tmp-*"))
     assert_same_weights(folder, straight)
+
+
+def test_after_a_run_signals_do_what_they_did(flags):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    train(flags, "--max_train_steps=1")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("signalled", ["this one", "another", "none"])
+def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
+    """On GPUs that is where the caller waits anyway; the trigger stands for what a process tells the others."""
+    asked = []
+    accelerator = Mock(num_processes=2, device=torch.device(device), is_main_process=False)
+    accelerator.check_trigger.side_effect = lambda: (
+        asked.append(True) or (signalled == "another" or accelerator.set_trigger.called)
+    )
+    with StopRequest(accelerator) as request:
+        if signalled == "this one":
+            signal.raise_signal(signal.SIGINT)
+        assert request.is_made(waits_for_device=False) is (device == "cpu" and signalled != "none")
+        assert bool(asked) is (device == "cpu")
+        assert request.is_made(waits_for_device=True) is (signalled != "none")
+    if signalled != "none":
+        stop = request.stop(7)
+        assert stop.exit_code == (130 if signalled == "this one" else 143) and "behind checkpoint 7:" in str(stop)
 
 
 def kill_without_drawing():

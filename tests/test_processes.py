@@ -136,13 +136,14 @@ def test_processes_that_diverge_stop_together(flags, tmp_path):
     assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
 
 
-def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(flags, tmp_path):
+def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(flags, smooth_config_dir, tmp_path):
     """With BatchNorm frozen they do the same sums in another order: 8 steps of 32 images, on one process or on two."""
-    row = compare(True, tmp_path, [*flags, "--max_train_steps=8", "--learning_rate=0.01"])
+    flags += [f"--config_name={smooth_config_dir}", "--max_train_steps=8", "--learning_rate=0.01"]
+    row = compare(True, tmp_path, flags)
     assert row["samples given to the model"] == 8 * 32
     assert row["the same sample, augmentation and label at every place"]
     assert row["mean loss, 2 processes"] == pytest.approx(row["mean loss, 1 process"], abs=1e-5)
-    assert row["weights, relative difference (norms)"] < 1e-6
+    assert row["weights, relative difference (norms)"] < 1e-5
 
 
 SRUN = """#!/bin/bash

@@ -128,13 +128,28 @@ def test_arithmetic_of_a_run_counts_each_image_at_its_size():
     assert multiply_adds(config, 16) == pytest.approx(multiply_adds(config, 32) / 4, rel=1e-4)
 
 
-def test_full_augmentation_lies_between_the_light_epochs(tiny_config):
-    recipe = Recipe(cutmix_prob=1.0, num_light_augmentation_epochs=1, num_final_light_augmentation_epochs=2)
-    make_inputs = TrainingInputs(recipe, tiny_config, num_epochs=5)
+# Settings that light epochs are without.
+FULL = {
+    "trivial_augment": True, "vertical_flip_prob": 1.0, "gaussian_blur_prob": 1.0, "random_erasing_prob": 1.0,
+    "cutmix_prob": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_augmentation_lies_between_the_light_epochs(tiny_config, name):
+    """A light epoch is, bit for bit, one of a recipe that has crop, flip and smoothing alone."""
+    light = Recipe(label_smoothing_factor=0.1)
+    recipe = dataclasses.replace(
+        light, **{name: FULL[name]}, num_light_augmentation_epochs=1, num_final_light_augmentation_epochs=2
+    )
+    make_inputs, make_light_inputs = (TrainingInputs(each, tiny_config, num_epochs=5) for each in (recipe, light))
     pixels, labels = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 10
-    batches = [TrainingBatch(pixels, labels, Draws(0, epoch, 0, np.arange(32))) for epoch in range(5)]
-    mixed = [bool((make_inputs(batch)["labels"].amax(dim=1) < 1).any()) for batch in batches]
-    assert mixed == [False, True, True, False, False]
+    same = []
+    for epoch in range(5):
+        batch = TrainingBatch(pixels, labels, Draws(0, epoch, 0, np.arange(32)))
+        inputs, light_inputs = make_inputs(batch), make_light_inputs(batch)
+        same.append(all(torch.equal(value, light_inputs[key]) for key, value in inputs.items()))
+    assert same == [True, False, False, True, True]
     assert make_inputs.last_full_epoch == 2  # the pictures of training images are taken from it
     never = dataclasses.replace(recipe, num_light_augmentation_epochs=3)
     assert TrainingInputs(never, tiny_config, num_epochs=5).last_full_epoch == 4
@@ -145,11 +160,15 @@ def test_precision_chooses_itself(monkeypatch):
     for capabilities, expected in (
         ({"avx512_bf16": True}, "bf16"),
         ({"amx_bf16": True}, "bf16"),
+        ({"arm_bf16": True}, "bf16"),
         ({"avx2": True}, "no"),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert choose_mixed_precision("auto", "cpu").value == expected
     assert choose_mixed_precision("auto", "mps").value == "no"
+    for found in (True, False):  # a GPU that emulates it has it not
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=found: found)
+        assert choose_mixed_precision("auto", "cuda").value == ("bf16" if found else "no")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert choose_mixed_precision("auto", "cpu") == ("bf16", "as launched")
     assert choose_mixed_precision("no", "cpu") == ("no", "as asked")
@@ -182,10 +201,13 @@ def test_a_network_too_narrow_for_channels_last_trains_on_batches_of_seven(flags
     """oneDNN crashes with it: https://github.com/uxlfoundation/oneDNN/issues/6035."""
     narrow = SlimResNetConfig(**NARROW, strides=[2, 2])
     narrow.save_pretrained(tmp_path / "narrow")
-    flags = [*flags, f"--config_name={tmp_path / 'narrow'}", "--total_train_batch_size=7", "--num_train_epochs=1"]
+    flags = [*flags, f"--config_name={tmp_path / 'narrow'}", "--total_train_batch_size=7", "--max_train_steps=3"]
     recipe = (train(flags) / "recipe.yaml").read_text()
     assert "channels_last: false" in recipe
     with pytest.raises(RecipeError, match="--channels_last true crashes PyTorch on a CPU where 8 channels"):
         train(flags, "--channels_last=true", "--overwrite_output_dir")
     assert choose_channels_last(True, "cuda", narrow).value is True
     assert choose_channels_last("auto", "cpu", SlimResNetConfig(**NARROW, strides=[1, 1])).value is True
+    for width, wide_enough in ((15, False), (16, True)):
+        config = SlimResNetConfig(embedding_size=32, hidden_sizes=[width, 32], depths=[1, 1], strides=[1, 2])
+        assert choose_channels_last("auto", "cpu", config).value is wide_enough

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from conftest import SAMPLE
@@ -20,7 +19,7 @@ import train as train_script
 from cifar10.augmentation import normalize
 from cifar10.randomness import sample_order
 from cifar10.reading import open_split
-from cifar10.splitting import random_subset
+from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training.loop import fit
 from training.recipe import parse_recipe
@@ -104,7 +103,8 @@ def by_hand(recipe, config_dir, batch_size):
     torch.manual_seed(recipe.seed)
     model = SlimResNetForImageClassification(SlimResNetConfig.from_pretrained(config_dir)).train()
     split = open_split(str(SAMPLE), "train", image_size=32)
-    rows = random_subset(np.arange(2000), recipe.max_train_samples, recipe.seed)
+    rows, _ = stratified_split(split.labels, recipe.validation_size, recipe.seed)
+    rows = random_subset(rows, recipe.max_train_samples, recipe.seed)
     order = rows[sample_order(recipe.seed, 0, len(rows), recipe.shuffle_buffer_size)]
     batches = [order[start:][:batch_size] for start in range(0, len(order), batch_size)]
     labels = [torch.from_numpy(split.labels[batch]) for batch in batches]
