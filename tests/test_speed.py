@@ -24,8 +24,8 @@ from training.progress import Progress
 from training.recipe import Recipe, RecipeError
 
 
-def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
-    """On real images, in all widths: the loss stays within 5 % of float32's (a mean over 10 steps, in a band)."""
+def test_twenty_steps_in_bf16_and_channels_last_follow_float32():
+    """On real images, in all widths: the loss stays within 5 % of float32's; a mean over 5 steps differs by 0.3 %."""
     # Few and of 16 pixels: where the processor has no bf16, a step in it takes ten times as long.
     split = open_split(str(SAMPLE), "train", image_size=32, resident_on=torch.device("cpu"))
     losses = {}
@@ -37,7 +37,7 @@ def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
         # At ten times this rate the curve is chaotic, and the number of threads alone moves it by several per cent.
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
         curve = []
-        for step in range(50):
+        for step in range(20):
             rows = np.arange(8 * step, 8 * step + 8)
             (pixels,) = split.images.read([rows])
             pixel_values = normalize(resize(pixels, 16), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -47,7 +47,7 @@ def test_fifty_steps_in_bf16_and_channels_last_follow_float32():
             optimizer.step()
             optimizer.zero_grad()
             curve.append(loss.item())
-        losses[fast] = np.array(curve).reshape(5, 10).mean(axis=1)
+        losses[fast] = np.array(curve).reshape(4, 5).mean(axis=1)
         assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
