@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, SAMPLE, tiny_run_flags
+from conftest import REPOSITORY, SAMPLE, run_python, tiny_run_flags
 from torch.nn import functional as F
 from training_runs import SECONDS, assert_accuracy, assert_same_weights, read, train, train_on_two, wait_until
 from transformers import AutoImageProcessor, AutoModelForImageClassification
