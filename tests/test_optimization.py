@@ -1,16 +1,18 @@
-"""The learning rate against PyTorch's schedulers, and the optimiser's groups."""
+"""The learning rate against PyTorch's and transformers' schedulers, and the optimiser's groups."""
 
 import copy
 import math
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
+from transformers import get_scheduler
 
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.muon import MuonWithSGD, orthogonalized
 from training.optimization import build_optimizer, schedule
-from training.recipe import Recipe
+from training.recipe import Recipe, parse_recipe
 
 SCHEDULES = ["constant", "linear", "cosine", "multi_step", "hybrid"]
 
@@ -59,14 +61,40 @@ def test_constant():
     assert rates(10, lr_scheduler_type="constant", learning_rate=0.3) == [0.3] * 10
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("warmup", "warmup_steps"), [(20, 20), (0.15, 30), (0.101, 21), (199, 199), (0.0, 0)])
+def test_after_the_warmup_the_rate_is_that_of_transformers_scheduler(name, warmup, warmup_steps):
+    theirs = "constant_with_warmup" if name == "constant" else name
+    expected = reference(lambda optimizer: get_scheduler(theirs, optimizer, warmup_steps, 200), 200)
+    warmed = rates(200, lr_scheduler_type=name, warmup_steps=warmup)
+    assert warmed[warmup_steps:] == pytest.approx(expected[warmup_steps:], rel=1e-9, abs=1e-12)
+    assert warmed[warmup_steps] == max(warmed) == 0.1  # the peak is reached
+
+
+@pytest.mark.parametrize("name", ["multi_step", "hybrid"])
+def test_milestones_fall_on_the_same_steps_with_a_warmup_and_without(name):
+    settings = {"lr_scheduler_type": name, "lr_milestones": [0.3, 0.8], "lr_gamma": 0.2}
+    assert rates(200, warmup_steps=20, **settings)[20:] == rates(200, **settings)[20:]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [20, 0.1])
-def test_warmup_is_linear_and_leaves_the_rest(schedule, warmup):
-    plain = rates(200, lr_scheduler_type=schedule)
-    warmed = rates(200, lr_scheduler_type=schedule, warmup_steps=warmup)
-    assert warmed[20:] == plain[20:]
-    factors = [warm / full for warm, full in zip(warmed[:20], plain[:20], strict=True)]
-    assert factors == pytest.approx([(step + 1) / 21 for step in range(20)])
+def test_warmup_rises_in_equal_steps_to_the_peak_and_has_no_step_of_rate_0(name, warmup):
+    warmed = rates(200, lr_scheduler_type=name, warmup_steps=warmup, learning_rate=2.1)
+    assert warmed[:21] == pytest.approx([0.1 * (step + 1) for step in range(21)])
+    assert all(rate > 0 for rate in warmed[:-1])
+
+
+def test_recipes_tuned_under_a_warmup_that_scaled_the_fall_train_as_they_did():
+    """Their rates are nine tenths of what was tuned: behind the warm-up the curve is the same."""
+    for name, steps in (("fast", 24 * 195), ("best", 65 * 195), ("best_long", 200 * 195)):
+        recipe = parse_recipe([f"--config={REPOSITORY / f'configuration/{name}.yaml'}"])
+        tuned = {"fast": (0.2, 0.05, 1.6)}.get(name, (0.2, 0.1, 1.6))
+        now = (recipe.learning_rate, recipe.muon_learning_rate, recipe.norm_bias_learning_rate)
+        assert now == pytest.approx([0.9 * rate for rate in tuned])
+        for step in range(math.ceil(0.1 * steps), steps, 97):
+            fallen = 1 - step / steps  # times the tuned rate, as those runs had it
+            assert 0.9 * schedule(recipe, step, steps) == pytest.approx(fallen, abs=1e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -76,26 +76,28 @@ def schedule(recipe: Recipe, step: int, max_steps: int) -> float:
     """
     The share of its peak that the learning rate has at optimiser step `step`, counted from 0, of a run of `max_steps`.
 
-    `linear` falls to 0 after the last step; `cosine` does so too (Loshchilov and Hutter, 2017, equation 5, without
-    restarts); `multi_step` is multiplied by `lr_gamma` at each of `lr_milestones`, shares of the run; `hybrid` does
-    that over the first half of the run, then follows a cosine from `lr_gamma` of the peak. Over the first
-    `warmup_steps` the result is scaled linearly, reaching its full height at the step after them.
+    The rate rises over `warmup_steps`, reaches its peak at the step after them, and then follows the schedule. That is
+    transformers' `get_linear_schedule_with_warmup` (and `cosine`, `constant`), but for the rise: it starts one step
+    higher, since a step at a rate of 0 does nothing. `linear` and `cosine` fall to 0 over the steps behind the warm-up
+    (for the cosine: Loshchilov and Hutter, 2017, equation 5, without restarts). `multi_step` is multiplied by
+    `lr_gamma` at each of `lr_milestones`; `hybrid` does that over the first half of the run, then follows a cosine from
+    `lr_gamma` of the peak. Their milestones and halves are shares of the whole run, warm-up included, so that they fall
+    on the same epochs with a warm-up and without.
     """
-    progress = step / max_steps
-    if recipe.lr_scheduler_type == "linear":
-        share = 1 - progress
-    elif recipe.lr_scheduler_type == "cosine":
-        share = _cosine(progress)
-    elif recipe.lr_scheduler_type == "multi_step":
-        share = _multi_step(progress, recipe)
-    elif recipe.lr_scheduler_type == "hybrid":
-        share = _multi_step(2 * progress, recipe) if progress < 0.5 else recipe.lr_gamma * _cosine(2 * progress - 1)
-    else:
-        share = 1.0
     warmup_steps = recipe.warmup_steps if recipe.warmup_steps >= 1 else math.ceil(recipe.warmup_steps * max_steps)
     if step < warmup_steps:
-        share *= (step + 1) / (warmup_steps + 1)
-    return share
+        return (step + 1) / (warmup_steps + 1)
+    progress = step / max_steps
+    progress_after_warmup = (step - warmup_steps) / (max_steps - warmup_steps)
+    if recipe.lr_scheduler_type == "linear":
+        return 1 - progress_after_warmup
+    if recipe.lr_scheduler_type == "cosine":
+        return _cosine(progress_after_warmup)
+    if recipe.lr_scheduler_type == "multi_step":
+        return _multi_step(progress, recipe)
+    if recipe.lr_scheduler_type == "hybrid":
+        return _multi_step(2 * progress, recipe) if progress < 0.5 else recipe.lr_gamma * _cosine(2 * progress - 1)
+    return 1.0
 
 
 def _cosine(progress: float) -> float:
