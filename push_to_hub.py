@@ -19,6 +19,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repo_id", required=True, help="The repository, as user/name; made if it is not there.")
     parser.add_argument("--space", action="store_true", help="DIR is a page of demo.build: make it a static Space.")
     parser.add_argument("--private", action="store_true", help="Make it private, if it is new.")
+    parser.add_argument(
+        "--license", help="Of the weights, as the Hub names it; by default what the recipe says, or none."
+    )
     parser.add_argument("--revision", help="The branch; made if it is not there. By default main.")
     parser.add_argument("--create_pr", action="store_true", help="Open a pull request in a repository that is there.")
     parser.add_argument("--overwrite_card", action="store_true", help="Write the model card anew though it was edited.")
@@ -29,11 +32,14 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Checks the folder, then pushes it in one commit."""
     if arguments.space:
-        if arguments.overwrite_card:
-            raise HubError("--overwrite_card is for a run's model card, and a page of --space has none: leave it out.")
+        for flag in ("overwrite_card", "license"):
+            if getattr(arguments, flag):
+                raise HubError(f"--{flag} is for a run's model card, and a page of --space has none: leave it out.")
         files = collect_page(arguments.folder)
     else:
-        files = collect(arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card)
+        files = collect(
+            arguments.folder, arguments.repo_id, overwrite_card=arguments.overwrite_card, license=arguments.license
+        )
     sizes = {
         path: len(content) if isinstance(content, bytes) else content.stat().st_size for path, content in files.items()
     }

@@ -86,6 +86,8 @@ def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset:
     made = program.model.opset_imports[""]
     if made != opset:
         raise ExportError(f"--opset {opset} cannot be made of this network, only {made}: leave the flag out.")
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of Python, with their paths on this machine
     program.save(str(file))
 
 
@@ -93,6 +95,8 @@ def export_torch(module: LogitsOfPixels, pixel_values: Tensor, file: Path) -> No
     """Writes what `torch.export.load` reads; arguments as `export_onnx`."""
     with _quiet():
         program = torch.export.export(module, (pixel_values,), dynamic_shapes=_free_dimensions(module))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # as above
     torch.export.save(program, file)
 
 

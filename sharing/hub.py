@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_token
 
@@ -13,6 +13,7 @@ from evaluation.trained import ModelError, check_finite, load_model, load_normal
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
+from .shared_recipe import shared_recipe
 
 # Whatever else lies in the folder, checkpoints and logs above all, stays at home.
 _SHARED = (
@@ -40,13 +41,20 @@ class HubError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict[str, Path | bytes]:
+def collect(
+    folder: Path, repo_id: str, *, overwrite_card: bool = False, license: str | None = None
+) -> dict[str, Path | bytes]:
     """
-    What goes to the Hub, by its path there; the card is written anew unless a person edited it.
+    What goes to the Hub, by its path there, and no path of this machine in it.
+
+    The card is written anew unless a person edited it, and the recipe is the one for others.
+
+    Args:
+        license: of the weights, where it is other than the recipe's.
 
     Raises:
-        HubError: the folder is not a finished run, its weights do not load, they or its figures are not finite, or its
-            card claims other figures than its results have.
+        HubError: the folder is not a finished run, its weights do not load, they or its figures are not finite, or the
+            metadata of an edited card has other figures than its results, or another licence.
     """
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
@@ -62,11 +70,12 @@ def collect(folder: Path, repo_id: str, *, overwrite_card: bool = False) -> dict
                 read_json(folder / name)
     except ModelError as error:
         raise HubError(f"{error} Nobody could use such a folder.") from error
+    files[RECIPE_NAME] = shared_recipe(folder, license).to_yaml().encode()
     card = folder / CARD_NAME
     if overwrite_card or not is_edited(card):
-        files[CARD_NAME] = render_model_card(folder, repo_id).encode()
+        files[CARD_NAME] = render_model_card(folder, repo_id, license).encode()
     else:
-        _check_figures(folder, card)
+        _check_metadata(folder, card, license)
     return files
 
 
@@ -96,21 +105,32 @@ def _check_network(folder: Path) -> None:
     check_finite(model(pixel_values=normalize(noise)).logits, ["an image of noise"])
 
 
-def _check_figures(folder: Path, card: Path) -> None:
+def _check_metadata(folder: Path, card: Path, license: str | None) -> None:
+    """Holds the metadata of a card that a person edited against the results, and against the licence asked for."""
     try:
-        claimed = ModelCard.load(card).data.eval_results or []
+        metadata = ModelCard.load(card).data
     except Exception as error:  # YAML's and huggingface_hub's own
         raise HubError(
             f"the metadata at the top of {card} cannot be read ({error}): correct it, or write the card anew with "
             "--overwrite_card."
         ) from error
-    measured = {(each.dataset_split, each.metric_name): each.metric_value for each in eval_results(folder)}
-    for each in claimed:
-        value = measured.get((each.dataset_split, each.metric_name))
+    if license not in (None, metadata.get("license")):
+        raise HubError(
+            f"--license {license}, but {card} was edited by hand and says {metadata.get('license')}: change it there, "
+            "or write the card anew with --overwrite_card."
+        )
+
+    def place(each: EvalResult) -> tuple[str, str | None, str | None]:
+        return each.dataset_type, each.dataset_split, each.metric_name
+
+    measured = {place(each): each.metric_value for each in eval_results(folder)}
+    for each in metadata.eval_results or []:
+        value = measured.get(place(each))
         if value != each.metric_value:
             raise HubError(
-                f"{card} claims {each.metric_name} {each.metric_value} on {each.dataset_split}, where "
-                f"{folder / RESULTS_NAME} has {value}: correct it, or write the card anew with --overwrite_card."
+                f"{card} claims {each.metric_name} {each.metric_value} on {each.dataset_split} of "
+                f"{each.dataset_type}, where {folder / RESULTS_NAME} has {value}: correct it, or write the card anew "
+                "with --overwrite_card."
             )
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from evaluation.backends import EXPORTS_NAME, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
@@ -16,18 +16,33 @@ from training.arithmetic import multiply_adds
 from training.output_dir import RESULTS_NAME, read_recipe
 from training.recipe import Recipe
 
+from .shared_recipe import shared_recipe
+
 CARD_NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _MARK = "<!-- written by SlimResNet, sha256 of the text above: {} -->\n"
 _METRICS = {  # name in all_results.json: name in the Hub's list of metrics, name for people
     "accuracy": ("accuracy", "Accuracy"),
-    "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation"),
+    "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation ({tta})"),
     "top_5_accuracy": ("accuracy", "Top-5 accuracy"),
     "loss": ("loss", "Cross entropy"),
     "expected_calibration_error": ("ece", "Expected calibration error"),
     "expected_calibration_error_scaled": ("ece", "Expected calibration error after temperature scaling"),
-    "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities"),
+    "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities, frost: {frost}"),
 }
+_CHOICES = {  # what a run says that it chose: what that is for people
+    "epoch": "the epoch whose weights were kept",
+    "tta": "the test-time augmentation",
+    "temperature": "the temperature",
+}
+_FROST = {  # how a run's frost was made: the same for people
+    "photographs": "the photographs of frost of its authors",
+    "synthetic": "synthetic frost in place of the photographs of its authors",
+    None: "a fractal in place of the photographs of frost of its authors, which is easier than they are",
+}
+_JS_DTYPES = {QUANTIZED_ONNX_FILE: "q8", ONNX_FILE: "fp32"}  # as transformers.js finds a file
+_PRECISIONS = {"no": "float32", "bf16": "bf16", "fp16": "fp16"}
+_CIFAR10 = ("uoft-cs/cifar10", "cifar10")  # where the Hub has it
 _FIGURES = {
     "curves.png": "Loss and accuracy over the epochs",
     "test_confusion_matrix.png": "Confusion matrix of the test split",
@@ -68,27 +83,34 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def render_model_card(folder: Path, name: str) -> str:
-    """The text of the card of a finished folder whose model goes by `name`, as `from_pretrained` takes it."""
-    results = read_json(folder / RESULTS_NAME)
-    recipe = read_recipe(folder)
+def render_model_card(folder: Path, name: str, license: str | None = None) -> str:
+    """
+    The text of the card of a finished folder.
+
+    What the files of the run do not say is not in it.
+
+    Args:
+        name: of the model, as `from_pretrained` takes it.
+        license: of the weights, where it is other than the recipe's.
+    """
+    recipe = shared_recipe(folder, license)
+    results, others = _own_figures(folder, recipe)
     config = SlimResNetConfig.from_pretrained(folder)
     with torch.device("meta"):
         num_parameters = SlimResNetForImageClassification(config).num_parameters()
-    tta = results.get("test_tta", "none")
-    corruptions = read_json(folder / "test_corruptions.json").get("none")
     names = [config.id2label[index] for index in range(config.num_labels)]
-    is_local = Path(recipe.dataset_name).is_dir()
+    exports = _exports(folder, results)
+    dataset, is_local = results.get("train_dataset"), results.get("train_dataset_is_local")
     card = ModelCard.from_template(
         ModelCardData(
             model_name=name,
-            license="apache-2.0",
+            license=recipe.license,
             library_name="transformers",
             pipeline_tag="image-classification",
             tags=["slimresnet", "resnet", "image-classification", "pytorch"],
-            datasets=None if is_local else [recipe.dataset_name],
+            datasets=[dataset] if is_local is False else None,
             metrics=["accuracy"],
-            eval_results=eval_results(folder),
+            eval_results=eval_results(folder) or None,
         ),
         template_path=str(_TEMPLATE),
         name=name,
@@ -97,30 +119,55 @@ def render_model_card(folder: Path, name: str) -> str:
         label_names=names if len(names) <= 20 else None,
         num_parameters=num_parameters,
         multiply_adds=multiply_adds(config, config.image_size),
-        dataset=_dataset(recipe),
+        dataset=dataset,
         dataset_is_local=is_local,
-        dataset_revision=recipe.dataset_revision,
+        recipe=recipe,
+        results=results,
         results_table=_results_table(results),
-        validated=recipe.validation_size > 0,
-        seed=recipe.seed,
-        tta=None if tta == "none" else tta,
-        num_views=len(POLICIES[tta]),
-        temperature=results.get("temperature"),
-        corruption_accuracy=results.get("test_corruption_accuracy"),
-        corruption_accuracy_tta=results.get("test_corruption_accuracy_tta"),
-        corruption_samples=results.get("test_corruption_samples"),
-        corruptions=corruptions,
-        exports=_exports(folder, results),
+        chosen=[_CHOICES.get(choice, choice) for choice in _chosen(results)],
+        num_views=len(POLICIES[results.get("test_tta", "none")]),
+        temperature_source=_temperature_source(results, recipe),
+        frost=_FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
+        precision=_PRECISIONS.get(results.get("test_corruption_precision")),
+        corruptions=read_json(folder / "test_corruptions.json").get("none"),
+        exports=exports,
+        js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],
         figures=[
-            (f"figures/{file}", caption) for file, caption in _FIGURES.items() if (folder / "figures" / file).exists()
+            (f"figures/{file}", caption)
+            for file, caption in _FIGURES.items()
+            if (folder / "figures" / file).exists() and not file.startswith(others)
         ],
         changed_settings=_changed_settings(recipe),
         training_facts=_training_facts(results, recipe),
-        is_cifar10="cifar10" in _dataset(recipe).lower().replace("-", ""),
-        uses_cutmix=recipe.cutmix_prob > 0,
+        is_cifar10=dataset in _CIFAR10 and is_local is False,
     )
     text = card.content.rstrip("\n") + "\n\n"
     return text + _MARK.format(_digest(text))
+
+
+def _own_figures(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
+    """The results without the figures of other data than the recipe's, and what the names of those begin with."""
+    results = read_json(folder / RESULTS_NAME)
+    others = tuple(
+        name.removesuffix("dataset")
+        for name, dataset in results.items()
+        if name.endswith("_dataset") and dataset != recipe.dataset_name
+    )
+    return {name: value for name, value in results.items() if not name.startswith(others)}, others
+
+
+def _chosen(results: dict) -> list[str]:
+    """What the run chose on its validation images; nothing, where it does not say."""
+    return [choice for choice in results.get("eval_chose", "").split(", ") if choice]
+
+
+def _temperature_source(results: dict, recipe: Recipe) -> str | None:
+    """Where the temperature of the results comes from; None where nothing tells."""
+    if "temperature" in _chosen(results):
+        return "fitted on the validation images"
+    if "train_dataset" in results and results.get("temperature") == recipe.temperature:
+        return "given by the recipe"
+    return None
 
 
 def _exports(folder: Path, results: dict) -> list[dict]:
@@ -139,38 +186,41 @@ def _exports(folder: Path, results: dict) -> list[dict]:
 
 
 def eval_results(folder: Path) -> list[EvalResult]:
-    """The figures of a finished folder as the Hub's model-index has them: of the test split, and of validation."""
-    results = read_json(folder / RESULTS_NAME)
-    recipe = read_recipe(folder)
-    dataset = _dataset(recipe)
+    """
+    The figures of a finished folder as the Hub's model-index has them: of the test split, and of validation.
+
+    Only of figures whose data are known, and are the run's own.
+    """
+    recipe = shared_recipe(folder)
+    results, _ = _own_figures(folder, recipe)
     entries = []
-    held_out = f"train ({results.get('eval_samples', 0):,} held out)"
-    for prefix, split in (("test", recipe.test_split), ("eval", held_out)):
+    for prefix in ("test", "eval"):
+        if f"{prefix}_dataset" not in results:
+            continue
+        dataset, split = results[f"{prefix}_dataset"], results[f"{prefix}_split"]
+        if prefix == "eval":
+            split = f"{split} ({results['eval_samples']:,} held out)"
         for key, (metric, title) in _METRICS.items():
             value = results.get(f"{prefix}_{key}")
-            if value is not None:
-                if key.endswith("_tta"):
-                    title += f" ({results[f'{prefix}_tta']})"
-                entries.append(
-                    EvalResult(
-                        task_type="image-classification",
-                        dataset_type=dataset,
-                        dataset_name=dataset,
-                        dataset_config=recipe.dataset_config_name,
-                        dataset_split=split,
-                        dataset_revision=recipe.dataset_revision,
-                        metric_type=metric,
-                        metric_name=title,
-                        metric_value=value,
-                    )
+            if value is None:
+                continue
+            entries.append(
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    dataset_config=recipe.dataset_config_name,
+                    dataset_split=split,
+                    dataset_revision=recipe.dataset_revision,
+                    metric_type=metric,
+                    metric_name=title.format(
+                        tta=results.get(f"{prefix}_tta"),
+                        frost=results.get(f"{prefix}_corruption_frost", "a fractal, easier than photographs"),
+                    ),
+                    metric_value=value,
                 )
+            )
     return entries
-
-
-def _dataset(recipe: Recipe) -> str:
-    """The dataset's name; of a local one the folder's, and not where it lies."""
-    path = Path(recipe.dataset_name)
-    return path.resolve().name if path.is_dir() else recipe.dataset_name
 
 
 def _results_table(results: dict) -> list[list[str]]:
@@ -187,6 +237,8 @@ def _results_table(results: dict) -> list[list[str]]:
         for title, prefix in (("test", "test"), ("validation", "eval"))
         if f"{prefix}_accuracy" in results
     ]
+    if not splits:
+        return []
     rows = []
     for title, prefix in splits:
         cells = [title, f"{results[f'{prefix}_samples']:,}"]
@@ -213,23 +265,18 @@ def _with_interval(name: str, suffix: str = ""):
 
 def _changed_settings(recipe: Recipe) -> str:
     """The settings that decide what is learnt, where they differ from the defaults, as YAML."""
-    default, changed = dataclasses.asdict(Recipe()), dataclasses.asdict(recipe)
-    if Path(recipe.dataset_name).is_dir():
-        changed["dataset_name"] = _dataset(recipe)
-    quiet = {
-        "output_dir",
-        "overwrite_output_dir",
-        "resume_from_checkpoint",
-        "config_name",
-        "push_to_hub",
-        "hub_model_id",
+    default = dataclasses.asdict(Recipe())
+    quiet = {"config_name", "license", "push_to_hub", "hub_model_id"}
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(recipe).items()
+        if value != default[name] and name not in quiet
     }
-    settings = {name: value for name, value in changed.items() if value != default[name] and name not in quiet}
     return yaml.safe_dump(settings, sort_keys=False) if settings else "# none\n"
 
 
 def _training_facts(results: dict, recipe: Recipe) -> list[str]:
-    facts = []
+    facts, speed = [], "train_samples_per_second"
     if "train_samples" in results:
         facts.append(f"{results['train_samples']:,} training images, {results['epoch']:.4g} epochs")
     if "train_runtime" in results:
@@ -238,11 +285,7 @@ def _training_facts(results: dict, recipe: Recipe) -> list[str]:
         facts.append(
             f"{results['train_runtime'] / 60:.0f} minutes of training steps{where}"
             + (f", {many} processes" if many > 1 else "")
-            + (
-                f", {results['train_samples_per_second']:,.0f} images a second"
-                if "train_samples_per_second" in results
-                else ""
-            )
+            + (f", {results[speed]:,.0f} images a second" if speed in results else "")
             + f", precision {recipe.mixed_precision}"
         )
     if "total_flos" in results:

@@ -1,23 +1,33 @@
 """The model card and the way to the Hub, against a server on this machine that speaks the Hub's HTTP."""
 
+import dataclasses
+import io
 import json
 import os
 import shutil
+import sysconfig
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
-from conftest import run_python
+import yaml
+from conftest import REPOSITORY, SAMPLE, run_python
 from hub_server import HubServer
 from huggingface_hub import ModelCard, constants
 from PIL import Image
 from test_evaluation import evaluate_folder
 from training_runs import read, snapshot, train
 
+import export as export_script
 import push_to_hub as push_script
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, push
 from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
+from training.output_dir import read_recipe
+from training.recipe import Recipe, parse_recipe
+from training.setup import load_network_config
 
 FILES = {
     "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
@@ -38,13 +48,49 @@ def hub(monkeypatch):
         yield server
 
 
+FACTS = {
+    "train_dataset": "sample",
+    "train_dataset_is_local": True,
+    "test_dataset": "sample",
+    "test_split": "test",
+    "test_times_scored": 1,
+    "eval_dataset": "sample",
+    "eval_split": "train",
+    "eval_chose": "tta, temperature",
+}
+DECOYS = (
+    ".env", "notes.txt", "secrets.json", "run.json", "details.json", "corruptions.json", "config.yaml", "README.txt",
+    "model.bin", "optimizer.safetensors", "train.py", "eval.onnx", "figures/notes.txt", "figures/raw/photo.png",
+    "photo.png", "onnx/notes.json", "checkpoint-3/model.safetensors", "logs/test_details.json",
+)  # fmt: skip
+
+
 @pytest.fixture
 def folder(trained, tmp_path):
     """A finished run with things beside it that are nobody's business."""
     folder = shutil.copytree(trained, tmp_path / "run")
-    (folder / "notes.txt").write_text("mine")
-    (folder / ".env").write_text("HF_TOKEN=secret")
+    state(folder, **FACTS)
+    write_model_card(folder)
+    for name in DECOYS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
     return folder
+
+
+def state(folder, **facts):
+    """Has the results of a folder state these facts, and not those that are None."""
+    results = {name: value for name, value in (read(folder) | facts).items() if value is not None}
+    (folder / "all_results.json").write_text(json.dumps(results))
+
+
+def set_recipe(folder, **settings):
+    """Gives the recipe of a folder other settings."""
+    recipe = dataclasses.replace(read_recipe(folder), **settings)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+
+
+def metadata(card):
+    return ModelCard(card).data.to_dict()
 
 
 # --- the card ------------------------------------------------------------------------------------------------------
@@ -57,9 +103,8 @@ def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
     card.validate()  # by the Hub, which this server stands for
     assert "POST /api/validate-yaml" in hub.requests
     data = card.data.to_dict()
-    assert (data["license"], data["library_name"], data["pipeline_tag"]) == (
-        "apache-2.0", "transformers", "image-classification"
-    )  # fmt: skip
+    assert (data["library_name"], data["pipeline_tag"]) == ("transformers", "image-classification")
+    assert "license" not in data and "datasets" not in data  # nobody gave one; a local dataset has no page
     by_name = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
     assert by_name["test", "Accuracy"] == results["test_accuracy"]
     assert by_name["train (90 held out)", "Accuracy"] == results["eval_accuracy"]
@@ -76,23 +121,118 @@ def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
 
 def test_what_was_not_measured_is_left_out(folder):
     results = read(folder)
-    kept = {name: results[name] for name in ("test_accuracy", "test_loss", "test_samples", "epoch")}
-    (folder / "all_results.json").write_text(json.dumps(kept))
-    for file in (folder / "figures").iterdir():
+    kept = ("test_accuracy", "test_loss", "test_samples", "epoch", "test_dataset", "test_split")
+    (folder / "all_results.json").write_text(json.dumps({name: results[name] for name in kept}))
+    for file in (folder / "figures").glob("*.png"):
         file.unlink()
     card = render_model_card(folder, "user/name")
     assert [each.metric_name for each in eval_results(folder)] == ["Accuracy", "Cross entropy"]
-    for absent in ("| validation |", "![", "None", "of CIFAR-10-C", "minutes", "images a second"):
-        assert absent not in card, absent
+    absent = (
+        "| validation |", "![", "None", "of CIFAR-10-C", "minutes", "images a second", "were scored", "chose",
+        "Wilson", "It was trained on", "huggingface.co/datasets", "temperature, ",
+    )  # fmt: skip
+    assert not [words for words in absent if words in card]
     assert "| top-5 |" not in card and f"{results['test_accuracy']:.2%}" in card
+
+
+@pytest.mark.parametrize(
+    ("facts", "said", "unsaid"),
+    [
+        (
+            {},
+            "100 images were held out of the training split for validation, by a draw of seed 42; 90 of them were",
+            [],
+        ),
+        ({"eval_samples": 100}, "by a draw of seed 42. On them", ["of them were scored"]),
+        ({"eval_chose": "epoch"}, "the run chose the epoch whose weights were kept.", ["test-time augmentation."]),
+        ({"eval_chose": "tta, temperature"}, "chose the test-time augmentation, the temperature.", ["the epoch whose"]),
+        ({"eval_chose": None}, "held out of the training split", ["chose"]),
+        ({"test_times_scored": 1}, "The test images were scored once.", []),
+        ({"test_times_scored": 3}, "The test images were scored 3 times.", ["once"]),
+        ({"test_times_scored": None}, "held out", ["images were scored once"]),
+        ({"temperature": 1.5}, "by 1.500, fitted on the validation images, gives", ["given by the recipe"]),
+        ({"eval_chose": "tta", "temperature": 1.5}, "by 1.500 gives", ["fitted", "given by the recipe"]),
+        ({"train_device": "Abacus"}, "minutes of training steps on Abacus,", []),
+        ({"train_samples_per_second": None}, "minutes of training steps on", ["images a second"]),
+    ],
+)
+def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, unsaid):
+    state(folder, **facts)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert said in card and not [words for words in unsaid if words in card]
+    assert "Every choice" not in card
+
+
+def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(folder):
+    set_recipe(folder, validation_size=0, temperature=1.25)
+    state(folder, eval_chose=None, temperature=1.25)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "No images were held out for validation in this run." in card and "by 1.250, given by the recipe, g" in card
+    assert "has the loss of every epoch" in card
+
+
+def test_whether_data_are_local_is_what_the_run_recorded(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "images").mkdir(parents=True)  # a folder that happens to be there
+    set_recipe(folder, dataset_name="user/images", dataset_revision="v1")
+    hub_facts = {"train_dataset": "user/images", "test_dataset": "user/images", "eval_dataset": "user/images"}
+    state(folder, **hub_facts, train_dataset_is_local=False)
+    card = render_model_card(folder, "user/name")
+    assert metadata(card)["datasets"] == ["user/images"] and "[user/images](https://huggingface.co/datasets" in card
+    assert "(revision `v1`) alone, from random weights." in card
+    state(folder, train_dataset_is_local=True)
+    card = render_model_card(folder, "user/name")
+    assert "datasets" not in metadata(card) and "the local dataset `user/images`" in card
+    assert "`--dataset_name FOLDER` says where" in card and "huggingface.co/datasets" not in card
+
+
+@pytest.mark.parametrize("dataset", ["uoft-cs/cifar10", "cifar10", "uoft-cs/cifar100", "sample"])
+def test_cifar10_is_named_as_a_source_where_it_was_the_data(folder, dataset):
+    state(folder, train_dataset=dataset, train_dataset_is_local=False)
+    assert ("- CIFAR-10: Krizhevsky" in render_model_card(folder, "user/name")) == dataset.endswith("cifar10")
+
+
+def test_figures_of_other_data_are_not_in_the_card(folder):
+    state(
+        folder,
+        test_dataset="user/elsewhere",
+        test_accuracy=0.123,
+        test_corruption_accuracy=0.234,
+        test_corruption_samples=9,
+    )
+    state(folder, eval_onnxruntime_accuracy=0.5)
+    card = render_model_card(folder, "user/name")
+    assert {each.dataset_split for each in eval_results(folder)} == {"train (90 held out)"}
+    assert f"{read(folder)['eval_accuracy']:.2%}" in card and "| validation |" in card
+    assert not [words for words in ("12.30%", "23.40%", "elsewhere", "| test |", "figures/test_") if words in card]
+    state(folder, eval_dataset="user/elsewhere")
+    card = render_model_card(folder, "user/name")
+    assert not eval_results(folder) and "model-index" not in metadata(card) and "| split |" not in card
+
+
+def test_figures_whose_data_are_unknown_are_not_in_the_metadata(folder):
+    state(folder, test_dataset=None, eval_dataset=None)
+    assert not eval_results(folder) and f"{read(folder)['test_accuracy']:.2%}" in render_model_card(folder, "a/b")
 
 
 def test_corruptions_come_into_the_card(folder):
     (folder / "test_corruptions.json").write_text(json.dumps({"none": {"fog": [0.9, 0.8, 0.7, 0.6, 0.5]}}))
-    results = read(folder) | {"test_corruption_accuracy": 0.7, "test_corruption_samples": 90}
-    (folder / "all_results.json").write_text(json.dumps(results))
-    card = render_model_card(folder, "user/name")
-    assert "| fog | 90.0% | 80.0% | 70.0% | 60.0% | 50.0% |" in card and "the mean accuracy is 70.00%" in card
+    corrupted = {"test_corruption_accuracy": 0.7, "test_corruption_samples": 90}
+    state(folder, **corrupted)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "| fog | 90.0% | 80.0% | 70.0% | 60.0% | 50.0% |" in card and "the mean accuracy is 70.00%." in card
+    assert "a fractal in place of the photographs of frost of its authors, which is easier" in card
+    assert "computed on 90 test images, the mean" in card and "as the table of corruptions shows" in card
+    names = {
+        "photographs": "with the photographs of frost of its authors",
+        "synthetic": "with synthetic frost in place",
+    }
+    for frost, said in names.items():
+        state(folder, test_corruption_frost=frost, test_corruption_precision="bf16", test_corruption_accuracy_tta=0.75)
+        card = " ".join(render_model_card(folder, "user/name").split())
+        assert said in card and "computed on 90 test images in bf16, the mean accuracy is 70.00%, with test-" in card
+        assert "augmentation 75.00%." in card and "which is easier" not in card
+        assert f"Mean accuracy under 15 corruptions of 5 severities, frost: {frost}" in card
 
 
 def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
@@ -128,7 +268,83 @@ def test_training_anew_keeps_an_edited_card_and_no_stale_figures(flags, tmp_path
 
 def test_what_goes_and_what_stays(folder):
     assert collect(folder, "user/name").keys() == FILES
-    assert {"notes.txt", ".env", "checkpoint-21"} <= {file.name for file in folder.iterdir()}
+    assert all((folder / name).exists() for name in (*DECOYS, "checkpoint-21"))
+    later = {"test_corruptions.json", "onnx/model.onnx", "onnx/model_quantized.onnx", "model.pt2"}
+    (folder / "exports.json").write_text("{}")
+    for name in later:
+        (folder / name).write_text("{}")
+    assert collect(folder, "user/name").keys() == FILES | later | {"exports.json"}
+
+
+def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
+    """Of a run whose dataset, config, checkpoint and output folder lie here, and of what is exported of it."""
+    set_recipe(folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    exported = tmp_path / "exported"
+    for form in ("onnx", "torch_export"):
+        export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
+    written = read_recipe(folder)  # here it can be run again
+    assert (written.dataset_name, written.output_dir) == (str(SAMPLE), str(trained)) and Path(
+        written.config_name
+    ).exists()
+    here = {tmp_path, trained.parent, Path(written.config_name), REPOSITORY, Path(sysconfig.get_path("purelib"))}
+    for run in (folder, exported):
+        files = collect(run, "user/name")
+        assert ("model.pt2" in files and ONNX_FILE in files) == (run == exported)
+        for name, content in files.items():
+            content = content if isinstance(content, bytes) else content.read_bytes()
+            if name == "model.pt2":  # a ZIP file, whose text may be compressed
+                with ZipFile(io.BytesIO(content)) as archive:
+                    content = b"".join(archive.read(member) for member in archive.namelist())
+            for path in here:
+                assert str(path).encode() not in content, f"{name} holds {path}"
+        shared, whole = yaml.safe_load(files["recipe.yaml"]), dataclasses.asdict(written)
+        changed = {name: value for name, value in shared.items() if value != whole[name]}
+        assert changed == {
+            "dataset_name": "sample",
+            "config_name": "config.json",
+            "output_dir": Recipe().output_dir,
+            "resume_from_checkpoint": None,
+        }
+
+
+def test_the_shared_recipe_trains_the_shared_network(folder, tmp_path, monkeypatch):
+    """In a copy of the repository, with the dataset at hand."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name, content in collect(folder, "user/name").items():
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    monkeypatch.chdir(clone)
+    recipe = parse_recipe(["--config=recipe.yaml"])
+    assert load_network_config(recipe).hidden_sizes == [16, 32] and recipe.cutmix_prob == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [("/home/me/pictures", "pictures"), ("../pictures", "pictures"), ("user/pictures", "user/pictures")],
+)
+def test_a_dataset_that_was_not_recorded_goes_by_what_the_hub_could_call_it(folder, name, shared):
+    set_recipe(folder, dataset_name=name)
+    state(folder, train_dataset=None, train_dataset_is_local=None)
+    assert yaml.safe_load(collect(folder, "a/b")["recipe.yaml"])["dataset_name"] == shared
+
+
+def test_the_licence_is_the_users_to_say(folder):
+    def licences(**more):
+        files = collect(folder, "user/name", **more)
+        return metadata(files["README.md"].decode()).get("license"), yaml.safe_load(files["recipe.yaml"])["license"]
+
+    assert licences() == (None, None)
+    assert licences(license="mit") == ("mit", "mit")
+    set_recipe(folder, license="apache-2.0")
+    assert licences() == ("apache-2.0", "apache-2.0")
+    assert licences(license="mit") == ("mit", "mit")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("library_name:", "license: gpl-3.0\nlibrary_name:"))
+    assert collect(folder, "user/name", license="gpl-3.0")["README.md"] == card
+    with pytest.raises(HubError, match=r"--license mit, but .* was edited by hand and says gpl-3\.0: change it there"):
+        collect(folder, "user/name", license="mit")
+    assert licences(license="mit", overwrite_card=True) == ("mit", "mit")
 
 
 def test_folders_that_are_refused(folder, tmp_path):
@@ -142,7 +358,13 @@ def test_folders_that_are_refused(folder, tmp_path):
     card = folder / "README.md"
     accuracy = read(folder)["test_accuracy"]
     card.write_text(card.read_text().replace(f"value: {accuracy}", "value: 0.999"))
-    with pytest.raises(HubError, match=rf"claims Accuracy 0\.999 on test, where .* has {accuracy}.*--overwrite_card"):
+    with pytest.raises(
+        HubError, match=rf"claims Accuracy 0\.999 on test of sample, where .* has {accuracy}.*--overwrite_card"
+    ):
+        collect(folder, "user/name")
+    write_model_card(folder)
+    card.write_text(render_model_card(folder, "user/name").replace("type: sample", "type: user/other"))
+    with pytest.raises(HubError, match=r"on test of user/other, where .* has None"):
         collect(folder, "user/name")
     card.write_text("---\nlicense: [\n---\n")
     with pytest.raises(HubError, match="metadata at the top"):
@@ -152,7 +374,7 @@ def test_folders_that_are_refused(folder, tmp_path):
 
 def test_dry_run_needs_no_network_and_changes_nothing(folder, capsys):
     before = snapshot(folder)
-    push_script.run(push_script.parse([str(folder), "--repo_id=user/name", "--dry_run"]))
+    push_script.run(push_script.parse([str(folder), "--repo_id=user/name", "--dry_run", "--license=mit"]))
     said = capsys.readouterr().out
     assert all(path in said for path in FILES) and "checkpoint" not in said and "in 18 files" in said
     assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in said
@@ -207,8 +429,9 @@ def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
     assert hub.repositories["spaces/user/demo"].private and "user/demo" not in hub.repositories
     with pytest.raises(HubError, match=r"is no page: make one with python -m demo\.build"):
         push_script.run(push_script.parse([str(folder), "--repo_id=user/demo", "--space"]))
-    with pytest.raises(HubError, match="--overwrite_card is for a run's model card"):
-        push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", "--overwrite_card"]))
+    for flag in ("--overwrite_card", "--license=mit"):
+        with pytest.raises(HubError, match=f"{flag.split('=')[0]} is for a run's model card"):
+            push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", flag]))
 
 
 @pytest.mark.parametrize("request_part", ["repos/create", "preupload", "/commit/", "validate-yaml"])

@@ -103,7 +103,9 @@ class Recipe:
     )
 
     # optimisation
-    num_train_epochs: int = HfArg(default=100, help="Epochs; the learning rate falls over the whole of them.")
+    num_train_epochs: int = HfArg(
+        default=100, help="Epochs; the learning rate falls over them, or over those behind the warm-up."
+    )
     max_train_steps: int | None = HfArg(default=None, help="Optimiser steps, instead of --num_train_epochs.")
     total_train_batch_size: int | None = HfArg(
         default=None,
@@ -132,10 +134,13 @@ class Recipe:
         help="hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak.",
     )
     lr_milestones: list[float] = HfArg(
-        default_factory=lambda: [0.5, 0.75], help="Shares of the multi_step phase after which the rate drops."
+        default_factory=lambda: [0.5, 0.75],
+        help="Shares of the run, or of hybrid's first half, after which the rate drops.",
     )
-    lr_gamma: float = HfArg(default=0.1, help="What it is multiplied with.")
-    warmup_steps: float = HfArg(default=0.0, help="Steps of linear warm-up; a number below 1 is a share of the run.")
+    lr_gamma: float = HfArg(default=0.1, help="Factor by which the learning rate drops at each milestone.")
+    warmup_steps: float = HfArg(
+        default=0.0, help="Steps over which the rate rises to its peak; a number below 1 is a share of the run."
+    )
     sam_rho: float = HfArg(
         default=0.0, help="Radius of sharpness-aware minimisation, whose steps cost two; 0 for none."
     )
@@ -183,6 +188,9 @@ class Recipe:
     resume_from_checkpoint: str | None = HfArg(default=None, help="A checkpoint's folder, or last.")
     load_best_model_at_end: bool = HfArg(
         default=False, help="Keep the weights of the epoch best on validation, not the last."
+    )
+    license: str | None = HfArg(
+        default=None, help="Licence of the weights for the model card, as the Hub names it: apache-2.0, mit, …"
     )
     push_to_hub: bool = HfArg(default=False, help="Bring the finished run to the Hub, as push_to_hub.py does.")
     hub_model_id: str | None = HfArg(default=None, help="The repository for it, as user/name.")
