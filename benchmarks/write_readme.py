@@ -1,9 +1,12 @@
 """Writes the figures of the JSON files here into README.md, between its marks: python -m benchmarks.write_readme"""
 
+import argparse
 import dataclasses
 import json
 import re
 import statistics
+import sys
+from collections.abc import Sequence
 from functools import partial
 
 import yaml
@@ -27,6 +30,11 @@ RUNS = {**{name: FOLDER / "results" / name for name in ("paper", "fast", "best")
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 LARGEST_LOSS = 0.005  # of a class's images in int8, that goes without saying
+FROST = {
+    "photographs": "the photographs of frost of CIFAR-10-C's authors",
+    "synthetic": "synthetic frost",
+    None: "a fractal as frost, which is easier than the published photographs",
+}
 UNITS = {"bf16": "bf16", "vnni": "VNNI"}  # of a processor, that decide about its speed with rounded numbers
 
 
@@ -116,10 +124,16 @@ def levers() -> str:
 
 
 def training_speed() -> str:
-    """Images a second in the epochs of each kind, as the logs of the finished runs have them."""
+    """
+    Images a second in the epochs of each kind, as the logs of the finished runs have them.
+
+    A run on several devices is left out: its log does not say which epoch was on which.
+    """
     kinds, image_size = {}, SlimResNetConfig().image_size
     for name, folder in RUNS.items():
         recipe, figures = read_recipe(folder), read_json(folder / RESULTS_NAME)
+        if "train_samples_per_second" not in figures:
+            continue
         stages = parse_resizing(recipe.progressive_resizing)
         speeds = kinds[f"`{name}.yaml`, {figures['train_device']}"] = {}
         for epoch, entry in enumerate(read_json(folder / TRAINER_STATE_NAME)["log_history"]):
@@ -193,12 +207,12 @@ def results() -> str:
         "|---|---:|---:|---:|---:|---:|---|---:|---:|",
         "| the report, its epoch chosen on test | 200 | 16 | | | 94.65 % | | | |",
     ]
-    commands = []
+    commands, runs = [], {}
     for name, folder in RUNS.items():
         figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
+        runs[f"`{name}.yaml`"] = figures
         policy = figures.get("test_tta", "none")
         with_tta = "_tta" if policy != "none" else ""
-        calibration = figures.get("test_expected_calibration_error_scaled", figures["test_expected_calibration_error"])
         cells = [
             f"`{name}.yaml`, seed {recipe.seed}, {figures['train_samples']:,} images",
             f"{figures['epoch']:.4g}",
@@ -208,16 +222,42 @@ def results() -> str:
             f"{figures['test_accuracy_tta']:.2%} ({policy})" if with_tta else "",
             f"{figures[f'test_accuracy_low{with_tta}']:.2%} – {figures[f'test_accuracy_high{with_tta}']:.2%}",
             _percent(figures.get(f"test_corruption_accuracy{with_tta}")),
-            f"{calibration:.2%}",
+            f"{figures['test_expected_calibration_error']:.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-        device = f"{figures['train_device']}, {figures['train_samples_per_second']:,.0f} images/s"
+        speed = figures.get("train_samples_per_second")  # none of several devices together
+        device = figures["train_device"] + ("" if speed is None else f", {speed:,.0f} images/s")
         # What the run was told on the command line: the settings of the file that it did not have.
         file = FOLDER.parent / f"configuration/{name}.yaml"
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         flags = [f" --{key} {getattr(recipe, key)}" for key, value in settings.items() if getattr(recipe, key) != value]
         commands.append(f"`accelerate launch train.py --config configuration/{name}.yaml{''.join(flags)}`: {device}")
-    return "\n".join([*lines, "", "  \n".join(commands)])
+    notes = [test_scores(), *corrupted(runs)]
+    return "\n".join([*lines, "", "  \n".join(notes), "", "  \n".join(commands)])
+
+
+def test_scores() -> str:
+    """How many of the runs in the tables carry figures of test images."""
+    folders = [*RUNS.values(), *(folder for name in TRIED.iterdir() for folder in name.iterdir())]
+    runs = [read_json(folder / RESULTS_NAME) for folder in folders]
+    tested, shifted = (sum(key in figures for figures in runs) for key in ("test_accuracy", "test_corruption_accuracy"))
+    return (
+        f"{tested} runs of these tables carry test scores, {shifted} of them scores of corrupted test images as well."
+    )
+
+
+def corrupted(runs: dict[str, dict]) -> list[str]:
+    """What the corrupted figures of runs are of, given their results by name: a sentence, or one for each kind."""
+    names: dict[str, list[str]] = {}
+    for name, figures in runs.items():
+        if "test_corruption_accuracy" in figures:
+            precision = figures.get("test_corruption_precision")
+            how = f" in {precision}" if precision else ""
+            frost = FROST[figures.get("test_corruption_frost")]
+            names.setdefault(f"{figures['test_corruption_samples']:,} test images{how}, with {frost}", []).append(name)
+    if len(names) == 1:
+        return [f"Corrupted: {sentence}." for sentence in names]
+    return [f"Corrupted, {', '.join(alike)}: {sentence}." for sentence, alike in names.items()]
 
 
 def tried(name: str) -> str:
@@ -228,6 +268,7 @@ def tried(name: str) -> str:
         "| calibration error |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    runs = {}
     for folder in (RUNS[name], *sorted((TRIED / name).iterdir())):
         figures, recipe = read_json(folder / RESULTS_NAME), dataclasses.asdict(read_recipe(folder))
         changes = [
@@ -235,9 +276,11 @@ def tried(name: str) -> str:
             for setting, value in recipe.items()
             if value != kept[setting] and setting not in NO_WEIGHT_DEPENDS_ON | ROUNDING_DEPENDS_ON
         ]
-        policy = f" ({figures['eval_tta']})" if recipe["validation_size"] else ""
+        title = ", ".join(changes) or f"of the `{name}.yaml` above"
+        runs[title] = figures
+        policy = f" ({figures['eval_tta']})" if "eval_tta" in figures else ""
         cells = [
-            ", ".join(changes) or f"of the `{name}.yaml` above",
+            title,
             f"{figures['total_flos'] / 1e15:.2g}",
             _percent(figures.get("eval_accuracy")),
             _percent(figures.get("eval_accuracy_tta")) + policy,
@@ -248,7 +291,7 @@ def tried(name: str) -> str:
             _percent(figures["test_expected_calibration_error"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n\n".join(["\n".join(lines), *corrupted(runs)])
 
 
 BLOCKS = {
@@ -264,17 +307,39 @@ BLOCKS = {
 
 
 def updated(text: str) -> str:
-    """The README's text with the figures of now between its marks."""
+    """
+    The README's text with the figures of now between its marks.
+
+    Raises:
+        ValueError: the marks of a block are missing, or there more than once.
+    """
     for name, write in BLOCKS.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         block = f"{begin}\n{write()}\n{end}"
-        text = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, block=block: block, text, flags=re.DOTALL)
+        text, count = re.subn(
+            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, block=block: block, text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"{README} has {count} places between {begin} and {end}, where there must be one.")
     return text
 
 
-def main() -> None:
-    """Writes the README anew."""
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the README anew, or checks it; `words` stand for the command line in Python."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="Write nothing; exit with 1 if the README is out of date.")
+    check = parser.parse_args(words).check
+    before = README.read_text(encoding="utf-8")
+    try:
+        after = updated(before)
+    except ValueError as error:
+        sys.exit(f"write_readme: error: {error}")
+    if check:
+        if after != before:
+            sys.exit(f"{README} does not have the figures of the files: run python -m benchmarks.write_readme.")
+        print(f"{README} has the figures of the files")
+        return
+    README.write_text(after, encoding="utf-8")
     print(f"{README}: figures of {', '.join(BLOCKS)}")
 
 

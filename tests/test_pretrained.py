@@ -7,7 +7,7 @@ from conftest import REPOSITORY, SAMPLE, run_python
 
 from benchmarks.write_readme import PRETRAINED
 from sharing.hub import collect
-from sharing.model_card import is_edited
+from sharing.model_card import is_edited, render_model_card
 from training.identity import ROUNDING_DEPENDS_ON
 from training.output_dir import read_recipe
 from training.recipe import parse_recipe
@@ -43,8 +43,10 @@ def test_the_folder_can_be_shared_as_it_is_and_comes_from_the_recipe_best_long()
     files = collect(PRETRAINED, "user/slimresnet-cifar10")
     assert "model.safetensors" in files
     assert not is_edited(PRETRAINED / "README.md")
+    assert (PRETRAINED / "README.md").read_text() == render_model_card(PRETRAINED, "slimresnet-cifar10")
     made = read_recipe(PRETRAINED)
     recipe = parse_recipe([f"--config={REPOSITORY / 'configuration' / 'best_long.yaml'}"])
+    assert made.license == "apache-2.0" and recipe.license is None  # a run of one's own has one's own licence
     for field in dataclasses.fields(recipe):
-        if field.name not in ROUNDING_DEPENDS_ON:
+        if field.name not in ROUNDING_DEPENDS_ON | {"license"}:
             assert getattr(made, field.name) == getattr(recipe, field.name), field.name
