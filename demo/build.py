@@ -26,8 +26,7 @@ RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-si
 CARD = """---
 title: {name}
 sdk: static
-license: apache-2.0
----
+{license}---
 
 A small residual network for small images, in int8, in the browser. Nothing that is dropped there leaves it.
 """
@@ -73,13 +72,18 @@ def run(arguments: argparse.Namespace) -> None:
             "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
         }
         write_json(page / "about.json", about)
-        (page / "README.md").write_text(CARD.format(name=about["name"]), encoding="utf-8")
+        (page / "README.md").write_text(space_card(about["name"], read_recipe(folder).license), encoding="utf-8")
         if output_dir.exists():
             shutil.rmtree(output_dir)
         page.rename(output_dir)
     size = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file())
     print(f"saved to {output_dir}, {size / 1e6:.1f} MB; look at it with")
     print(f"  python -m http.server --bind 127.0.0.1 --directory {output_dir}")
+
+
+def space_card(name: str, license: str | None) -> str:
+    """The page's README.md, which the Hub reads; `license` is that of the weights, if a recipe says it."""
+    return CARD.format(name=name, license=f"license: {license}\n" if license else "")
 
 
 def copy_runtime(target: Path) -> None:

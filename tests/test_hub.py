@@ -21,6 +21,7 @@ from training_runs import read, snapshot, train
 
 import export as export_script
 import push_to_hub as push_script
+from demo.build import space_card
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect, push
@@ -345,6 +346,9 @@ def test_the_licence_is_the_users_to_say(folder):
     with pytest.raises(HubError, match=r"--license mit, but .* was edited by hand and says gpl-3\.0: change it there"):
         collect(folder, "user/name", license="mit")
     assert licences(license="mit", overwrite_card=True) == ("mit", "mit")
+    assert metadata(space_card("page", "mit"))["license"] == "mit" and "license" not in metadata(
+        space_card("page", None)
+    )
 
 
 def test_folders_that_are_refused(folder, tmp_path):

@@ -62,7 +62,7 @@ def test_constant():
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
-@pytest.mark.parametrize(("warmup", "warmup_steps"), [(20, 20), (0.15, 30), (0.101, 21), (199, 199), (0.0, 0)])
+@pytest.mark.parametrize(("warmup", "warmup_steps"), [(20, 20), (1, 1), (0.15, 30), (0.101, 21), (199, 199), (0.0, 0)])
 def test_after_the_warmup_the_rate_is_that_of_transformers_scheduler(name, warmup, warmup_steps):
     theirs = "constant_with_warmup" if name == "constant" else name
     expected = reference(lambda optimizer: get_scheduler(theirs, optimizer, warmup_steps, 200), 200)

@@ -189,9 +189,6 @@ class Recipe:
     load_best_model_at_end: bool = HfArg(
         default=False, help="Keep the weights of the epoch best on validation, not the last."
     )
-    license: str | None = HfArg(
-        default=None, help="Licence of the weights for the model card, as the Hub names it: apache-2.0, mit, …"
-    )
     push_to_hub: bool = HfArg(default=False, help="Bring the finished run to the Hub, as push_to_hub.py does.")
     hub_model_id: str | None = HfArg(default=None, help="The repository for it, as user/name.")
     license: str | None = HfArg(
