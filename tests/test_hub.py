@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 from zipfile import ZipFile
@@ -22,10 +23,12 @@ from training_runs import read, snapshot, train
 import export as export_script
 import push_to_hub as push_script
 from demo.build import space_card
-from evaluation.backends import EXPORTS_NAME, ONNX_FILE
-from modeling_slimresnet import SlimResNetForImageClassification
+from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from sharing.hub import HubError, collect, push
 from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
+from sharing.shared_recipe import shared_recipe
+from training.arithmetic import multiply_adds
 from training.output_dir import read_recipe
 from training.recipe import Recipe, parse_recipe
 from training.setup import load_network_config
@@ -113,6 +116,17 @@ def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
     assert set(by_name.values()) <= set(results.values())
     for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high_tta", "eval_top_5_accuracy"):
         assert f"{results[name]:.2%}" in card.text, name
+    low, value, high = (f"{results[f'test_accuracy{bound}_tta']:.2%}" for bound in ("_low", "", "_high"))
+    assert f"| {value} ({low} – {high}) |" in card.text
+    assert (
+        f"`flip`, averages the logits of\n2 views of an image. Dividing the logits by {results['temperature']:.3f}"
+        in card.text
+    )
+    config = SlimResNetConfig.from_pretrained(folder)
+    assert f"parameters and {multiply_adds(config, 32) / 1e6:.1f} million multiply-adds" in card.text
+    assert f"- {results['total_flos'] / 1e15:.2g} petaFLOP" in card.text
+    assert f"- {results['train_samples']:,} training images, 3 epochs" in card.text
+    assert "vertical_flip_prob" not in card.text and "output_dir" not in card.text  # as by default; nobody's business
     assert "4,754,218" not in card.text and "![Loss and accuracy over the epochs](figures/curves.png)" in card.text
     assert "cutmix_prob: 0.5" in card.text and "CutMix: Yun" in card.text
     assert str(folder.parent) not in card.content  # no paths of this machine
@@ -153,7 +167,8 @@ def test_what_was_not_measured_is_left_out(folder):
         ({"test_times_scored": None}, "held out", ["images were scored once"]),
         ({"temperature": 1.5}, "by 1.500, fitted on the validation images, gives", ["given by the recipe"]),
         ({"eval_chose": "tta", "temperature": 1.5}, "by 1.500 gives", ["fitted", "given by the recipe"]),
-        ({"train_device": "Abacus"}, "minutes of training steps on Abacus,", []),
+        ({"train_device": "Abacus", "train_runtime": 150}, "- 2 minutes of training steps on Abacus,", ["processes"]),
+        ({"train_num_processes": 4}, ", 4 processes, ", []),
         ({"train_samples_per_second": None}, "minutes of training steps on", ["images a second"]),
     ],
 )
@@ -162,6 +177,36 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
     card = " ".join(render_model_card(folder, "user/name").split())
     assert said in card and not [words for words in unsaid if words in card]
     assert "Every choice" not in card
+
+
+def test_only_what_was_used_is_said_to_have_been(folder):
+    plain = render_model_card(folder, "user/name")
+    set_recipe(folder, cutmix_prob=0.0, stem_initialization="whitening")
+    other = render_model_card(folder, "user/name")
+    assert "CutMix" in plain and "principal components" not in plain
+    assert "CutMix" not in other and "alone, from random weights and, in the stem, the principal components" in other
+
+
+def test_what_was_exported_is_in_the_card_with_the_figures_of_each_file(folder):
+    facts = {"pixel_values": "uint8", "bytes": 1_200_000, "same_class": 0.9, "checked_images": 20}
+    facts |= {"checked_on": "training images", "smallest_side": None}
+    files = {name: facts for name in (ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE)}
+    (folder / EXPORTS_NAME).write_text(json.dumps(files))
+    scores = {"onnxruntime": 0.81, "onnxruntime_int8": 0.82, "openvino": 0.83, "torch_export": 0.84}
+    state(folder, **{f"test_{name}_accuracy": score for name, score in scores.items()})
+    card = render_model_card(folder, "user/name")
+    rows = {line.split("`")[1]: line for line in card.splitlines() if line.startswith("| `")}
+    assert rows[ONNX_FILE].endswith("| 81.00% (onnxruntime), 83.00% (openvino) |") and "| 1.2 |" in rows[ONNX_FILE]
+    assert rows[QUANTIZED_ONNX_FILE].endswith("| 82.00% (onnxruntime) |") and "90.00% of 20" in rows[ONNX_FILE]
+    assert rows[TORCH_EXPORT_FILE].endswith("| 84.00% (torch_export) |")
+    assert '{ dtype: "q8" })`, or `"fp32"`.' in card
+    state(folder, test_openvino_dataset="user/elsewhere")
+    assert "83.00%" not in render_model_card(folder, "user/name")
+    for file, said in ((ONNX_FILE, '{ dtype: "fp32" })`.'), (QUANTIZED_ONNX_FILE, '{ dtype: "q8" })`.')):
+        (folder / EXPORTS_NAME).write_text(json.dumps({file: facts}))
+        assert said in render_model_card(folder, "user/name")
+    (folder / EXPORTS_NAME).write_text(json.dumps({TORCH_EXPORT_FILE: facts}))
+    assert "transformers.js" not in render_model_card(folder, "user/name")
 
 
 def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(folder):
@@ -175,12 +220,14 @@ def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(f
 def test_whether_data_are_local_is_what_the_run_recorded(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "user" / "images").mkdir(parents=True)  # a folder that happens to be there
-    set_recipe(folder, dataset_name="user/images", dataset_revision="v1")
+    set_recipe(folder, dataset_name="user/images", dataset_revision="v1", dataset_config_name="small")
     hub_facts = {"train_dataset": "user/images", "test_dataset": "user/images", "eval_dataset": "user/images"}
     state(folder, **hub_facts, train_dataset_is_local=False)
     card = render_model_card(folder, "user/name")
     assert metadata(card)["datasets"] == ["user/images"] and "[user/images](https://huggingface.co/datasets" in card
     assert "(revision `v1`) alone, from random weights." in card
+    measured = {(each.dataset_type, each.dataset_config, each.dataset_revision) for each in eval_results(folder)}
+    assert measured == {("user/images", "small", "v1")}
     state(folder, train_dataset_is_local=True)
     card = render_model_card(folder, "user/name")
     assert "datasets" not in metadata(card) and "the local dataset `user/images`" in card
@@ -191,6 +238,8 @@ def test_whether_data_are_local_is_what_the_run_recorded(folder, tmp_path, monke
 def test_cifar10_is_named_as_a_source_where_it_was_the_data(folder, dataset):
     state(folder, train_dataset=dataset, train_dataset_is_local=False)
     assert ("- CIFAR-10: Krizhevsky" in render_model_card(folder, "user/name")) == dataset.endswith("cifar10")
+    state(folder, train_dataset_is_local=True)  # whatever lies in a folder of that name
+    assert "- CIFAR-10: Krizhevsky" not in render_model_card(folder, "user/name")
 
 
 def test_figures_of_other_data_are_not_in_the_card(folder):
@@ -279,7 +328,7 @@ def test_what_goes_and_what_stays(folder):
 
 def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
     """Of a run whose dataset, config, checkpoint and output folder lie here, and of what is exported of it."""
-    set_recipe(folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    set_recipe(folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"), overwrite_output_dir=True)
     exported = tmp_path / "exported"
     for form in ("onnx", "torch_export"):
         export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
@@ -304,6 +353,7 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
             "dataset_name": "sample",
             "config_name": "config.json",
             "output_dir": Recipe().output_dir,
+            "overwrite_output_dir": False,
             "resume_from_checkpoint": None,
         }
 
@@ -318,6 +368,8 @@ def test_the_shared_recipe_trains_the_shared_network(folder, tmp_path, monkeypat
     monkeypatch.chdir(clone)
     recipe = parse_recipe(["--config=recipe.yaml"])
     assert load_network_config(recipe).hidden_sizes == [16, 32] and recipe.cutmix_prob == 0.5
+    set_recipe(folder, config_name=None)
+    assert shared_recipe(folder).config_name is None  # the default network needs no file
 
 
 @pytest.mark.parametrize(
@@ -359,6 +411,11 @@ def test_folders_that_are_refused(folder, tmp_path):
     with pytest.raises(HubError, match="cannot be loaded"):
         collect(folder, "user/name")
     (folder / "model.safetensors").write_bytes(weights)
+    processor = (folder / "preprocessor_config.json").read_bytes()
+    (folder / "preprocessor_config.json").write_text("[")
+    with pytest.raises(HubError, match=r"preprocessor_config\.json"):
+        collect(folder, "user/name")
+    (folder / "preprocessor_config.json").write_bytes(processor)
     card = folder / "README.md"
     accuracy = read(folder)["test_accuracy"]
     card.write_text(card.read_text().replace(f"value: {accuracy}", "value: 0.999"))
@@ -418,6 +475,35 @@ def test_branch_pull_request_and_private(folder, hub):
     push(files, "user/public")
     with pytest.raises(HubError, match="is public, and --private is for new ones"):
         push(files, "user/public", private=True)
+
+
+def test_the_flags_of_the_command_reach_the_hub(folder, hub, monkeypatch, capsys):
+    def run(*flags):
+        push_script.run(push_script.parse([str(folder), "--repo_id=user/name", *flags]))
+        return capsys.readouterr().out.splitlines()[-1]
+
+    run("--private", "--license=mit")
+    assert hub.repositories["user/name"].private and b"license: mit" in pushed(hub)["README.md"]
+    run("--revision=v2", "--license=gpl-3.0")
+    assert b"license: gpl-3.0" in pushed(hub, branch="v2")["README.md"] and b"license: mit" in pushed(hub)["README.md"]
+    assert run("--create_pr", "--license=bsd-3-clause").endswith("/discussions/1")
+    (folder / "README.md").write_text("---\nlanguage: en\n---\nmy own words")
+    run()
+    assert pushed(hub)["README.md"].endswith(b"my own words")
+    run("--overwrite_card")
+    assert b"# user/name" in pushed(hub)["README.md"]
+    (folder / "recipe.yaml").write_text("no_setting: 1\n")
+    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(folder), "--repo_id=user/name"])
+    with pytest.raises(SystemExit, match=r"push_to_hub\.py: error: .*no_setting"):
+        push_script.main()
+
+
+def test_the_name_in_the_card_of_a_folder(folder):
+    write_model_card(folder)
+    assert "# run\n" in (folder / "README.md").read_text()
+    set_recipe(folder, hub_model_id="user/name")
+    write_model_card(folder)
+    assert "# user/name\n" in (folder / "README.md").read_text()
 
 
 def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):

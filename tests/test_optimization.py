@@ -11,7 +11,7 @@ from transformers import get_scheduler
 
 from modeling_slimresnet import SlimResNetForImageClassification
 from training.muon import MuonWithSGD, orthogonalized
-from training.optimization import build_optimizer, schedule
+from training.optimization import build_optimizer, schedule, set_learning_rates
 from training.recipe import Recipe, parse_recipe
 
 SCHEDULES = ["constant", "linear", "cosine", "multi_step", "hybrid"]
@@ -136,19 +136,36 @@ def test_batchnorms_biases_have_a_rate_of_their_own(tiny_config, decays):
     assert {id(parameter) for group in others for parameter in group["params"]} == names.keys()
 
 
+def test_learning_rates_are_a_share_of_their_peaks_in_the_tensors_that_a_graph_reads(tiny_config):
+    optimizer = build_optimizer(SlimResNetForImageClassification(tiny_config), Recipe(decay_norm_and_bias=False))
+    captured = torch.tensor(0.1)
+    optimizer.param_groups[0]["lr"] = captured
+    for share in (0.5, 0.2):
+        set_learning_rates(optimizer, share)
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first is captured and [float(first), second] == pytest.approx([0.1 * share] * 2)
+
+
 def gradients(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-MUON = Recipe(optim="muon", muon_learning_rate=0.02, muon_weight_decay=0.1, nesterov=True, decay_norm_and_bias=False)
+MUON = Recipe(
+    optim="muon",
+    muon_learning_rate=0.02,
+    muon_weight_decay=0.1,
+    momentum=0.8,
+    nesterov=True,
+    decay_norm_and_bias=False,
+)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypatch, layout, bf16):
-    monkeypatch.setattr("training.optimization.has_bf16", lambda device_type: bf16)
+    monkeypatch.setattr("training.optimization.has_bf16", {"cpu": bf16}.__getitem__)
     model = SlimResNetForImageClassification(tiny_config).to(memory_format=layout)
     optimizer = build_optimizer(model, MUON)
     copies = {name: parameter.detach().clone().contiguous() for name, parameter in model.named_parameters()}
@@ -159,7 +176,7 @@ def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypa
         for name, value in copies.items()
     }
     muon = torch.optim.Muon(
-        [reference[name] for name in on_matrices], lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.1, ns_steps=4
+        [reference[name] for name in on_matrices], lr=0.02, momentum=0.8, nesterov=True, weight_decay=0.1, ns_steps=4
     )
     others = [name for name in reference if name not in on_matrices]
     sgd = torch.optim.SGD(
@@ -168,7 +185,7 @@ def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypa
             {"params": [reference[name] for name in others if reference[name].ndim <= 1], "weight_decay": 0.0},
         ],
         lr=0.1,
-        momentum=0.9,
+        momentum=0.8,
         nesterov=True,
         weight_decay=5e-4,
     )
