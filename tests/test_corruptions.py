@@ -53,7 +53,8 @@ def assert_as_published(pixels, name, corruption, reference, severity):
 @pytest.mark.parametrize("name", [name for name in ALL if name != "synthetic_frost"])
 def test_every_severity_is_the_published_one(pixels, name):
     for severity in SEVERITIES:
-        assert_as_published(pixels, name, ALL[name], getattr(published, name), severity)
+        for pictures in (pixels, pixels.transpose(2, 3)):  # wide and tall
+            assert_as_published(pictures, name, ALL[name], getattr(published, name), severity)
 
 
 def test_both_kinds_of_frost_are_laid_over_as_published(pixels):
