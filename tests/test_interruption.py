@@ -43,7 +43,7 @@ def train_and_dwell_in_step_10():
 
 
 def wait_for(words, log, process):
-    wait_until(lambda: words in log.read_text(), process.is_alive, log.read_text)
+    wait_until(lambda: words.encode() in log.read_bytes(), process.is_alive, log.read_text)
 
 
 @pytest.mark.parametrize(

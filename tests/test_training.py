@@ -82,7 +82,7 @@ def test_a_finished_folder(flags, capsys, drawn):
     assert recipe.per_device_train_batch_size == 32 and recipe.mixed_precision == "no"
     with Image.open(folder / "figures" / "curves.png") as image:
         assert image.format == "PNG" and image.width > 600
-    card = (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"{results['test_accuracy']:.2%}" in card and "pipeline_tag: image-classification" in card
     output = capsys.readouterr().out
     assert str(folder) in output and "from_pretrained" in output
