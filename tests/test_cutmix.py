@@ -10,9 +10,9 @@ from cifar10.cutmix import CutMixCollator, cutmix_boxes, partners
 from cifar10.randomness import Draws
 
 
-def distinct_images(batch_size, size=32):
+def distinct_images(batch_size, height=32, width=24):
     """Every pixel of image i is i (modulo 251): what was pasted from where can be read off."""
-    return (torch.arange(batch_size) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, size, size).contiguous()
+    return (torch.arange(batch_size) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, height, width).contiguous()
 
 
 def collator(**settings):
@@ -91,7 +91,7 @@ def test_a_box_is_as_drawn(alpha):
 
 def test_probability_is_per_sample():
     collate = collator(prob=0.25)
-    images = distinct_images(4000, size=8)
+    images = distinct_images(4000, 8, 8)
     result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))
     mixed = (result["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()
     always = collator(prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))

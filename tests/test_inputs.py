@@ -45,7 +45,7 @@ SETTINGS = {
     "label_smoothing_factor": (0.1, {"cutmix_prob": 0.3}),
     "num_light_augmentation_epochs": (4, {"vertical_flip_prob": 0.3, "cutmix_prob": 0.3}),
     "num_final_light_augmentation_epochs": (2, {"vertical_flip_prob": 0.3, "cutmix_prob": 0.3}),
-    "progressive_resizing": (["9:0.5", "12:0.9"], {}),
+    "progressive_resizing": (["9:0.5", "12:0.8"], {}),
 }
 EVERYTHING = PLAIN | {name: value for name, (value, _) in SETTINGS.items()} | {"num_light_augmentation_epochs": 1}
 NUM_EPOCHS = 5
