@@ -190,7 +190,7 @@ def test_class_numbers_and_distributions_give_the_same_cross_entropy(tiny_config
     assert model.config.problem_type == "single_label_classification"
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16)])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 3, 16), (2, 1, 16, 16), (1, 3, 2, 16, 16)])
 def test_a_wrong_shape_is_named(tiny_config, shape):
     with pytest.raises(ValueError, match="pixel_values"):
         SlimResNetForImageClassification(tiny_config)(torch.zeros(shape))
