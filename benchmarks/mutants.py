@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import gc
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -24,9 +25,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import libcst
 import pytest
-from mutmut.mutation.file_mutation import create_mutations
 
 REPOSITORY = Path(__file__).parent.parent
 # Each module's tests, the quick ones first: the first that fails ends a mutant.
@@ -108,6 +107,10 @@ class Mutant(NamedTuple):
 
 def draw(module: str, text: str, sample: int, seed: int) -> list[Mutant]:
     """Mutants of a module's text, but none of a sentence, which is a message, and no None for a value."""
+    # Here, since only this command needs them: --help and the tests do without.
+    import libcst
+    from mutmut.mutation.file_mutation import create_mutations
+
     tree, mutations, *_ = create_mutations(module, text)
     population = []
     for mutation in mutations:
@@ -221,6 +224,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := sorted({*arguments.modules} - TESTS.keys()):
         parser.error(f"no tests are named for {', '.join(unknown)}: choose from {', '.join(TESTS)}")
+    if importlib.util.find_spec("mutmut") is None:
+        parser.error("a package is missing: pip install mutmut")
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for name in PRELOADED:
         importlib.import_module(name)
