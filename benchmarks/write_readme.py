@@ -12,6 +12,7 @@ from functools import partial
 import yaml
 
 from benchmarks.measuring import FOLDER
+from evaluation.corruptions import overlapping_augmentations
 from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
 from training.checkpoints import TRAINER_STATE_NAME
@@ -207,10 +208,13 @@ def results() -> str:
         "|---|---:|---:|---:|---:|---:|---|---:|---:|",
         "| the report, its epoch chosen on test | 200 | 16 | | | 94.65 % | | | |",
     ]
-    commands, runs = [], {}
+    commands, runs, overlaps = [], {}, []
     for name, folder in RUNS.items():
         figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
         runs[f"`{name}.yaml`"] = figures
+        overlapping = overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)
+        if overlapping and "test_corruption_accuracy" in figures:
+            overlaps.append(f"Augmentations of `{name}.yaml` that do what corruptions do: {', '.join(overlapping)}.")
         policy = figures.get("test_tta", "none")
         with_tta = "_tta" if policy != "none" else ""
         cells = [
@@ -232,7 +236,7 @@ def results() -> str:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         flags = [f" --{key} {getattr(recipe, key)}" for key, value in settings.items() if getattr(recipe, key) != value]
         commands.append(f"`accelerate launch train.py --config configuration/{name}.yaml{''.join(flags)}`: {device}")
-    notes = [test_scores(), *corrupted(runs)]
+    notes = [test_scores(), *corrupted(runs), *overlaps]
     return "\n".join([*lines, "", "  \n".join(notes), "", "  \n".join(commands)])
 
 

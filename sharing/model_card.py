@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from evaluation.corruptions import overlapping_augmentations
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
@@ -41,7 +42,6 @@ _FROST = {  # how a run's frost was made: the same for people
     None: "a fractal in place of the photographs of frost of its authors, which is easier than they are",
 }
 _JS_DTYPES = {QUANTIZED_ONNX_FILE: "q8", ONNX_FILE: "fp32"}  # as transformers.js finds a file
-_PRECISIONS = {"no": "float32", "bf16": "bf16", "fp16": "fp16"}
 _CIFAR10 = ("uoft-cs/cifar10", "cifar10")  # where the Hub has it
 _FIGURES = {
     "curves.png": "Loss and accuracy over the epochs",
@@ -119,8 +119,6 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         label_names=names if len(names) <= 20 else None,
         num_parameters=num_parameters,
         multiply_adds=multiply_adds(config, config.image_size),
-        dataset=dataset,
-        dataset_is_local=is_local,
         recipe=recipe,
         results=results,
         results_table=_results_table(results),
@@ -128,7 +126,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         num_views=len(POLICIES[results.get("test_tta", "none")]),
         temperature_source=_temperature_source(results, recipe),
         frost=_FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
-        precision=_PRECISIONS.get(results.get("test_corruption_precision")),
+        overlapping=list(overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)),
         corruptions=read_json(folder / "test_corruptions.json").get("none"),
         exports=exports,
         js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],

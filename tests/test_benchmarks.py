@@ -83,6 +83,13 @@ def test_corrupted_figures_stand_beside_what_they_are_of():
     assert said.endswith("with the photographs of frost of CIFAR-10-C's authors.")
 
 
+def test_augmentations_that_overlap_with_corruptions_are_named():
+    said = [line for line in README.read_text(encoding="utf-8").splitlines() if "that do what corruptions do:" in line]
+    assert said == [
+        "Augmentations of `best_long.yaml` that do what corruptions do: brightness, contrast, color, sharpness."
+    ]
+
+
 def test_the_speed_of_several_devices_together_is_no_figure():
     assert not any("H100" in name for name in rows_of("training speed"))
     assert "train_samples_per_second" not in read(write_readme.PRETRAINED)

@@ -52,16 +52,6 @@ def hub(monkeypatch):
         yield server
 
 
-FACTS = {
-    "train_dataset": "sample",
-    "train_dataset_is_local": True,
-    "test_dataset": "sample",
-    "test_split": "test",
-    "test_times_scored": 1,
-    "eval_dataset": "sample",
-    "eval_split": "train",
-    "eval_chose": "tta, temperature",
-}
 DECOYS = (
     ".env", "notes.txt", "secrets.json", "run.json", "details.json", "corruptions.json", "config.yaml", "README.txt",
     "model.bin", "optimizer.safetensors", "train.py", "eval.onnx", "figures/notes.txt", "figures/raw/photo.png",
@@ -73,8 +63,6 @@ DECOYS = (
 def folder(trained, tmp_path):
     """A finished run with things beside it that are nobody's business."""
     folder = shutil.copytree(trained, tmp_path / "run")
-    state(folder, **FACTS)
-    write_model_card(folder)
     for name in DECOYS:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
@@ -283,6 +271,10 @@ def test_corruptions_come_into_the_card(folder):
         assert said in card and "computed on 90 test images in bf16, the mean accuracy is 70.00%, with test-" in card
         assert "augmentation 75.00%." in card and "which is easier" not in card
         assert f"Mean accuracy under 15 corruptions of 5 severities, frost: {frost}" in card
+    assert "that do what corruptions do" not in card
+    set_recipe(folder, trivial_augment=True, gaussian_blur_prob=0.1)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "that do what corruptions do: brightness, contrast, color, sharpness, gaussian blur." in card
 
 
 def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
