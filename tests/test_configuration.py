@@ -8,7 +8,12 @@ from transformers import AutoConfig
 
 from modeling_slimresnet import SlimResNetConfig
 
-AUTO_CLASSES = {"AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoBackbone"}
+AUTO_MAP = {
+    "AutoConfig": "configuration_slimresnet.SlimResNetConfig",
+    "AutoModel": "modeling_slimresnet.SlimResNetModel",
+    "AutoModelForImageClassification": "modeling_slimresnet.SlimResNetForImageClassification",
+    "AutoBackbone": "modeling_slimresnet.SlimResNetBackbone",
+}
 
 
 def test_defaults_are_the_reports_network():
@@ -44,6 +49,8 @@ def test_defaults_are_the_reports_network():
         ("problem_type", "ranking"),
         ("id2label", {0: "no", 2: "yes"}),
         ("id2label", {}),
+        ("num_labels", 0),
+        ("num_labels", True),
         ("out_features", ["stage5"]),
     ],
 )
@@ -55,6 +62,11 @@ def test_impossible_values_are_refused_by_name(field, value):
 def test_empty_stages_are_refused():
     with pytest.raises(StrictDataclassError, match="depths"):
         SlimResNetConfig(depths=[], hidden_sizes=[], strides=[])
+
+
+def test_stage_names_follow_the_depths_whatever_a_file_says():
+    config = SlimResNetConfig(depths=[1, 1], hidden_sizes=[8, 8], strides=[1, 2], stage_names=["stem", "other"])
+    assert config.stage_names == ["stem", "stage1", "stage2"]
 
 
 def test_changing_a_field_to_an_impossible_value_cannot_be_saved(tmp_path):
@@ -121,7 +133,7 @@ def test_saved_config_holds_every_auto_class_and_the_labels(tmp_path):
     config = SlimResNetConfig(hidden_act="gelu", out_features=["stage1", "stage3"], depths=(1, 1, 1, 1))
     config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert set(saved["auto_map"]) == AUTO_CLASSES
+    assert saved["auto_map"] == AUTO_MAP
     assert saved["id2label"]["0"] == "airplane"
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(loaded, SlimResNetConfig)

@@ -201,7 +201,7 @@ def test_out_features_and_out_indices_follow_each_other():
 
 @pytest.mark.parametrize("out_indices", [[0], [2], [0, 1, 2], [-2, -1], None])
 def test_a_backbone_describes_the_maps_that_it_gives(tiny_config, out_indices):
-    tiny_config.out_indices = out_indices
+    tiny_config.embedding_size, tiny_config.out_indices = 6, out_indices
     backbone = SlimResNetBackbone(tiny_config).eval()
     outputs = backbone(torch.randn(2, 3, 16, 16), output_hidden_states=True)
     indices = [2] if out_indices is None else [index % 3 for index in out_indices]
@@ -209,9 +209,9 @@ def test_a_backbone_describes_the_maps_that_it_gives(tiny_config, out_indices):
     for features, index in zip(outputs.feature_maps, indices, strict=True):
         assert torch.equal(features, outputs.hidden_states[index])
     assert backbone.channels == [features.shape[1] for features in outputs.feature_maps]
-    assert backbone.num_features == [8, 8, 16] == list(backbone.out_feature_channels.values())
+    assert backbone.num_features == [6, 8, 16] == list(backbone.out_feature_channels.values())
     assert backbone.stage_names == ["stem", "stage1", "stage2"] == list(backbone.out_feature_channels)
     assert backbone.out_features == [backbone.stage_names[index] for index in indices]
-    assert backbone.backbone_type is BackboneType.TRANSFORMERS
+    assert backbone.backbone_type is BackboneType.TRANSFORMERS and not backbone.has_attentions
     filtered = backbone.forward_with_filtered_kwargs(torch.zeros(1, 3, 16, 16), output_attentions=True)
     assert len(filtered.feature_maps) == len(indices)
