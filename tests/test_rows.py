@@ -297,6 +297,8 @@ def test_the_runs_own_test_rows_are_counted_and_are_so_in_a_copy(folder, tmp_pat
     copy = shutil.copytree(SAMPLE, tmp_path / "copy")
     evaluate_folder(folder, f"--dataset_name={copy}", "--per_device_eval_batch_size=50", f"--output_dir={folder}")
     assert read(folder)["test_times_scored"] == 2
+    assert read(folder)["test_dataset"] == read(folder)["train_dataset"] == "sample"  # so that the card has the figures
+    assert f"| test | {read(folder)['test_samples']:,} |" in (folder / "README.md").read_text(encoding="utf-8")
     evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
     evaluate_folder(folder, f"--output_dir={tmp_path / 'elsewhere'}")
     assert read(folder)["test_times_scored"] == 2

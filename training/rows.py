@@ -106,7 +106,10 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
             raise RecipeError(f"--split {asked_for}: the model was trained without one (--validation_size 0).")
         prefix = HELD_OUT_PREFIX
     rows = random_subset(rows, recipe.max_eval_samples, recipe.seed)
-    return ScoredRows(split, rows, prefix, shared_name(recipe.dataset_name), name)
+    dataset = shared_name(recipe.dataset_name)
+    if prefix in (HELD_OUT_PREFIX, TEST_PREFIX, _TRAIN_PREFIX):  # a copy goes by the name of the run's own data
+        dataset = results.get("train_dataset", dataset)
+    return ScoredRows(split, rows, prefix, dataset, name)
 
 
 def _prefix(split: ImageSplit, name: str, recipe: Recipe, run: Recipe | None, results: dict) -> str:
