@@ -2,14 +2,15 @@
 
 import dataclasses
 import platform
+import resource
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python
+from conftest import SAMPLE
 from PIL import Image
 from torch import nn
-from training_runs import train
+from training_runs import SECONDS, start, train
 
 from cifar10.augmentation import normalize, resize
 from cifar10.loading import TrainingBatch
@@ -18,7 +19,12 @@ from cifar10.reading import open_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from training import hardware
 from training.arithmetic import multiply_adds, total_flos
-from training.hardware import choose_channels_last, choose_mixed_precision, choose_torch_compile
+from training.hardware import (
+    choose_channels_last,
+    choose_mixed_precision,
+    choose_torch_compile,
+    keep_freed_memory,
+)
 from training.inputs import TrainingInputs, resolution
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError
@@ -55,33 +61,30 @@ def test_twenty_steps_in_bf16_and_channels_last_follow_float32():
     assert losses[True] == pytest.approx(losses[False], rel=0.05)
 
 
-PAGE_FAULTS = """
-import resource, sys, torch
-from training.hardware import keep_freed_memory
+def count_page_faults():
+    """Of a step that allocates, before and after the memory of freed tensors is kept."""
 
-if sys.argv[1] == "kept":
+    def step():
+        return len([torch.ones(2**24) for _ in range(2)])  # 64 MiB each, 16,384 pages
+
+    def faults():
+        for _ in range(8):  # until the heap has room wherever the blocks happen to lie
+            step()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    returned = faults()
     keep_freed_memory()
-
-def step():
-    return len([torch.ones(2**24) for _ in range(2)])  # 64 MiB each, 16,384 pages
-
-for _ in range(8):  # until the heap has room wherever the blocks happen to lie
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+    print(returned, faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has mallopt")
 def test_the_memory_of_a_step_serves_the_next_one(tmp_path):
-    (tmp_path / "faults.py").write_text(PAGE_FAULTS)
-    faults = {}
-    for memory in ("returned", "kept"):
-        process = run_python(tmp_path / "faults.py", memory, PYTHONPATH=str(REPOSITORY))
-        assert process.returncode == 0, process.stderr
-        faults[memory] = int(process.stdout)
-    assert faults["kept"] < 100 < 16384 < faults["returned"]
+    process = start(count_page_faults, [], tmp_path / "log")
+    process.join(SECONDS)
+    returned, kept = map(int, (tmp_path / "log").read_text().split())
+    assert kept < 100 < 16384 < returned
 
 
 def test_resize_is_pillows():

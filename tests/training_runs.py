@@ -1,5 +1,6 @@
 """What the tests of train.py share: a run in this process or in others, and looking at what it wrote."""
 
+import atexit
 import inspect
 import json
 import multiprocessing
@@ -27,6 +28,8 @@ from training.recipe import parse_recipe
 SECONDS = 300  # of patience with a process, on a machine that may have other things to do
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["train"])  # imports take seconds: they are done once, and a child has them
+# Python would wait at its end for those that a failed test left.
+atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])
 
 
 def train(flags, *more):
