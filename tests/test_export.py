@@ -377,17 +377,29 @@ def test_a_trained_folder_takes_exports_itself(trained, tmp_path):
     assert not list(copy.rglob("*.unfinished"))
 
 
-def test_what_disagrees_is_refused_and_nothing_written(trained, tmp_path, monkeypatch):
-    def upside_down(source, target, pixel_values):
-        graph = onnx.load(source)
-        for tensor in graph.graph.initializer:
-            if "classifier" in tensor.name:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
-        onnx.save(graph, target)
+def scale_head(source, target, factor):
+    graph = onnx.load(source)
+    for tensor in graph.graph.initializer:
+        if "classifier" in tensor.name:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(factor * onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(graph, target)
 
-    monkeypatch.setattr(export_script, "quantize_int8", upside_down)
+
+def test_int8_of_other_classes_is_refused_and_nothing_written(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_script, "quantize_int8", lambda source, target, _: scale_head(source, target, -1))
     with pytest.raises(ExportError, match=r"model_quantized\.onnx disagrees.*--calibration_samples"):
         export(trained, tmp_path / "out", "--quantize=int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_float32_of_the_same_classes_with_other_logits_is_refused(trained, tmp_path, monkeypatch):
+    def export_other(module, pixel_values, file, opset):
+        export_onnx(module, pixel_values, file, opset)
+        scale_head(file, file, np.float32(1.001))
+
+    monkeypatch.setattr(export_script, "export_onnx", export_other)
+    with pytest.raises(ExportError, match=r"model\.onnx disagrees.*versions of the export packages"):
+        export(trained, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -404,7 +416,7 @@ def test_how_much_may_differ_goes_by_the_size_of_the_logits():
         assert agreement("x", network * 1.1, network, "int8", TRAINING_IMAGES)["same_class"] == 1
         for wrong in (network.flip(0), -network, network.roll(1, dims=1)):
             with pytest.raises(ExportError, match=r"x disagrees.*512 training images.*--calibration_samples") as error:
-                agreement("x", wrong, network + 100 * size, "int8", TRAINING_IMAGES)
+                agreement("x", wrong, network + 1000 * size, "int8", TRAINING_IMAGES)
             assert "versions" not in str(error.value)
 
 
