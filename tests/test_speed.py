@@ -170,7 +170,9 @@ def test_precision_chooses_itself(monkeypatch):
         assert choose_mixed_precision("auto", "cpu").value == expected
     assert choose_mixed_precision("auto", "mps").value == "no"
     for found in (True, False):  # a GPU that emulates it has it not
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=found: found)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, found=found: found or including_emulation
+        )
         assert choose_mixed_precision("auto", "cuda").value == ("bf16" if found else "no")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert choose_mixed_precision("auto", "cpu") == ("bf16", "as launched")
