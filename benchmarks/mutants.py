@@ -81,6 +81,7 @@ TESTS = {
     "training/rows.py": ["test_rows.py"],
     "training/setup.py": ["test_bad_config.py", "test_rows.py", "test_training.py"],
     "training/sharpness.py": ["test_sharpness.py"],
+    "training/step.py": ["test_sharpness.py", "test_training.py"],
 }
 # What takes seconds to import, and no tests change.
 PRELOADED = (

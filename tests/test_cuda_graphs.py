@@ -147,7 +147,10 @@ def test_rates_stay_the_tensors_that_a_graph_reads(training):
         ({}, "cuda", 2, "several processes"),
         ({"gradient_accumulation_steps": 2}, "cuda", 1, "accumulates"),
         ({"mixed_precision": "fp16"}, "cuda", 1, "fp16"),
-        ({"torch_compile": "true"}, "cuda", 1, "torch.compile has its own"),
+        ({"torch_compile": True}, "cuda", 1, None),
+        ({"torch_compile": True, "torch_compile_mode": "max-autotune-no-cudagraphs"}, "cuda", 1, None),
+        ({"torch_compile": True, "torch_compile_mode": "reduce-overhead"}, "cuda", 1, "reduce-overhead captures"),
+        ({"torch_compile": True, "torch_compile_mode": "max-autotune"}, "cuda", 1, "max-autotune captures"),
     ],
 )
 def test_graphs_choose_themselves(settings, device, processes, obstacle):

@@ -111,7 +111,8 @@ def choose_cuda_graphs(recipe: Recipe, accelerator: Accelerator) -> Choice:
         "several processes train": accelerator.num_processes > 1,
         "a step accumulates several batches": recipe.gradient_accumulation_steps > 1,
         "fp16 looks at the gradients of each step": recipe.mixed_precision == "fp16",
-        "torch.compile has its own, in --torch_compile_mode reduce-overhead": recipe.torch_compile is True,
+        f"--torch_compile_mode {recipe.torch_compile_mode} captures graphs of its own": recipe.torch_compile is True
+        and recipe.torch_compile_mode in ("reduce-overhead", "max-autotune"),
     }
     obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
     if recipe.cuda_graphs is True and obstacle:

@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 from cifar10.loading import TrainingBatch, TrainingLoader
 
 from .checkpoints import Checkpoints
-from .cuda_graphs import GraphedStep
 from .identity import RunIdentity
 from .interruption import StopRequest
 from .optimization import build_optimizer, schedule, set_learning_rates
 from .progress import Progress
 from .recipe import Recipe
-from .sharpness import is_sharpness_aware, worst_weights
+from .sharpness import is_sharpness_aware
+from .step import build_step
 
 
 class DivergedError(ArithmeticError):
@@ -75,37 +75,13 @@ def fit(
     candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
     modules = [model, candidate] if averaged else [model]  # in the same order on every process
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names; for each
-    # size of images by itself: code for any size is slower.
-    stepped = prepared
-    if recipe.torch_compile:
-        stepped = torch.compile(prepared, mode=recipe.torch_compile_mode, dynamic=False)
+    learn = build_step(recipe, accelerator, model, prepared, optimizer)
 
     states = [progress, averaged] if averaged else [progress]
     checkpoints = Checkpoints(accelerator, model, optimizer, states, output_dir, identity, keep=recipe.save_total_limit)
     if checkpoint is not None:
         checkpoints.load(checkpoint, progress)
         accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
-
-    def learn(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
-        """The loss of a batch, which has its part in a step of the optimiser."""
-        with accelerator.accumulate(stepped):
-            if sharpness_aware:
-                # On each process's own share of the batch, as Foret et al. do (section 4.1).
-                with accelerator.no_sync(stepped):
-                    loss = stepped(**inputs).loss
-                scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
-                with worst_weights(model, scaled, recipe.sam_rho):
-                    accelerator.backward(stepped(**inputs).loss)
-            else:
-                loss = stepped(**inputs).loss
-                accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-        return loss.detach().clone()  # torch.compile's own CUDA graphs write the next one into the same place
-
-    if recipe.cuda_graphs:
-        learn = GraphedStep(learn, optimizer)
 
     # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
     bar = tqdm(

@@ -1,0 +1,178 @@
+"""What a training step of best_long.yaml costs on a GPU: python -m benchmarks.gpu_step
+
+For each size of batch the step as it is, compiled within its CUDA graph, with SGD alone in place of Muon, and without
+augmentation: images/s of the whole loop, data included, kernels a step and the longest of them, and how long the GPU
+waits. Without a GPU it rehearses the same on the CPU, and has no kernels to count.
+"""
+
+import argparse
+import dataclasses
+import gc
+import itertools
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.measuring import FOLDER, machine
+from cifar10.loading import Loading, TrainingLoader
+from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
+from evaluation.trained import write_json
+from modeling_slimresnet import SlimResNetConfig
+from training.cuda_graphs import NUM_EAGER_STEPS
+from training.inputs import TrainingInputs
+from training.optimization import build_optimizer
+from training.recipe import Recipe, parse_recipe
+from training.setup import build_network, start_accelerator
+from training.step import build_step
+
+RECIPE = FOLDER.parent / "configuration" / "best_long.yaml"
+VARIANTS = {
+    "as it is": {},
+    "compiled": {"torch_compile": True},
+    "SGD in place of Muon": {"optim": "sgd"},
+    "without augmentation": {
+        "trivial_augment": False, "random_erasing_prob": 0.0, "cutmix_prob": 0.0, "crop_padding": 0,
+        "horizontal_flip_prob": 0.0, "alternating_flip": False,
+    },
+}  # fmt: skip
+NUM_LONGEST = 10
+
+
+class Loop:
+    """The training loop of a recipe without validation and checkpoints; a call takes a step."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, split: ImageSplit):
+        set_seed(recipe.seed)
+        config = SlimResNetConfig()
+        model = build_network(recipe, config, split.label_names).to(accelerator.device).train()
+        prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+        self._learn = build_step(recipe, accelerator, model, prepared, optimizer)
+        self._make_inputs = TrainingInputs(recipe, config, num_epochs=1)
+        loader = TrainingLoader(
+            split,
+            np.arange(len(split.labels)),
+            Loading(accelerator.device),
+            seed=recipe.seed,
+            batch_size=recipe.total_train_batch_size,
+            accumulation=1,
+            window=recipe.shuffle_buffer_size,
+        )
+        self._batches = (batch for _ in itertools.count() for batch in loader.epoch(0))
+
+    def __call__(self) -> torch.Tensor:
+        return self._learn(self._make_inputs(next(self._batches)), False)
+
+
+def measure(loop: Loop, device: torch.device, images: int, rounds: int, steps: int) -> dict:
+    """Images/s of `rounds` times `steps`, and what the kernels of a few steps take."""
+    started = time.perf_counter()
+    for _ in range(NUM_EAGER_STEPS + 3):  # the eager ones, the capture, and two replays
+        loop()
+    _wait(device)
+    warm_up = time.perf_counter() - started
+    speeds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(steps):
+            loop()
+        _wait(device)
+        speeds.append(images * steps / (time.perf_counter() - started))
+    return {
+        "images_per_second": round(float(np.median(speeds))),
+        "lowest": round(min(speeds)),
+        "highest": round(max(speeds)),
+        "milliseconds_a_step": round(1000 * images / float(np.median(speeds)), 2),
+        "seconds_until_fast": round(warm_up, 1),
+        **_kernels(loop, device),
+    }
+
+
+def _kernels(loop: Loop, device: torch.device, steps: int = 5) -> dict:
+    """Of a step, by the profiler: kernels, milliseconds that the GPU works and waits, and the longest kernels."""
+    if device.type != "cuda":
+        return {}
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(steps):
+            loop()
+        _wait(device)
+    spans = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in profiled.events()
+        if event.device_type == DeviceType.CUDA
+    )
+    busy, reached = 0.0, spans[0][0]
+    for start, end, _ in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    whole = reached - spans[0][0]
+    times: dict[str, list[float]] = defaultdict(list)
+    for start, end, name in spans:
+        times[name].append(end - start)
+    longest = sorted(times, key=lambda name: sum(times[name]), reverse=True)[:NUM_LONGEST]
+    return {
+        "kernels_a_step": round(len(spans) / steps),
+        "kernels_under_5_microseconds": round(sum(end - start < 5 for start, end, _ in spans) / steps),
+        "milliseconds_busy": round(busy / steps / 1000, 2),
+        "milliseconds_waiting": round((whole - busy) / steps / 1000, 2),
+        "longest": [
+            {
+                "kernel": name[:100],
+                "calls_a_step": round(len(times[name]) / steps, 1),
+                "share_of_busy": round(sum(times[name]) / busy, 3),
+                "microseconds_each": round(sum(times[name]) / len(times[name]), 1),
+            }
+            for name in longest
+        ],
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Measures and writes the figures, after each variant those that there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="of a round")
+    parser.add_argument("--output", type=Path, default=FOLDER / "gpu_step.json")
+    arguments = parser.parse_args()
+    base = parse_recipe(["--config", str(RECIPE), "--dataset_name", arguments.dataset_name])
+    accelerator, _ = start_accelerator(base)
+    device = accelerator.device
+    split = open_split(arguments.dataset_name, "train", image_size=32, resident_on=device)
+    result = {
+        "command": f"python -m benchmarks.gpu_step --dataset_name {arguments.dataset_name}",
+        "machine": machine() | {"device": torch.cuda.get_device_name() if device.type == "cuda" else device.type},
+        "precision": accelerator.mixed_precision,
+        "pixels": 32,
+        "rows": [],
+    }
+    for size, variant in itertools.product(arguments.batch_sizes, arguments.variants):
+        settings = {"channels_last": True, "torch_compile": False, "cuda_graphs": device.type == "cuda"}
+        settings |= {"total_train_batch_size": size, "per_device_train_batch_size": None, **VARIANTS[variant]}
+        loop = Loop(dataclasses.replace(base, **settings), accelerator, split)
+        row = {"batch_size": size, "variant": variant}
+        row |= measure(loop, device, size, arguments.rounds, arguments.steps)
+        result["rows"].append(row)
+        print({name: value for name, value in row.items() if name != "longest"}, flush=True)
+        write_json(arguments.output, result)
+        accelerator.free_memory()
+        del loop
+        gc.collect()
+        torch._dynamo.reset()
+
+
+if __name__ == "__main__":
+    main()
