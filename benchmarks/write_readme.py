@@ -150,6 +150,22 @@ def training_speed() -> str:
     return "\n".join(lines)
 
 
+def gpu_step() -> str:
+    """What a step costs on a GPU, a row for each size of batch and variant."""
+    result = _read("gpu_step")
+    lines = [
+        "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['batch_size']:,} | {row['variant']} | {row['images_per_second']:,} | {row['kernels_a_step']:,} "
+        f"| {row['milliseconds_busy']} | {row['milliseconds_waiting']} |"
+        for row in result["rows"]
+    ]
+    machine = result["machine"]
+    return "\n".join([*lines, "", f"`{result['command']}`; {machine['device']}, torch {machine['torch']}"])
+
+
 def inference() -> str:
     """How fast each form answers and how well, then the accuracy of float32 and int8 by class."""
     result = _read("inference")
@@ -289,10 +305,10 @@ def tried(name: str) -> str:
             _percent(figures.get("eval_accuracy")),
             _percent(figures.get("eval_accuracy_tta")) + policy,
             f"{figures['train_loss']:.3f}",
-            _percent(figures["test_accuracy"]),
+            _percent(figures.get("test_accuracy")),
             _percent(figures.get("test_accuracy_tta")),
             _percent(figures.get("test_corruption_accuracy")),
-            _percent(figures["test_expected_calibration_error"]),
+            _percent(figures[f"{'test' if 'test_accuracy' in figures else 'eval'}_expected_calibration_error"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n\n".join(["\n".join(lines), *corrupted(runs)])
@@ -303,6 +319,7 @@ BLOCKS = {
     "levers": levers,
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
+    "gpu step": gpu_step,
     "faults": faults,
     "processes": processes,
     "inference": inference,

@@ -17,7 +17,8 @@ from .recipe import Recipe, RecipeError
 
 # On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
 # 45 s to compile, which about a million images repay. On a GPU launching is what takes the time: on an H100 an eager
-# step of 256 images took 25 ms, a compiled one 35 ms, and one as a CUDA graph 7 ms.
+# step of 256 images took 25 ms, a compiled one 35 ms, and one as a CUDA graph 7 ms. Compiled within its graph a step is
+# faster still (benchmarks/gpu_step.json), but while it is augmentation that is waited for, nothing is won.
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000}
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
