@@ -165,7 +165,16 @@ MUON = Recipe(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypatch, layout, bf16):
+    """Which precision ours is given is noted; both then iterate in double: what bf16 comes to depends on the processor."""
+    given = set()
+
+    def orthogonalized_in_double(matrices, steps, dtype):
+        given.add(dtype)
+        return orthogonalized(matrices, steps, torch.float64)
+
     monkeypatch.setattr("training.optimization.has_bf16", {"cpu": bf16}.__getitem__)
+    monkeypatch.setattr("training.muon.orthogonalized", orthogonalized_in_double)
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.double)
     model = SlimResNetForImageClassification(tiny_config).to(memory_format=layout)
     optimizer = build_optimizer(model, MUON)
     copies = {name: parameter.detach().clone().contiguous() for name, parameter in model.named_parameters()}
@@ -202,11 +211,10 @@ def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypa
             other.step()
         optimizer.step()
     for name, parameter in model.named_parameters():
-        # torch's iterates in bf16; channels_last has the columns of a matrix in another order.
-        rounding = 1e-7 if bf16 and layout == torch.contiguous_format else 1e-3
-        tolerance = {"rtol": 0, "atol": rounding} if name in on_matrices else {"rtol": 1e-6, "atol": 1e-7}
+        tolerance = {"rtol": 0, "atol": 1e-6} if name in on_matrices else {"rtol": 1e-6, "atol": 1e-7}
         torch.testing.assert_close(parameter.detach().flatten(), reference[name].detach().flatten(), **tolerance)
         assert not torch.equal(parameter, copies[name])
+    assert given == {torch.bfloat16 if bf16 else torch.float32}
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8), (16, 16)])

@@ -336,4 +336,6 @@ def test_random_subset():
     subset = random_subset(rows, 10, seed=0)
     assert len(subset) == 10 and set(subset) <= set(rows) and (np.diff(subset) > 0).all()
     assert (random_subset(rows, 10, seed=1) != subset).any()
+    # Figures of subsets are compared over years: the same seed draws the same rows.
+    assert random_subset(np.arange(20), 5, seed=42).tolist() == [1, 2, 7, 14, 16]
     assert random_subset(rows, None, seed=0) is rows and random_subset(rows, 50, seed=0) is rows
