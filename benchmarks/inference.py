@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset_name = arguments.dataset_name or read_recipe(arguments.model).dataset_name
     if arguments.score:
-        print(json.dumps(score(arguments.score, arguments.model, dataset_name)))
+        print(json.dumps(score(arguments.score, arguments.model, dataset_name), allow_nan=False))
         return
 
     flags = ["--quantize=int8", f"--output_dir={EXPORTS}", "--overwrite_output_dir", f"--dataset_name={dataset_name}"]

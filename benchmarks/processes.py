@@ -57,7 +57,7 @@ def record(frozen: bool, seen_dir: Path, flags: list[str]) -> None:
     if frozen:
         train.build_network = build_frozen
     train.run(parse_recipe(flags))
-    (seen_dir / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen))
+    (seen_dir / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen, allow_nan=False))
 
 
 def launch(processes: int, frozen: bool, folder: Path, flags: list[str]) -> tuple[dict, dict, list]:

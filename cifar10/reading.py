@@ -210,11 +210,11 @@ def _said_in_one_line(dataset_name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {_first_line(error)}") from error
+        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {first_line(error)}") from error
     except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
         raise DatasetError(
             f"--dataset_name {dataset_name} is neither a folder with images here nor a dataset on the Hub that can be "
-            f"reached ({_first_line(error)}): give a folder, or train on the sample that ships with this project, "
+            f"reached ({first_line(error)}): give a folder, or train on the sample that ships with this project, "
             f"--dataset_name {SAMPLE_FOLDER}."
         ) from error
 
@@ -262,7 +262,8 @@ def open_split(
     return ImageSplit(labels, label_names, images, fingerprint)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error, for a sentence that quotes it."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
 
 
@@ -295,7 +296,7 @@ def read_tables(stream: IterableDataset, description: str) -> Iterator:
             yield table
     except Exception as error:  # Arrow, thrift, fsspec and httpx raise their own
         raise DatasetError(
-            f"{description} cannot be read to its end ({_first_line(error)}): its file is damaged, or the connection "
+            f"{description} cannot be read to its end ({first_line(error)}): its file is damaged, or the connection "
             "broke; get it anew."
         ) from error
 
@@ -336,7 +337,7 @@ def _check_names(builder: DatasetBuilder, files: list[str], column: str, label_n
             with fsspec.open(file, "rb") as opened:
                 feature = Features.from_arrow_schema(read_schema(opened)).get(column)
         except Exception as error:  # Arrow, JSON, fsspec and httpx raise their own
-            raise DatasetError(f"{file} cannot be read ({_first_line(error)}): get it anew.") from error
+            raise DatasetError(f"{file} cannot be read ({first_line(error)}): get it anew.") from error
         if isinstance(feature, ClassLabel) and [str(name) for name in feature.names] != label_names:
             raise DatasetError(
                 f"{file} numbers the classes of column {column} as {', '.join(map(str, feature.names))}, where "
@@ -389,5 +390,5 @@ def _content(encoded: dict | None, description: str) -> bytes:
             return file.read()
     except Exception as error:  # fsspec and httpx raise their own
         raise DatasetError(
-            f"{description} holds no image that can be read ({_first_line(error)}): repair or remove the row."
+            f"{description} holds no image that can be read ({first_line(error)}): repair or remove the row."
         ) from error

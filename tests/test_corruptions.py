@@ -126,7 +126,7 @@ def test_ice_has_the_statistics_of_the_photographs(kind, colour, between, within
 
 
 def test_a_draw_grows_the_same_ice_everywhere():
-    """Statistics cannot tell a sign, nor a quotient from a product, and a corrupted figure is of these very pictures."""
+    """Statistics cannot tell a sign, nor a quotient from a product; corrupted figures are of these very pictures."""
     ice = frost.grow_ice((32, 32), [np.random.default_rng([9, row]) for row in range(3)])
     expected = [[0.7292, 0.7376, 0.7760], [0.7077, 0.7155, 0.7532], [0.2204, 0.5307, 0.6034]]
     np.testing.assert_allclose(ice[:, 3, 29], expected, atol=1e-4)

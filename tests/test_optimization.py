@@ -165,7 +165,7 @@ MUON = Recipe(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_muon_is_torchs_on_the_kernels_and_sgd_on_the_rest(tiny_config, monkeypatch, layout, bf16):
-    """Which precision ours is given is noted; both then iterate in double: what bf16 comes to depends on the processor."""
+    """Ours notes its precision; both then iterate in double, since what bf16 comes to depends on the processor."""
     given = set()
 
     def orthogonalized_in_double(matrices, steps, dtype):

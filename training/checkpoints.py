@@ -13,6 +13,8 @@ from accelerate.utils import gather_object, recursively_apply
 from torch import nn
 from transformers.trainer_callback import TrainerState
 
+from cifar10.reading import first_line
+
 from .identity import RunIdentity
 from .progress import Progress
 
@@ -109,7 +111,7 @@ class Checkpoints:
             recursively_apply(lambda tensor: sizes.append(tensor.nbytes), each.state_dict())
         free = shutil.disk_usage(self._output_dir).free
         return CheckpointError(
-            f"no checkpoint could be written to {self._output_dir} ({_first_line(error)}): it takes about "
+            f"no checkpoint could be written to {self._output_dir} ({first_line(error)}): it takes about "
             f"{_megabytes(sum(sizes))}, and {_megabytes(free)} are free there. Those written before are whole: make "
             "room, then go on with --resume_from_checkpoint last."
         )
@@ -142,7 +144,7 @@ class Checkpoints:
             self._accelerator.load_state(str(checkpoint))
         except Exception as error:  # pickle, zipfile, safetensors and torch raise their own
             raise CheckpointError(
-                f"checkpoint {checkpoint} cannot be loaded ({_first_line(error)}): resume from another one, or train "
+                f"checkpoint {checkpoint} cannot be loaded ({first_line(error)}): resume from another one, or train "
                 "anew with --overwrite_output_dir."
             ) from error
         progress.earlier_devices.append(there.device_name)
@@ -271,10 +273,6 @@ def force_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
 
 
 def _megabytes(num_bytes: int) -> str:
