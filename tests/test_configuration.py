@@ -22,7 +22,8 @@ def test_defaults_are_the_reports_network():
     assert (config.embedding_size, config.num_channels, config.image_size) == (32, 3, 32)
     assert (config.depths, config.hidden_sizes, config.strides) == ([4, 4, 4, 3], [32, 64, 128, 256], [1, 2, 2, 2])
     assert config.num_labels == 10
-    assert config.id2label[3] == "cat" and config.label2id["truck"] == 9
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert config.id2label == dict(enumerate(names)) and config.label2id["truck"] == 9
     assert config.problem_type == "single_label_classification"
     assert config.stage_names == ["stem", "stage1", "stage2", "stage3", "stage4"]
     assert config.out_features == ["stage4"]
@@ -79,6 +80,10 @@ def test_changing_a_field_to_an_impossible_value_cannot_be_saved(tmp_path):
 
 def test_other_labels():
     assert SlimResNetConfig(num_labels=3).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    labels = {0: "no", 1: "perhaps", 2: "yes"}
+    for config in (SlimResNetConfig(num_labels=None, id2label=labels), SlimResNetConfig(id2label=labels)):
+        assert config.num_labels == 3 and config.id2label == labels
+    assert SlimResNetConfig(num_labels=None).id2label == SlimResNetConfig().id2label
     config = SlimResNetConfig(id2label={0: "no", 1: "yes"})
     assert config.num_labels == 2 and config.label2id == {"no": 0, "yes": 1}
 
