@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,11 +23,11 @@ from cifar10.reading import DatasetError, ImageSplit
 from evaluation.backends import BACKENDS, open_network
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, Corruption, with_photographs
 from evaluation.extra_corruptions import EXTRA_CORRUPTIONS
-from evaluation.figures import plot_split
+from evaluation.figures import plot_reliability, plot_split
 from evaluation.frost import open_photographs
 from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.trained import ModelError, find_folder, read_json, write_json
+from evaluation.trained import ModelError, find_folder, holds_another_model, read_json, write_json
 from evaluation.views import POLICIES
 from sharing.model_card import CARD_NAME, write_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
             if scored.split.label_names != names:
                 raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
         if arguments.shift is None:
-            finish = score_split(arguments, predict, scored, results)
+            finish = score_split(arguments, predict, scored, results, recipe)
         elif arguments.shift in (STANDARD, EXTRA):
             corruptions = open_corruptions(arguments, model.config.image_size)
             finish = score_corruptions(arguments, predict, scored, corruptions, recipe)
@@ -131,7 +132,10 @@ def run(arguments: argparse.Namespace) -> None:
             splits = open_arrays(Path(arguments.shift), model.config.image_size, names)
             finish = score_arrays(arguments, predict, splits, recipe)
     if accelerator.is_main_process:
-        finish()
+        try:
+            finish()
+        except OSError as error:  # the figures were printed before
+            raise RecipeError(f"--output_dir {arguments.output_dir} cannot be written to: {error}.") from error
     accelerator.end_training()
 
 
@@ -140,10 +144,14 @@ def check_output_dir(output_dir: Path | None, folder: Path) -> None:
     Looks before anything is scored.
 
     Raises:
-        RecipeError: the folder holds another model, whose figures these are not.
+        RecipeError: it is a file, cannot be written to, or holds another model, whose figures these are not.
     """
-    theirs, ours = (each / "model.safetensors" for each in (output_dir or folder, folder))
-    if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
+    if output_dir is None:
+        return
+    existing = next(each for each in (output_dir, *output_dir.absolute().parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RecipeError(f"--output_dir {output_dir} cannot be written to: name another folder.")
+    if holds_another_model(output_dir, folder):
         raise RecipeError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
 
 
@@ -159,7 +167,7 @@ def prefix_of(arguments: argparse.Namespace, scored: ScoredRows) -> str:
 
 
 def score_split(
-    arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, before: dict
+    arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, before: dict, recipe: Recipe
 ) -> Callable[[], None]:
     """
     Scores rows of a split.
@@ -178,10 +186,12 @@ def score_split(
     temperature = fit_temperature(logits["original"], labels) if scored.are_held_out else before.get("temperature")
     results, details = report_split(prefix, logits, labels, policy=arguments.tta, temperature=temperature)
     results |= scored.facts(prefix) | count_test(scored, results_there(arguments))
+    results[f"{prefix}_precision"] = precision_of(arguments, recipe)
     if scored.are_held_out and arguments.backend == "torch":
         chosen = before.get("eval_chose", "").split(", ")
         results |= {
             "temperature": temperature,
+            "temperature_samples": len(rows),
             "eval_chose": ", ".join(dict.fromkeys([*filter(None, chosen), "temperature"])),
         }
     results[f"{prefix}_runtime"] = runtime
@@ -248,6 +258,7 @@ def score_corruptions(
     results = scored.facts(prefix) | count_test(scored, results_there(arguments))
     prefix = f"{prefix}_{arguments.shift.removesuffix('s')}"
     results |= {f"{prefix}_samples": len(rows), f"{prefix}_precision": precision_of(arguments, recipe)}
+    results[f"{prefix}_tta"] = arguments.tta
     if arguments.shift == STANDARD:
         results[f"{prefix}_frost"] = "photographs" if arguments.frost_folder else "synthetic"
     for policy, by_corruption in accuracies.items():
@@ -265,24 +276,24 @@ def score_arrays(
     A corruption's mean stands for all of its severities; of the files of CIFAR-10-C the 15 that its authors test with
     make the mean, and not the four that are for validation.
     """
-    folder = Path(arguments.shift).resolve().name
+    folder = unreserved(Path(arguments.shift).resolve().name)
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
     for name, split in splits.items():
         logits = predict(split, np.arange(len(split.labels)), views=views_of(arguments.tta))
         for policy, share in accuracy_by_policy(logits, split.labels, accuracies).items():
             accuracies[policy][name] = share
-    results = {f"{unreserved(folder)}_precision": precision_of(arguments, recipe)}
-    fifteen = with_photographs([]).keys()
+    results = {f"{folder}_precision": precision_of(arguments, recipe)}
+    fifteen = {*CORRUPTIONS, "frost"}
     for policy, by_name in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
         corrupted = [each for name, each in by_name.items() if name in fifteen]
         if corrupted:
-            results[f"{unreserved(folder)}_accuracy{suffix}"] = fmean(corrupted)
-            results[f"{unreserved(folder)}_corruptions"] = len(corrupted)
+            results[f"{folder}_accuracy{suffix}"] = fmean(corrupted)
+            results[f"{folder}_corruptions"] = len(corrupted)
         results |= {
             f"{unreserved(name)}_accuracy{suffix}": each for name, each in by_name.items() if name not in fifteen
         }
-    return partial(write, arguments, results, {f"{folder}.json": accuracies})
+    return partial(write, arguments, results, {f"{folder}_details.json": accuracies})
 
 
 def accuracy_by_policy(logits: dict[str, Tensor], labels: np.ndarray, policies: Sequence[str]) -> dict[str, float]:
@@ -301,18 +312,39 @@ def still_true(before: dict, results: dict) -> dict:
     """
     Of earlier figures those that may stand beside new ones.
 
-    Not what another policy gave the same rows, nor anything of other data whose figures had the same names.
+    Not what another policy gave the same rows, nor anything of other data whose figures had the same names, nor what
+    another temperature made of logits.
     """
     elsewhere = tuple(
         name.removesuffix("fingerprint")
         for name in results
         if name.endswith("_fingerprint") and before.get(name) not in (None, results[name])
     )
+    refitted = is_refitted(before, results)
     return {
         name: value
         for name, value in before.items()
-        if name.removesuffix("_tta") not in results and not name.startswith(elsewhere)
+        if name.removesuffix("_tta") not in results
+        and not name.startswith(elsewhere)
+        and not (refitted and name.endswith("_scaled"))
     }
+
+
+def is_refitted(before: dict, results: dict) -> bool:
+    """Whether new figures have another temperature than earlier ones."""
+    if not results.get("temperature") or not before.get("temperature"):
+        return False
+    return not math.isclose(results["temperature"], before["temperature"], rel_tol=1e-3)  # a fit, and rounding
+
+
+def forget_scaling(output_dir: Path, renewed: Collection[str]) -> None:
+    """Takes what another temperature made of logits out of details and pictures, but for those just renewed."""
+    for file in output_dir.glob("*_details.json"):
+        content = read_json(file)
+        if file.name not in renewed and content.pop("reliability_scaled", None):
+            write_json(file, content)
+            picture = f"{file.name.removesuffix('_details.json')}_reliability.png"
+            plot_reliability(content["reliability"], None, output_dir / "figures" / picture)
 
 
 def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]) -> None:
@@ -324,7 +356,10 @@ def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]
         return
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     results_file = arguments.output_dir / RESULTS_NAME
-    before = still_true(results_there(arguments), results)
+    earlier = results_there(arguments)
+    before = still_true(earlier, results)
+    if is_refitted(earlier, results):
+        forget_scaling(arguments.output_dir, details)
     for name, content in details.items():
         write_json(arguments.output_dir / name, content)
     write_json(results_file, before | results)

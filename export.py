@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,14 +13,22 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from cifar10.randomness import sample_order
-from cifar10.reading import DatasetError
+from cifar10.reading import TRAIN_SPLIT, DatasetError
 from cifar10.splitting import stratified_split
-from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, open_file
+from evaluation.backends import (
+    EXPORTS_NAME,
+    ONNX_FILE,
+    QUANTIZED_ONNX_FILE,
+    SCORED_AS,
+    TORCH_EXPORT_FILE,
+    open_file,
+)
 from evaluation.trained import (
     ModelError,
     check_finite,
     find_folder,
     fold_batchnorm,
+    holds_another_model,
     load_model,
     load_normalize,
     read_json,
@@ -32,9 +40,9 @@ from exporting.quantization import quantize_int8
 from modeling_slimresnet import SlimResNetConfig
 from sharing.hub import shared_files
 from sharing.model_card import CARD_NAME, is_edited, write_model_card
-from training.output_dir import RECIPE_NAME, read_recipe_with
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
 from training.recipe import RecipeError
-from training.setup import open_recipe_split
+from training.rows import open_rows
 
 CHECK_SAMPLES = 512  # at most; int8 rounds, so that it is judged by a share of many
 _BATCH = 128
@@ -86,10 +94,10 @@ def run(arguments: argparse.Namespace) -> None:
         for name, file in made.items():
             file.parent.mkdir(exist_ok=True)
             if name == QUANTIZED_ONNX_FILE:
-                for_checks, for_ranges = read_pixels(arguments, folder, model.config.image_size)
+                for_checks, for_ranges, source = read_pixels(arguments, folder, model.config.image_size)
                 quantize_int8(made[ONNX_FILE], file, prepare(for_ranges).numpy())
                 checked = prepare(for_checks).split(_BATCH)
-                facts = compare(module, name, file, checked, TRAINING_IMAGES)
+                facts = compare(module, name, file, checked, source)
                 facts["calibration_images"] = len(for_ranges)
             else:
                 checked = [prepare(pixels) for pixels in generated_batches(model.config)]
@@ -146,26 +154,28 @@ def check_output_dir(arguments: argparse.Namespace, folder: Path, names: list[st
             f"--output_dir {output_dir} holds {', '.join(present)}: name another folder, or replace them with "
             "--overwrite_output_dir."
         )
-    theirs, ours = output_dir / "model.safetensors", folder / "model.safetensors"
-    if theirs.exists() and theirs.read_bytes() != ours.read_bytes():
+    if holds_another_model(output_dir, folder):
         raise ExportError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
 
 
-def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) -> tuple[Tensor, Tensor]:
+def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) -> tuple[Tensor, Tensor, str]:
     """
     Images of the training split, none of them twice: those that an int8 file is checked on, and those for its ranges.
 
     Never those of validation or test: an exported file is scored on images that it was not made with.
 
     Returns:
-        uint8 `[N, 3, image_size, image_size]` each: `CHECK_SAMPLES` and `--calibration_samples`, or half of what there
-        is and the other half, at most.
+        uint8 `[N, 3, image_size, image_size]` twice: `CHECK_SAMPLES` and `--calibration_samples`, or half of what there
+        is and the other half, at most; and what they are for people, since `--dataset_name` may name other data than
+        the network was trained on.
 
     Raises:
         ExportError: there are fewer than two.
     """
     recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
-    split = open_recipe_split(recipe, "train", image_size)
+    run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
+    scored = open_rows(TRAIN_SPLIT, recipe, run_recipe, read_json(folder / RESULTS_NAME), image_size)
+    split = scored.split
     rows, _ = stratified_split(split.labels, recipe.validation_size, recipe.seed)
     if len(rows) < 2:
         raise ExportError(
@@ -175,14 +185,22 @@ def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) ->
     checked = min(CHECK_SAMPLES, len(rows) // 2)
     order = rows[sample_order(recipe.seed, 0, len(rows), len(rows))[: checked + arguments.calibration_samples]]
     [pixels] = split.images.read([order])
-    return pixels[:checked], pixels[checked:]
+    source = TRAINING_IMAGES if scored.are_trained_on else f"images of {scored.dataset}"
+    return pixels[:checked], pixels[checked:], source
 
 
 def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[str, dict]) -> None:
-    """Brings the exported files to the folder, with all that the trained one shares; renews its card."""
+    """
+    Brings the exported files to the folder, with all that the trained one shares; renews its card.
+
+    What was scored there stays, but for the scores of files that these replace.
+    """
     files = dict(made)
     if output_dir.resolve() != folder.resolve():
         files |= {file.relative_to(folder).as_posix(): file for file in shared_files(folder)}
+    if (output_dir / RESULTS_NAME).is_file():
+        files.pop(RESULTS_NAME, None)
+        forget_scores(output_dir, made)
     if is_edited(output_dir / CARD_NAME):
         files.pop(CARD_NAME, None)
     for name, file in files.items():
@@ -193,6 +211,20 @@ def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[s
     write_json(output_dir / EXPORTS_NAME, exports)
     if (output_dir / RECIPE_NAME).is_file():
         write_model_card(output_dir)
+
+
+def forget_scores(output_dir: Path, names: Iterable[str]) -> None:
+    """Takes figures, details and pictures of exported files out of a folder."""
+    scored_as = tuple(f"_{each}_" for name in names for each in SCORED_AS[name])
+
+    def is_theirs(figure: str) -> bool:
+        return any(each in figure and f"{each}int8_" not in figure for each in scored_as)
+
+    results = read_json(output_dir / RESULTS_NAME)
+    write_json(output_dir / RESULTS_NAME, {name: value for name, value in results.items() if not is_theirs(name)})
+    for file in [*output_dir.glob("*.json"), *output_dir.glob("figures/*.png")]:
+        if is_theirs(file.name):
+            file.unlink()
 
 
 def main() -> None:

@@ -203,7 +203,11 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
             HELD_OUT_PREFIX, logits, labels, policy=recipe.tta, temperature=recipe.temperature
         )
         results |= held_out.facts(HELD_OUT_PREFIX)
+        results["eval_precision"] = "float32"
+        if chosen["temperature"]:
+            results["temperature_samples"] = len(labels)
         if any(chosen.values()):
+            results["eval_chose_samples"] = len(labels)
             results["eval_chose"] = ", ".join(name for name, was_chosen in chosen.items() if was_chosen)
         if accuracies:
             details["eval"]["tta"] = accuracies
@@ -214,7 +218,7 @@ def score_finished(recipe: Recipe, data: TrainingData, predict: Callable[..., di
     tested, details["test"] = report_split(
         TEST_PREFIX, logits, labels, policy=recipe.tta, temperature=recipe.temperature
     )
-    tested |= test.facts(TEST_PREFIX) | {TIMES_SCORED: 1}
+    tested |= test.facts(TEST_PREFIX) | {"test_precision": "float32", TIMES_SCORED: 1}
     if recipe.temperature:
         results["temperature"] = recipe.temperature
     return Scored(results | tested, details, logits["original"])

@@ -306,14 +306,22 @@ def _check_files(builder: DatasetBuilder, dataset_name: str, split: str) -> list
     The data files of a split, which may be a sum of splits.
 
     Raises:
-        DatasetError: one counts twice, or is one of the training split, where that is not asked for.
+        DatasetError: one counts twice, or is one of another split as well.
     """
     of_splits = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
     asked_for = list(of_splits) if split == ALL_SPLITS else [part.strip() for part in split.split("+")]
     files = [file for part in asked_for for file in of_splits.get(part, [])]
-    trained_on = set() if TRAIN_SPLIT in asked_for else set(of_splits.get(TRAIN_SPLIT, []))
     twice = [file for file, count in Counter(files).items() if count > 1]
-    for where, found in (("twice in", twice), ("in the training split and in", [f for f in files if f in trained_on])):
+    others = {name: set(other) for name, other in of_splits.items() if name not in asked_for}
+    shared = {
+        f"in {'the training split' if name == TRAIN_SPLIT else f'split {name!r}'} and in": [
+            f for f in files if f in other
+        ]
+        for name, other in others.items()
+    }
+    for where, found in {"twice in": twice, **shared}.items():
+        # Images are in one split each; a list of their labels may be one for all.
+        found = [file for file in found if not Path(file).name.startswith("metadata.")]
         if found:
             raise DatasetError(
                 f"{found[0]} is {where} split {split!r} of {dataset_name} ({len(found)} files are). `datasets` takes "

@@ -18,6 +18,11 @@ BACKENDS = ("torch", "torch_export", "onnxruntime", "openvino")
 ONNX_FILE, QUANTIZED_ONNX_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TORCH_EXPORT_FILE = "model.pt2"
 EXPORTS_NAME = "exports.json"  # of each exported file: what it takes, and how it was checked
+SCORED_AS = {  # an exported file: what stands in the names of its figures, between the rows and the figure
+    ONNX_FILE: ("onnxruntime", "openvino"),
+    QUANTIZED_ONNX_FILE: ("onnxruntime_int8", "openvino_int8"),
+    TORCH_EXPORT_FILE: ("torch_export",),
+}
 
 
 class Runnable(NamedTuple):
@@ -57,6 +62,7 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runn
     if quantized and backend not in ("onnxruntime", "openvino"):
         raise ModelError(f"--quantized is for --backend onnxruntime and openvino, not for {backend}.")
     if backend == "torch":
+        torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU is that of a CPU
         return Runnable(fold_batchnorm(load_model(folder)), load_normalize(folder))
     is_onnx = backend != "torch_export"
     name = (QUANTIZED_ONNX_FILE if quantized else ONNX_FILE) if is_onnx else TORCH_EXPORT_FILE

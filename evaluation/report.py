@@ -32,7 +32,7 @@ def figures(logits: Tensor, labels: np.ndarray, temperature: float | None = None
         if not 0 < temperature < float("inf"):
             raise ModelError(
                 f"temperature {temperature} must be above 0, and finite: fit it anew with python eval.py MODEL --split "
-                "validation --output_dir MODEL."
+                "held_out --output_dir MODEL."
             )
         scaled = measure("calibration", logits / temperature, labels)
         numbers["expected_calibration_error_scaled"] = scaled["expected_calibration_error"]

@@ -54,6 +54,12 @@ def find_folder(name: str) -> Path:
     return folder
 
 
+def holds_another_model(folder: Path, than: Path) -> bool:
+    """Whether a folder has weights, and they are not, byte for byte, those of the other folder."""
+    theirs, ours = (each / "model.safetensors" for each in (folder, than))
+    return theirs.is_file() and (not ours.is_file() or theirs.read_bytes() != ours.read_bytes())
+
+
 def load_config(folder: Path) -> SlimResNetConfig:
     """
     The config of a trained folder.

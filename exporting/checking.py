@@ -10,8 +10,8 @@ from .graphs import ExportError
 # in logits would let anything pass where they are small, and refuse large ones for the last digit. Sums in another
 # order move the shipped network's by 1e-6 of the largest; bf16 or a wrong constant would move them by 1e-3.
 FLOAT32_ROUNDING = 1e-4
-# int8 has two digits. Its bound is a share of how far the logits of an image lie apart: what is added to all of them
-# changes no class, so it must not make the bound wider.
+# int8 has two digits. Its bound is a share of how far the logits of an image lie apart, of the one where that is the
+# farthest, since the steps of int8 are as wide for all: what is added to all logits must not make the bound wider.
 INT8_ROUNDING = 0.02
 SMALLEST_SHARE = 0.95  # of images with the network's class, or one that ties with it, in int8
 
@@ -42,7 +42,7 @@ def agreement(name: str, logits: Tensor, expected: Tensor, precision: str, image
     Args:
         precision: of the graph, `"float32"` or `"int8"`.
         expected: of the network, finite.
-        images: what they are of, `GENERATED_IMAGES` or `TRAINING_IMAGES`.
+        images: what they are of, such as `GENERATED_IMAGES`.
 
     Returns:
         `checked_on`, `checked_images`, `largest_logit`, `largest_difference`, and `same_class`, a share of the images.

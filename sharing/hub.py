@@ -70,12 +70,13 @@ def collect(
                 read_json(folder / name)
     except ModelError as error:
         raise HubError(f"{error} Nobody could use such a folder.") from error
-    files[RECIPE_NAME] = shared_recipe(folder, license).to_yaml().encode()
+    recipe = shared_recipe(folder, license)
+    files[RECIPE_NAME] = recipe.to_yaml().encode()
     card = folder / CARD_NAME
     if overwrite_card or not is_edited(card):
         files[CARD_NAME] = render_model_card(folder, repo_id, license).encode()
     else:
-        _check_metadata(folder, card, license)
+        _check_metadata(folder, card, recipe.license)
     return files
 
 
@@ -116,8 +117,9 @@ def _check_metadata(folder: Path, card: Path, license: str | None) -> None:
         ) from error
     if license not in (None, metadata.get("license")):
         raise HubError(
-            f"--license {license}, but {card} was edited by hand and says {metadata.get('license')}: change it there, "
-            "or write the card anew with --overwrite_card."
+            f"the licence is {license} by --license or {RECIPE_NAME}, but {card} was edited by hand and says "
+            f"{metadata.get('license')}: give that as --license, change it there, or write the card anew with "
+            "--overwrite_card."
         )
 
     def place(each: EvalResult) -> tuple[str, str | None, str | None]:

@@ -8,7 +8,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, SCORED_AS
 from evaluation.corruptions import overlapping_augmentations
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
@@ -33,7 +33,7 @@ _METRICS = {  # name in all_results.json: name in the Hub's list of metrics, nam
 }
 _CHOICES = {  # what a run says that it chose: what that is for people
     "epoch": "the epoch whose weights were kept",
-    "tta": "the test-time augmentation",
+    "tta": "the test-time augmentation, `{tta}`",
     "temperature": "the temperature",
 }
 _FROST = {  # how a run's frost was made: the same for people
@@ -75,7 +75,11 @@ def is_edited(card: Path) -> bool:
     """Whether there is a card that differs from what was written here: its last line has the digest of the rest."""
     if not card.exists():
         return False
-    text, mark, digest = card.read_text(encoding="utf-8").rpartition(_MARK.split("{}")[0])
+    try:
+        content = card.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return True
+    text, mark, digest = content.rpartition(_MARK.split("{}")[0])
     return not mark or mark + digest != _MARK.format(_digest(text))
 
 
@@ -122,7 +126,12 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         recipe=recipe,
         results=results,
         results_table=_results_table(results),
-        chosen=[_CHOICES.get(choice, choice) for choice in _chosen(results)],
+        chosen=[_CHOICES.get(choice, choice).format(tta=recipe.tta) for choice in _chosen_together(results)],
+        precisions={
+            title: results[f"{prefix}_precision"]
+            for title, prefix in (("test", "test"), ("validation", "eval"))
+            if results.get(f"{prefix}_precision", "float32") != "float32"
+        },
         num_views=len(POLICIES[results.get("test_tta", "none")]),
         temperature_source=_temperature_source(results, recipe),
         frost=_FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
@@ -159,10 +168,17 @@ def _chosen(results: dict) -> list[str]:
     return [choice for choice in results.get("eval_chose", "").split(", ") if choice]
 
 
+def _chosen_together(results: dict) -> list[str]:
+    """Those of its choices that a run made on the same images; a temperature may have been fitted anew, on others."""
+    apart = results.get("temperature_samples") != results.get("eval_chose_samples")
+    return [choice for choice in _chosen(results) if not (apart and choice == "temperature")]
+
+
 def _temperature_source(results: dict, recipe: Recipe) -> str | None:
     """Where the temperature of the results comes from; None where nothing tells."""
     if "temperature" in _chosen(results):
-        return "fitted on the validation images"
+        count = f"{results['temperature_samples']:,}" if "temperature_samples" in results else "the"
+        return f"fitted on {count} validation images"
     if "train_dataset" in results and results.get("temperature") == recipe.temperature:
         return "given by the recipe"
     return None
@@ -172,12 +188,10 @@ def _exports(folder: Path, results: dict) -> list[dict]:
     """Of each file that export.py made: what it is, how it was checked, and its test accuracy as far as it is known."""
     rows = []
     for name, facts in read_json(folder / EXPORTS_NAME).items():
-        backends = ["torch_export"] if name == TORCH_EXPORT_FILE else ["onnxruntime", "openvino"]
-        suffix = "_int8" if name == QUANTIZED_ONNX_FILE else ""
         accuracies = {
-            backend: results[f"test_{backend}{suffix}_accuracy"]
-            for backend in backends
-            if f"test_{backend}{suffix}_accuracy" in results
+            each.removesuffix("_int8"): results[f"test_{each}_accuracy"]
+            for each in SCORED_AS.get(name, ())
+            if f"test_{each}_accuracy" in results
         }
         rows.append({"file": name, "accuracies": accuracies, **facts})
     return rows
@@ -195,9 +209,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
     for prefix in ("test", "eval"):
         if f"{prefix}_dataset" not in results:
             continue
-        dataset, split = results[f"{prefix}_dataset"], results[f"{prefix}_split"]
-        if prefix == "eval":
-            split = f"{split} ({results['eval_samples']:,} held out)"
+        dataset = results[f"{prefix}_dataset"]
         for key, (metric, title) in _METRICS.items():
             value = results.get(f"{prefix}_{key}")
             if value is None:
@@ -208,7 +220,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
                     dataset_type=dataset,
                     dataset_name=dataset,
                     dataset_config=recipe.dataset_config_name,
-                    dataset_split=split,
+                    dataset_split=_rows_scored(results, prefix, key),
                     dataset_revision=recipe.dataset_revision,
                     metric_type=metric,
                     metric_name=title.format(
@@ -221,10 +233,20 @@ def eval_results(folder: Path) -> list[EvalResult]:
     return entries
 
 
+def _rows_scored(results: dict, prefix: str, key: str) -> str:
+    """Name of the split that a figure is of, with the number of its images where they are not the whole split."""
+    split = results[f"{prefix}_split"]
+    samples = results[f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples"]
+    if prefix == "eval":
+        return f"{split} ({samples:,} held out)"
+    whole = results.get(f"{prefix}_num_rows", results[f"{prefix}_samples"])
+    return split if samples == whole else f"{split} ({samples:,} images)"
+
+
 def _results_table(results: dict) -> list[list[str]]:
     columns = {
         "accuracy": _with_interval("accuracy"),
-        "with test-time augmentation": _with_interval("accuracy", "_tta"),
+        "with test-time augmentation": _with_policy,
         "top-5": lambda prefix, got: f"{got[f'{prefix}_top_5_accuracy']:.2%}",
         "cross entropy": lambda prefix, got: f"{got[f'{prefix}_loss']:.4f}",
         "calibration error": lambda prefix, got: f"{got[f'{prefix}_expected_calibration_error']:.2%}",
@@ -249,6 +271,14 @@ def _results_table(results: dict) -> list[list[str]]:
     header = ["split", "images", *columns]
     filled = [column for column in range(len(header)) if any(row[column] for row in rows)]
     return [[row[column] for column in filled] for row in (header, *rows)]
+
+
+def _with_policy(prefix: str, results: dict) -> str:
+    """The interval, and the policy where it is not that of the test row, which a sentence names."""
+    policy = results.get(f"{prefix}_tta")
+    return _with_interval("accuracy", "_tta")(prefix, results) + (
+        f", `{policy}`" if policy != results.get("test_tta") else ""
+    )
 
 
 def _with_interval(name: str, suffix: str = ""):

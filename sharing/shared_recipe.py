@@ -16,7 +16,8 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     The recipe of a finished folder without a path of this machine.
 
     A local dataset goes by its folder's own name. The network's config is the `config.json` beside the recipe. Where
-    the run was written, and what it was resumed from, is left out.
+    the run was written, what it was resumed from, and to whom it reported, is left out: whoever trains by the recipe
+    has a folder, a repository and a tracker of their own, or none.
 
     Args:
         license: of the weights, where it is other than the recipe's.
@@ -29,6 +30,9 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
         output_dir=Recipe.output_dir,
         overwrite_output_dir=False,
         resume_from_checkpoint=None,
+        push_to_hub=False,
+        hub_model_id=None,
+        report_to="none",
         license=license or recipe.license,
     )
 

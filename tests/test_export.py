@@ -285,7 +285,8 @@ def test_few_training_images_are_shared_by_ranges_and_checks_and_one_is_refused(
         write_dataset(tmp_path / f"{count}", "train", images, [0] * count, names)
     flags = [str(shipped), "--output_dir=unused"]
     arguments = export_script.parse([*flags, f"--dataset_name={tmp_path / '5'}"])
-    checked, calibration = export_script.read_pixels(arguments, shipped, 32)
+    checked, calibration, source = export_script.read_pixels(arguments, shipped, 32)
+    assert source == "images of 5"  # not those that it was trained on
     assert (len(checked), len(calibration)) == (2, 3)
     assert len(set(torch.cat([checked, calibration])[:, 0, 0, 0].tolist())) == 5
     arguments = export_script.parse([*flags, f"--dataset_name={tmp_path / '1'}"])
@@ -318,6 +319,24 @@ def test_generated_images_are_the_same_each_time_and_of_two_kinds():
     assert (images.min(), images.max()) == (0, 255) and len({image.numpy().tobytes() for image in images}) == 64
     steps = images.float().diff(dim=3).abs().mean(dim=(1, 2, 3))
     assert steps[:32].min() > 4 * steps[32:].max()
+
+
+def test_a_new_file_is_not_credited_with_the_scores_of_the_one_that_it_replaces(trained, tmp_path):
+    """In the run's own folder and in another, where what was scored there stays, too."""
+    for folder in (shutil.copytree(trained, tmp_path / "run"), export(trained, tmp_path / "other")):
+        results = json.loads((folder / RESULTS_NAME).read_text()) | {"test_times_scored": 9}
+        scores = [f"test_{name}" for name in ("onnxruntime", "onnxruntime_int8", "openvino", "torch_export")]
+        figures = {f"{name}_{figure}": 0.5 for name in scores for figure in ("accuracy", "corruption_accuracy_tta")}
+        (folder / RESULTS_NAME).write_text(json.dumps(results | figures))
+        files = [folder / f"{name}_details.json" for name in scores]
+        files += [folder / "figures" / f"{name}_classes.png" for name in scores]
+        for file in files:
+            file.write_text("{}")
+        export(trained, folder, "--overwrite_output_dir") if folder.name == "other" else export(folder, folder)
+        stale = ("test_onnxruntime_", "test_openvino_")
+        kept = {name: 0.5 for name in figures if not name.startswith(stale) or "_int8_" in name}
+        assert len(kept) == 4 and json.loads((folder / RESULTS_NAME).read_text()) == results | kept
+        assert [file.exists() for file in files] == 2 * [False, True, False, True]
 
 
 @pytest.mark.parametrize(

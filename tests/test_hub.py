@@ -98,9 +98,9 @@ def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
     assert (data["library_name"], data["pipeline_tag"]) == ("transformers", "image-classification")
     assert "license" not in data and "datasets" not in data  # nobody gave one; a local dataset has no page
     by_name = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
-    assert by_name["test", "Accuracy"] == results["test_accuracy"]
+    assert by_name["test (90 images)", "Accuracy"] == results["test_accuracy"]
     assert by_name["train (90 held out)", "Accuracy"] == results["eval_accuracy"]
-    assert by_name["test", "Accuracy with test-time augmentation (flip)"] == results["test_accuracy_tta"]
+    assert by_name["test (90 images)", "Accuracy with test-time augmentation (flip)"] == results["test_accuracy_tta"]
     assert set(by_name.values()) <= set(results.values())
     for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high_tta", "eval_top_5_accuracy"):
         assert f"{results[name]:.2%}" in card.text, name
@@ -141,19 +141,59 @@ def test_what_was_not_measured_is_left_out(folder):
 @pytest.mark.parametrize(
     ("facts", "said", "unsaid"),
     [
+        ({}, "100 images were held out of the training split for validation, by a draw of seed 42. On 90 of them", []),
+        ({"eval_chose_samples": 100}, "by a draw of seed 42. On them", []),
+        ({"eval_samples": 30}, "On 90 of them the run chose", ["30 of them"]),  # scored anew, which chose nothing
+        ({"eval_chose": "epoch"}, "the run chose the epoch whose weights were kept.", ["test-time augmentation."]),
         (
-            {},
-            "100 images were held out of the training split for validation, by a draw of seed 42; 90 of them were",
+            {"eval_chose": "tta, temperature"},
+            "chose the test-time augmentation, `flip`, the temperature.",
+            ["the epoch whose"],
+        ),
+        (
+            {"eval_chose": "tta", "test_tta": "paper"},
+            "chose the test-time augmentation, `flip`.",
+            ["augmentation, `paper`."],
+        ),
+        (
+            {"eval_chose": "tta, temperature", "temperature": 1.5, "temperature_samples": 30},
+            "by 1.500, fitted on 30 validation images, gives",
+            ["the temperature."],
+        ),
+        ({"eval_chose": None}, "held out of the training split", ["chose"]),
+        ({"test_times_scored": 1}, "The test images were scored once, as far as the files of the run record.", []),
+        ({"test_times_scored": 3}, "The test images were scored 3 times, as far as", ["once"]),
+        ({"test_times_scored": None}, "held out", ["images were scored once"]),
+        ({"temperature": 1.5}, "by 1.500, fitted on 90 validation images, gives", ["given by the recipe"]),
+        (
+            {"temperature": 1.5, "temperature_samples": None, "eval_chose_samples": None},
+            "by 1.500, fitted on the validation images, gives",
             [],
         ),
-        ({"eval_samples": 100}, "by a draw of seed 42. On them", ["of them were scored"]),
-        ({"eval_chose": "epoch"}, "the run chose the epoch whose weights were kept.", ["test-time augmentation."]),
-        ({"eval_chose": "tta, temperature"}, "chose the test-time augmentation, the temperature.", ["the epoch whose"]),
-        ({"eval_chose": None}, "held out of the training split", ["chose"]),
-        ({"test_times_scored": 1}, "The test images were scored once.", []),
-        ({"test_times_scored": 3}, "The test images were scored 3 times.", ["once"]),
-        ({"test_times_scored": None}, "held out", ["images were scored once"]),
-        ({"temperature": 1.5}, "by 1.500, fitted on the validation images, gives", ["given by the recipe"]),
+        ({"test_precision": "bf16"}, "The test figures are of a network in bf16.", ["The validation figures"]),
+        ({}, "gives the calibration error after scaling.", ["are of a network in"]),
+        (
+            {
+                "test_corruption_accuracy": 0.5,
+                "test_corruption_samples": 90,
+                "test_corruption_accuracy_tta": 0.625,
+                "test_corruption_tta": "flip_shift",
+            },
+            "with test-time augmentation, `flip_shift`, 62.50%.",
+            [],
+        ),
+        (
+            {
+                "eval_tta": "flip_shift",
+                "eval_accuracy_tta": 0.625,
+                "eval_accuracy_low_tta": None,
+                "test_tta": "flip",
+                "test_accuracy_tta": 0.75,
+                "test_accuracy_low_tta": None,
+            },
+            "| 62.50%, `flip_shift` |",
+            ["75.00%, `flip`"],
+        ),
         ({"eval_chose": "tta", "temperature": 1.5}, "by 1.500 gives", ["fitted", "given by the recipe"]),
         ({"train_device": "Abacus", "train_runtime": 150}, "- 2 minutes of training steps on Abacus,", ["processes"]),
         ({"train_num_processes": 4}, ", 4 processes, ", []),
@@ -162,6 +202,7 @@ def test_what_was_not_measured_is_left_out(folder):
 )
 def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, unsaid):
     state(folder, **facts)
+    set_recipe(folder, tta="flip")
     card = " ".join(render_model_card(folder, "user/name").split())
     assert said in card and not [words for words in unsaid if words in card]
     assert "Every choice" not in card
@@ -283,6 +324,9 @@ def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
     text = card.read_text().replace("## Limits", "## Limits\n\n- It has never seen a giraffe.")
     card.write_text(text)
     assert is_edited(card) and not write_model_card(folder)
+    card.write_bytes("Ergebnis: 5 € übrig".encode("cp1252"))
+    assert is_edited(card)
+    card.write_text(text)
     evaluate_folder(folder, f"--output_dir={folder}", f"--tta={read(folder)['test_tta']}")
     assert card.read_text() == text and "was edited by hand and stays as it is" in capsys.readouterr().out
     assert collect(folder, "user/name")["README.md"] == card
@@ -320,7 +364,10 @@ def test_what_goes_and_what_stays(folder):
 
 def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
     """Of a run whose dataset, config, checkpoint and output folder lie here, and of what is exported of it."""
-    set_recipe(folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"), overwrite_output_dir=True)
+    set_recipe(
+        folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"), overwrite_output_dir=True, push_to_hub=True,
+        hub_model_id="user/name", report_to="tensorboard",
+    )  # fmt: skip
     exported = tmp_path / "exported"
     for form in ("onnx", "torch_export"):
         export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
@@ -347,6 +394,9 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
             "output_dir": Recipe().output_dir,
             "overwrite_output_dir": False,
             "resume_from_checkpoint": None,
+            "push_to_hub": False,
+            "hub_model_id": None,
+            "report_to": "none",
         }
 
 
@@ -387,8 +437,10 @@ def test_the_licence_is_the_users_to_say(folder):
     card = folder / "README.md"
     card.write_text(card.read_text().replace("library_name:", "license: gpl-3.0\nlibrary_name:"))
     assert collect(folder, "user/name", license="gpl-3.0")["README.md"] == card
-    with pytest.raises(HubError, match=r"--license mit, but .* was edited by hand and says gpl-3\.0: change it there"):
+    with pytest.raises(HubError, match=r"licence is mit by --license or .* edited by hand and says gpl-3\.0: give"):
         collect(folder, "user/name", license="mit")
+    with pytest.raises(HubError, match=r"licence is apache-2\.0 by .*recipe\.yaml, but .* says gpl-3\.0"):
+        collect(folder, "user/name")
     assert licences(license="mit", overwrite_card=True) == ("mit", "mit")
     assert metadata(space_card("page", "mit"))["license"] == "mit" and "license" not in metadata(
         space_card("page", None)
@@ -412,12 +464,13 @@ def test_folders_that_are_refused(folder, tmp_path):
     accuracy = read(folder)["test_accuracy"]
     card.write_text(card.read_text().replace(f"value: {accuracy}", "value: 0.999"))
     with pytest.raises(
-        HubError, match=rf"claims Accuracy 0\.999 on test of sample, where .* has {accuracy}.*--overwrite_card"
+        HubError,
+        match=rf"claims Accuracy 0\.999 on test \(90 images\) of sample, where .* has {accuracy}.*--overwrite_card",
     ):
         collect(folder, "user/name")
     write_model_card(folder)
     card.write_text(render_model_card(folder, "user/name").replace("type: sample", "type: user/other"))
-    with pytest.raises(HubError, match=r"on test of user/other, where .* has None"):
+    with pytest.raises(HubError, match=r"on test \(90 images\) of user/other, where .* has None"):
         collect(folder, "user/name")
     card.write_text("---\nlicense: [\n---\n")
     with pytest.raises(HubError, match="metadata at the top"):

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 import predict as predict_script
 from cifar10.reading import DatasetError, open_split
 from cifar10.unlabelled import open_images
-from evaluation.backends import Runnable
+from evaluation.backends import Runnable, open_network
 from evaluation.trained import ModelError, load_model, load_normalize
 from evaluation.views import POLICIES, VIEWS
 from modeling_slimresnet import SlimResNetConfig
@@ -80,6 +80,12 @@ def test_every_source_gives_the_same_classes(trained, pixels, pictures, tmp_path
             (tmp_path / "test.pkl").write_bytes(pickle.dumps(content, protocol))
             rows = predict(trained, tmp_path / "test.pkl", tmp_path / "kaggle.csv", "--per_device_eval_batch_size=5")
             assert rows[1:] == [[str(each), str(label)] for each, label in zip(ids, expected, strict=True)]
+
+
+def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    open_network(trained, "torch")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -11,6 +12,7 @@ from conftest import SAMPLE, write_dataset
 from datasets import ClassLabel, Value, load_dataset
 from PIL import Image as PILImage
 
+from cifar10 import reading
 from cifar10.reading import DatasetError, ResidentImages, StreamedImages, decode_image, open_split
 from cifar10.splitting import random_subset, stratified_split
 
@@ -240,6 +242,30 @@ def test_a_file_that_datasets_takes_for_two_splits_or_twice_is_named(tmp_path, s
     )
     numbers = [len(open_split(str(folder), name, image_size=8).labels) for name in ("train", "test")]
     assert numbers == ([3, 2] if file.startswith("train/") else [2, 3])
+
+
+def test_a_file_of_two_splits_is_named_whichever_these_are(tmp_path):
+    """What is chosen on validation images must not be chosen on test."""
+    for name in "ab":
+        write_split(tmp_path / "data", name)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/a.parquet\n"
+        "  - split: validation\n    path: data/b.parquet\n  - split: test\n    path: data/b.parquet\n---\n"
+    )
+    assert "b.parquet is in split 'validation' and in split 'test'" in refused(str(tmp_path), "test")
+    assert "b.parquet is in split 'test' and in split 'validation'" in refused(str(tmp_path), "validation")
+    assert len(open_split(str(tmp_path), "train", image_size=8).labels)
+
+
+def test_one_list_of_labels_may_serve_two_splits(tmp_path):
+    write_image_folder(tmp_path, "train/a.png", "test/b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\ntrain/a.png,0\ntest/b.png,1\n")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [train/*, metadata.csv]\n"
+        "  - split: test\n    path: [test/*, metadata.csv]\n---\n"
+    )
+    builder = reading.open_builder(str(tmp_path), None, None)
+    assert [Path(file).name for file in reading._check_files(builder, "pets", "test")] == ["b.png", "metadata.csv"]
 
 
 def test_one_parquet_file_of_two_splits_is_named(tmp_path):

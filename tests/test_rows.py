@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -320,6 +321,56 @@ def test_figures_of_other_data_with_the_same_name_do_not_stay_behind():
     assert still_true(before, {"new_test_fingerprint": "b", "new_test_loss": 3}) == {"test_loss": 2}
     policies = {"test_loss_tta": 1, "test_loss": 2, "eval_loss_tta": 3}
     assert still_true(policies, {"test_loss": 4}) == {"eval_loss_tta": 3}
+
+
+def test_a_new_temperature_takes_what_the_old_one_made_along(folder):
+    """Figures, details and the curve in the picture; those of the same temperature stay."""
+    results = read(folder)
+    scaled, temperature = "test_expected_calibration_error_scaled", results["temperature"]
+    assert scaled in still_true(results, {"temperature": temperature * (1 + 1e-6)})
+    assert scaled not in still_true(results, {"temperature": temperature * 1.01})
+    assert scaled in still_true(results | {"temperature": None}, {}) and scaled in still_true(results, {})
+    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=90", f"--output_dir={folder}")
+    assert read(folder)[scaled] == results[scaled]  # fitted on the same images
+    before = read(folder, "test_details.json")
+    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=40", f"--output_dir={folder}")
+    after = read(folder)
+    assert after["temperature"] != temperature and after["temperature_samples"] == 40
+    assert scaled not in after and "eval_expected_calibration_error_scaled" in after
+    assert read(folder, "test_details.json") == {n: v for n, v in before.items() if n != "reliability_scaled"} != before
+    assert "reliability_scaled" in read(folder, "eval_details.json")
+    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert "On 90 of them the run chose the test-time augmentation" in card and "40 of them" not in card
+    evaluate_folder(folder, f"--output_dir={folder}")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"by {after['temperature']:.3f}, fitted on 40 validation images, gives" in card
+
+
+def test_a_score_in_bf16_says_so(folder):
+    evaluate_folder(folder, "--mixed_precision=bf16", f"--output_dir={folder}")
+    assert (read(folder)["test_precision"], read(folder)["eval_precision"]) == ("bf16", "float32")
+    assert "The test figures are of a network in bf16." in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.start_accelerator", None)
+    (tmp_path / "file").write_text("kept")
+    for place in ("file", "file/within"):
+        with pytest.raises(RecipeError, match=rf"--output_dir .*{place} cannot be written to"):
+            evaluate_folder(folder, f"--output_dir={tmp_path / place}")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(folder / "config.json", bare)
+    with pytest.raises(RecipeError, match="holds another model than"):
+        evaluate_folder(bare, f"--output_dir={folder}")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys):
+    monkeypatch.setattr("eval.write_json", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(RecipeError, match=r"--output_dir .* cannot be written to: .*No space left"):
+        evaluate_folder(folder, "--max_eval_samples=20", f"--output_dir={folder}")
+    assert "test_accuracy = " in capsys.readouterr().out
 
 
 def test_a_score_that_bears_the_name_of_a_fact_is_not_written(folder):

@@ -120,6 +120,7 @@ def test_each_severity_is_scored_as_itself(split):
     assert results == scored.facts("test") | {
         "test_corruption_samples": 20,
         "test_corruption_precision": "bf16",
+        "test_corruption_tta": "flip",
         "test_corruption_frost": "synthetic",
         "test_corruption_accuracy": pytest.approx(0.85),
         "test_corruption_accuracy_tta": pytest.approx(0.85),
@@ -185,7 +186,7 @@ def test_eval_scores_numpy_folders(trained, split, tmp_path):
         np.save(shifted / f"{name}.npy", pixels if name == "fog" else 255 - pixels)
     folder = shutil.copytree(trained, tmp_path / "run")
     evaluate_folder(folder, f"--shift={shifted}", f"--output_dir={folder}")
-    by_name = json.loads((folder / "CIFAR-10-C.json").read_text())["none"]
+    by_name = json.loads((folder / "CIFAR-10-C_details.json").read_text())["none"]
     assert by_name.keys() == {"fog", "snow", "saturate"}
     assert read(folder)["CIFAR-10-C_corruptions"] == 2 and read(folder)["CIFAR-10-C_precision"] == "float32"
     assert read(folder)["CIFAR-10-C_accuracy"] == (by_name["fog"] + by_name["snow"]) / 2

@@ -45,11 +45,17 @@ class ScoredRows:
         """Whether choices may be made on them."""
         return self.prefix == HELD_OUT_PREFIX
 
-    def facts(self, prefix: str) -> dict[str, str]:
+    @property
+    def are_trained_on(self) -> bool:
+        """Whether they are of the split that the run was trained on."""
+        return self.prefix == _TRAIN_PREFIX
+
+    def facts(self, prefix: str) -> dict[str, str | int]:
         """What figures whose names begin with `prefix` are of."""
         return {
             f"{prefix}_dataset": self.dataset,
             f"{prefix}_split": self.split_name,
+            f"{prefix}_num_rows": len(self.split.labels),
             f"{prefix}_fingerprint": self.split.fingerprint,
         }
 
