@@ -36,7 +36,7 @@ TESTS = {
     "cifar10/device.py": ["test_inputs.py"],
     "cifar10/loading.py": ["test_loading.py"],
     "cifar10/randomness.py": ["test_randomness.py"],
-    "cifar10/reading.py": ["test_reading.py", "test_bad_data.py", "test_rows.py"],
+    "cifar10/reading.py": ["test_reading.py", "test_bad_data.py", "test_prediction.py", "test_rows.py"],
     "cifar10/splitting.py": ["test_reading.py", "test_bad_data.py"],
     "cifar10/trivial_augment.py": ["test_trivial_augment.py", "test_inputs.py"],
     "cifar10/unlabelled.py": ["test_prediction.py"],

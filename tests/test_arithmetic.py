@@ -33,6 +33,12 @@ def counted(size):
     return total
 
 
+def test_a_checkpoints_progress_does_not_bring_its_own_length():
+    progress = Progress(steps_per_epoch=3, max_steps=12)
+    progress.load_state_dict(Progress(steps_per_epoch=5, max_steps=20).state_dict() | {"global_step": 7})
+    assert (progress.steps_per_epoch, progress.max_steps, progress.global_step) == (3, 12, 7)
+
+
 @pytest.mark.parametrize("size", [8, 13, 16])
 def test_multiply_adds_of_an_image(size):
     assert multiply_adds(CONFIG, size) == counted(size)

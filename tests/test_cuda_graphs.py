@@ -130,6 +130,21 @@ def test_callers_keep_their_inputs(training):
         assert all(torch.equal(value, expected[name]) for name, value in inputs.items())
 
 
+def test_a_kind_is_captured_once_it_has_run_so_often(training):
+    graphed = GraphedStep(training.step, training.optimizer)
+    (inputs, _), *_ = batches(2)
+    for number in range(1, NUM_EAGER_STEPS + 3):
+        graphed(inputs, False)
+        assert training.captures == (number > NUM_EAGER_STEPS)
+
+
+def test_the_optimiser_asks_a_gpu_for_no_number(training):
+    """PyTorch's SGD would, where it is not fused; Muon has no such choice."""
+    GraphedStep(training.step, training.optimizer)
+    fused = [group["fused"] for group in training.optimizer.param_groups if "fused" in group]
+    assert fused and all(fused)
+
+
 def test_rates_stay_the_tensors_that_a_graph_reads(training):
     GraphedStep(training.step, training.optimizer)
     groups = training.optimizer.param_groups

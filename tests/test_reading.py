@@ -257,6 +257,21 @@ def test_a_file_of_two_splits_is_named_whichever_these_are(tmp_path):
     assert len(open_split(str(tmp_path), "train", image_size=8).labels)
 
 
+def test_the_config_and_the_revision_asked_for_are_opened(monkeypatch):
+    asked = []
+
+    def load(*arguments, revision):
+        asked.append((*arguments, revision))
+        raise ValueError("asked")
+
+    monkeypatch.setattr(reading, "load_dataset_builder", load)
+    with pytest.raises(DatasetError, match="asked"):
+        open_split("user/images", "test", image_size=8, config_name="small", revision="v1")
+    with pytest.raises(DatasetError, match="asked"):
+        reading.open_stream("user/images", "test", "small", "v1")
+    assert asked == 2 * [("user/images", "small", "v1")]
+
+
 def test_one_list_of_labels_may_serve_two_splits(tmp_path):
     write_image_folder(tmp_path, "train/a.png", "test/b.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\ntrain/a.png,0\ntest/b.png,1\n")

@@ -3,6 +3,8 @@
 import dataclasses
 import platform
 import resource
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,12 +183,16 @@ def test_precision_chooses_itself(monkeypatch):
 
 def test_compiling_chooses_itself(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/c++")
-    monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: path == headers)
     assert choose_torch_compile("auto", "cpu", 10_000).value is False
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is True
     assert choose_torch_compile("auto", "cpu", 5_000_000, one_size=False).value is False
     assert choose_torch_compile("auto", "mps", 10**9).value is False
     assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: path != headers)
+    assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
 
