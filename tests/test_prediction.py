@@ -82,6 +82,20 @@ def test_every_source_gives_the_same_classes(trained, pixels, pictures, tmp_path
             assert rows[1:] == [[str(each), str(label)] for each, label in zip(ids, expected, strict=True)]
 
 
+def test_names_in_bytes_are_read_as_text(pixels, tmp_path):
+    """As Python 2 wrote them, and so the pickles of CIFAR-10."""
+    content = {b"data": pixels[:2].flatten(1).numpy(), b"ids": [b"one.png", "zwei.png"]}
+    (tmp_path / "test.pkl").write_bytes(pickle.dumps(content, 2))
+    assert [image.name for image in open_images(str(tmp_path / "test.pkl"), 32).stream] == ["one.png", "zwei.png"]
+
+
+def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr("cifar10.unlabelled._from_dataset", lambda *arguments: asked.append(arguments))
+    open_images("user/images", 24, split="train", image_column="photo")
+    assert asked == [("user/images", 24, "train", "photo")]
+
+
 def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     open_network(trained, "torch")

@@ -1,6 +1,7 @@
 """What transformers promises of its own models (ModelTesterMixin, BackboneTesterMixin and ConfigTester in its tests),
 as far as it concerns a convolutional network; the rest is in test_modeling.py, test_losses.py and test_sharing.py."""
 
+import importlib
 import inspect
 import json
 import logging
@@ -215,3 +216,9 @@ def test_a_backbone_describes_the_maps_that_it_gives(tiny_config, out_indices):
     assert backbone.backbone_type is BackboneType.TRANSFORMERS and not backbone.has_attentions
     filtered = backbone.forward_with_filtered_kwargs(torch.zeros(1, 3, 16, 16), output_attentions=True)
     assert len(filtered.feature_maps) == len(indices)
+
+
+def test_what_a_star_import_brings_is_there():
+    for name in ("modeling", "configuration"):
+        module = importlib.import_module(f"modeling_slimresnet.{name}_slimresnet")
+        assert all(hasattr(module, each) for each in module.__all__)
