@@ -195,12 +195,14 @@ def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[s
 
     What was scored there stays, but for the scores of files that these replace.
     """
-    files = dict(made)
+    files, replaced = dict(made), list(made)
     if output_dir.resolve() != folder.resolve():
-        files |= {file.relative_to(folder).as_posix(): file for file in shared_files(folder)}
-    if (output_dir / RESULTS_NAME).is_file():
-        files.pop(RESULTS_NAME, None)
-        forget_scores(output_dir, made)
+        shared = (file for file in shared_files(folder) if not is_score_of(file.name, SCORED_AS))
+        files |= {file.relative_to(folder).as_posix(): file for file in shared}
+        if (output_dir / RESULTS_NAME).is_file():
+            files.pop(RESULTS_NAME, None)
+        else:
+            replaced = list(SCORED_AS)  # what exported files of MODEL scored is not of these
     if is_edited(output_dir / CARD_NAME):
         files.pop(CARD_NAME, None)
     for name, file in files.items():
@@ -209,22 +211,26 @@ def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[s
         shutil.copyfile(file, unfinished)
         os.replace(unfinished, output_dir / name)
     write_json(output_dir / EXPORTS_NAME, exports)
+    forget_scores(output_dir, replaced)
     if (output_dir / RECIPE_NAME).is_file():
         write_model_card(output_dir)
 
 
 def forget_scores(output_dir: Path, names: Iterable[str]) -> None:
     """Takes figures, details and pictures of exported files out of a folder."""
-    scored_as = tuple(f"_{each}_" for name in names for each in SCORED_AS[name])
-
-    def is_theirs(figure: str) -> bool:
-        return any(each in figure and f"{each}int8_" not in figure for each in scored_as)
-
     results = read_json(output_dir / RESULTS_NAME)
-    write_json(output_dir / RESULTS_NAME, {name: value for name, value in results.items() if not is_theirs(name)})
+    kept = {figure: value for figure, value in results.items() if not is_score_of(figure, names)}
+    if kept != results:
+        write_json(output_dir / RESULTS_NAME, kept)
     for file in [*output_dir.glob("*.json"), *output_dir.glob("figures/*.png")]:
-        if is_theirs(file.name):
+        if is_score_of(file.name, names):
             file.unlink()
+
+
+def is_score_of(figure: str, names: Iterable[str]) -> bool:
+    """Whether the name of a figure or a file tells of one of these exported files."""
+    scored_as = [f"_{each}_" for name in names for each in SCORED_AS[name]]
+    return any(each in figure and f"{each}int8_" not in figure for each in scored_as)
 
 
 def main() -> None:

@@ -339,6 +339,17 @@ def test_a_new_file_is_not_credited_with_the_scores_of_the_one_that_it_replaces(
         assert [file.exists() for file in files] == 2 * [False, True, False, True]
 
 
+def test_a_copy_elsewhere_is_not_credited_with_the_scores_of_the_models_own_files(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    results = json.loads((folder / RESULTS_NAME).read_text())
+    (folder / RESULTS_NAME).write_text(json.dumps(results | {"test_onnxruntime_accuracy": 0.5}))
+    (folder / "test_onnxruntime_details.json").write_text("{}")
+    other = export(folder, tmp_path / "other", "--format=torch_export")
+    assert json.loads((other / RESULTS_NAME).read_text()) == results
+    assert not (other / "test_onnxruntime_details.json").exists() and (other / "test_details.json").exists()
+    assert (folder / "test_onnxruntime_details.json").exists()
+
+
 @pytest.mark.parametrize(
     "flags", [["--backend=onnxruntime"], ["--backend=openvino", "--quantized"], ["--backend=torch_export"]]
 )
