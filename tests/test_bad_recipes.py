@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from cifar10.reading import DatasetError
 from training.checkpoints import CheckpointError
 from training.loop import DivergedError
 from training.optimization import schedule
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.recipe import _RANGES, Recipe, RecipeError, check_range, parse_recipe
 
 NAMES = [each.name for each in dataclasses.fields(Recipe)]
 
@@ -109,3 +110,39 @@ def test_wrong_nesting(tmp_path, text):
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     assert parsed_or_refused([f"--config={file}"]) is None
+
+
+SHARES = [
+    "image_mean", "horizontal_flip_prob", "vertical_flip_prob", "gaussian_blur_prob", "random_erasing_prob",
+    "random_erasing_area", "cutmix_prob", "label_smoothing_factor", "momentum", "lr_milestones", "lr_gamma",
+    "ema_decay",
+]  # fmt: skip
+COUNTS = [
+    "max_train_samples", "max_eval_samples", "shuffle_buffer_size", "num_train_epochs", "max_train_steps",
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+    "total_train_batch_size", "num_final_sam_epochs", "logging_steps", "save_total_limit",
+]  # fmt: skip
+FROM_0 = [
+    "validation_size", "dataloader_num_workers", "crop_padding", "num_light_augmentation_epochs",
+    "num_final_light_augmentation_epochs", "learning_rate", "norm_bias_learning_rate", "muon_learning_rate",
+    "muon_weight_decay", "weight_decay", "warmup_steps", "sam_rho",
+]  # fmt: skip
+ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "temperature"]
+BOUNDS = {
+    **dict.fromkeys(SHARES, (0, 1)),
+    **dict.fromkeys(COUNTS, (1, None)),
+    **dict.fromkeys(FROM_0, (0, None)),
+    **dict.fromkeys(ABOVE_0, (0.01, None)),
+    "image_std": (1e-6, 1),
+    "seed": (0, 2**32 - 1),  # NumPy's
+}
+
+
+def test_every_range_ends_where_it_says():
+    assert _RANGES.keys() == BOUNDS.keys()
+    for name, (low, high) in BOUNDS.items():
+        check_range(name, low)
+        check_range(name, 10**9 if high is None else high)
+        for beyond in (low - 1e-7, math.inf if high is None else high + 1e-3):
+            with pytest.raises(RecipeError, match=f"--{name} must be"):
+                check_range(name, beyond)
