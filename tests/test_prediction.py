@@ -84,7 +84,7 @@ def test_every_source_gives_the_same_classes(trained, pixels, pictures, tmp_path
 
 def test_names_in_bytes_are_read_as_text(pixels, tmp_path):
     """As Python 2 wrote them, and so the pickles of CIFAR-10."""
-    content = {b"data": pixels[:2].flatten(1).numpy(), b"ids": [b"one.png", "zwei.png"]}
+    content = {b"data": pixels[:2].flatten(1).numpy(), b"ids": [b"one.png", b"zwei.png"]}
     (tmp_path / "test.pkl").write_bytes(pickle.dumps(content, 2))
     assert [image.name for image in open_images(str(tmp_path / "test.pkl"), 32).stream] == ["one.png", "zwei.png"]
 
