@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import evaluate
 import numpy as np
@@ -22,7 +23,7 @@ from cifar10.reading import DatasetError, ImageSplit, open_split
 from evaluation.backends import ForeignNetwork
 from evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
 from evaluation.scoring import fit_temperature, measure, predict_logits, score
-from evaluation.trained import ModelError, fold_batchnorm, load_normalize, read_json, write_json
+from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_normalize, read_json, write_json
 from evaluation.views import POLICIES, VIEWS, average
 from modeling_slimresnet import SlimResNetForImageClassification
 from sharing.hub import HubError, collect
@@ -371,6 +372,20 @@ def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):
         assert after[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), name
     details = json.loads((folder / "test_details.json").read_text())
     assert np.array(details["confusion_matrix"]).sum() == 90 and len(details["f1"]) == 10
+
+
+def test_a_model_that_is_not_to_be_had_is_said_in_the_first_line_of_the_reason(monkeypatch):
+    monkeypatch.setattr("evaluation.trained.snapshot_download", Mock(side_effect=OSError("no way\nthrough here")))
+    with pytest.raises(ModelError, match=r"MODEL user/none is neither .* can be reached \(no way\): give a folder"):
+        find_folder("user/none")
+
+
+def test_a_preprocessor_is_pillows_and_brings_no_code(untrained, monkeypatch):
+    """Another backend, which transformers would take where torchvision is, rounds in its own way."""
+    load = Mock(wraps=AutoImageProcessor.from_pretrained)
+    monkeypatch.setattr("evaluation.trained.AutoImageProcessor.from_pretrained", load)
+    load_normalize(untrained)
+    assert load.call_args.kwargs == {"backend": "pil", "trust_remote_code": False}
 
 
 def test_figures_of_another_policy_do_not_stay_behind(trained, tmp_path):
