@@ -123,10 +123,15 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
         loaded = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    for rows, pixels in zip(batches, loaded, strict=True):
-        if isinstance(pixels, DatasetError):
-            raise pixels
-        yield pixels.to(loading.device, non_blocking=True), ship(split.labels[rows], loading.device)
+    try:
+        for rows, pixels in zip(batches, loaded, strict=True):
+            if isinstance(pixels, DatasetError):
+                raise pixels
+            yield pixels.to(loading.device, non_blocking=True), ship(split.labels[rows], loading.device)
+    finally:
+        # Workers end with the last reference to what they load. An error's traceback would keep it for the garbage
+        # collector, which takes the queues first that tell them to end: the program would wait for them for ever.
+        del loaded
 
 
 def _pass_first_signal_over(worker_id: int) -> None:

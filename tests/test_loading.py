@@ -1,6 +1,7 @@
 """Batches are the same from stream and memory, with any number of workers, processes and interruptions."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 
@@ -115,9 +116,11 @@ def test_a_corrupt_image_is_one_sentence_from_a_worker_too(tmp_path, num_workers
     loader = TrainingLoader(
         split, np.arange(20), Loading(CPU, num_workers=num_workers), seed=0, batch_size=4, accumulation=1, window=20
     )
+    before = {*multiprocessing.active_children()}
     with pytest.raises(DatasetError) as error:
         list(loader.epoch(0))
     assert "row 13" in str(error.value) and "Traceback" not in str(error.value)
+    assert {*multiprocessing.active_children()} <= before
 
 
 def test_a_stream_that_ends_early_is_named(streamed):

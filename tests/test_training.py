@@ -15,12 +15,14 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn import functional as F
 from training_runs import (
+    SECONDS,
     assert_accuracy,
     assert_same_weights,
     by_hand,
     read,
     set_validation,
     snapshot,
+    start,
     train,
     weights,
 )
@@ -316,6 +318,25 @@ def test_tracker(flags):
     assert len(accumulator.Scalars("loss")) >= 7
     assert accumulator.Scalars("eval_accuracy")[-1].step == 7
     assert accumulator.Scalars("test_accuracy")[-1].value == pytest.approx(read(folder)["test_accuracy"])
+
+
+@pytest.mark.parametrize("broken", ["an image", "the loss", "validation"])
+def test_a_run_that_breaks_ends_with_its_workers(flags, tmp_path, broken):
+    """A worker that still waited for work would keep the program from its end, and for ever."""
+    images = list(np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8))
+    images[50] = b"broken" if broken == "an image" else images[50]
+    write_dataset(tmp_path / "data", "train", images, [0, 1] * 32, ["a", "b"])
+    images[10] = b"broken" if broken == "validation" else images[10]
+    write_dataset(tmp_path / "data", "test", images[:20], [0, 1] * 10, ["a", "b"])
+    more = ["--dataset_name", tmp_path / "data", "--streaming=true", "--dataloader_num_workers=2",
+            "--total_train_batch_size=8", "--max_train_samples=64", "--validation_size=0", "--num_train_epochs=1",
+            "--logging_steps=1"]  # fmt: skip
+    more += ["--learning_rate=1e36"] if broken == "the loss" else []
+    process = start(train_script.main, [*flags, *more], tmp_path / "log")
+    process.join(SECONDS)
+    output = (tmp_path / "log").read_text()
+    assert process.exitcode == 1, output
+    assert ("lower --learning_rate" if broken == "the loss" else "holds no image that can be decoded") in output
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -90,11 +91,12 @@ def fit(
         disable=None if accelerator.is_main_process else True,
         unit="step",
     )
-    with StopRequest(accelerator) as stop_request:
+    # Closed whatever ends the loop, so that the workers of an epoch end with it.
+    with StopRequest(accelerator) as stop_request, ExitStack() as epochs:
         while progress.global_step < max_steps:
             epoch, first_step = divmod(progress.global_step, steps_per_epoch)
             last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
-            batches = loader.epoch(epoch, first_step)
+            batches = epochs.enter_context(closing(loader.epoch(epoch, first_step)))
             sharpness_aware = is_sharpness_aware(recipe, epoch, progress.num_epochs)
             model.train()
             unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
