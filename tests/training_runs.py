@@ -64,17 +64,21 @@ def _run(program, arguments, log, environment):
     program()
 
 
-def train_on_two(flags, folder: Path) -> Path:
-    """One run on two processes, as a launcher starts them; their output goes into `folder`."""
+def start_two(flags, folder: Path) -> list[tuple[multiprocessing.Process, Path]]:
+    """One run on two processes, as a launcher starts them; beside each the log in `folder` that it writes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     logs = [folder / f"rank-{rank}.log" for rank in range(2)]
-    processes = [
-        start(train_script.main, flags, log, **launch, RANK=str(rank), LOCAL_RANK=str(rank))
+    return [
+        (start(train_script.main, flags, log, **launch, RANK=str(rank), LOCAL_RANK=str(rank)), log)
         for rank, log in enumerate(logs)
     ]
-    for process, log in zip(processes, logs, strict=True):
+
+
+def train_on_two(flags, folder: Path) -> Path:
+    """One run on two processes to its end; their output goes into `folder`."""
+    for process, log in start_two(flags, folder):
         process.join()
         assert process.exitcode == 0, log.read_text()
     return Path(parse_recipe(flags).output_dir)
