@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import gc
 import itertools
+import shlex
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -153,7 +155,7 @@ def main() -> None:
     device = accelerator.device
     split = open_split(arguments.dataset_name, "train", image_size=32, resident_on=device)
     result = {
-        "command": f"python -m benchmarks.gpu_step --dataset_name {arguments.dataset_name}",
+        "command": shlex.join(["python", "-m", "benchmarks.gpu_step", *sys.argv[1:]]),
         "machine": machine() | {"device": torch.cuda.get_device_name() if device.type == "cuda" else device.type},
         "precision": accelerator.mixed_precision,
         "pixels": 32,
