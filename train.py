@@ -109,7 +109,7 @@ def run(recipe: Recipe) -> None:
         accelerator,
         model,
         loader,
-        make_inputs,
+        make_inputs.of,
         validate if len(data.validation_rows) else None,
         output_dir,
         identity,

@@ -28,7 +28,7 @@ from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
 from evaluation.trained import write_json
 from modeling_slimresnet import SlimResNetConfig
 from training.cuda_graphs import NUM_EAGER_STEPS
-from training.inputs import TrainingInputs
+from training.inputs import TrainingInputs, batches_at_once
 from training.optimization import build_optimizer
 from training.recipe import Recipe, parse_recipe
 from training.setup import build_network, start_accelerator
@@ -56,7 +56,7 @@ class Loop:
         model = build_network(recipe, config, split.label_names).to(accelerator.device).train()
         prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
         self._learn = build_step(recipe, accelerator, model, prepared, optimizer)
-        self._make_inputs = TrainingInputs(recipe, config, num_epochs=200)
+        make_inputs = TrainingInputs(recipe, config, num_epochs=200)
         loader = TrainingLoader(
             split,
             np.arange(len(split.labels)),
@@ -66,10 +66,11 @@ class Loop:
             accumulation=1,
             window=recipe.shuffle_buffer_size,
         )
-        self._batches = (batch for _ in itertools.count() for batch in loader.epoch(0))
+        self._batches = make_inputs.of(batch for _ in itertools.count() for batch in loader.epoch(0))
+        self.batches_at_once = batches_at_once(next(loader.epoch(0)).pixels)
 
     def __call__(self) -> torch.Tensor:
-        return self._learn(self._make_inputs(next(self._batches)), False)
+        return self._learn(next(self._batches), False)
 
 
 def measure(loop: Loop, device: torch.device, images: int, rounds: int, steps: int) -> dict:
@@ -92,11 +93,11 @@ def measure(loop: Loop, device: torch.device, images: int, rounds: int, steps: i
         "highest": round(max(speeds)),
         "milliseconds_a_step": round(1000 * images / float(np.median(speeds)), 2),
         "seconds_until_fast": round(warm_up, 1),
-        **_kernels(loop, device),
+        **_kernels(loop, device, steps=loop.batches_at_once),
     }
 
 
-def _kernels(loop: Loop, device: torch.device, steps: int = 5) -> dict:
+def _kernels(loop: Loop, device: torch.device, steps: int) -> dict:
     """Of a step, by the profiler: kernels, milliseconds that the GPU works and waits, and the longest kernels."""
     if device.type != "cuda":
         return {}
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40, help="of a round")
+    parser.add_argument("--steps", type=int, default=42, help="of a round")
     parser.add_argument("--output", type=Path, default=FOLDER / "gpu_step.json")
     arguments = parser.parse_args()
     base = parse_recipe(["--config", str(RECIPE), "--dataset_name", arguments.dataset_name])

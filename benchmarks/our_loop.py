@@ -27,6 +27,5 @@ def batches(split: ImageSplit, settings: dict, batch_size: int) -> Iterator[dict
     )
     epoch = 0
     while True:
-        for batch in loader.epoch(epoch):
-            yield make_inputs(batch)
+        yield from make_inputs.of(loader.epoch(epoch))
         epoch += 1

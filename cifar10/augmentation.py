@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .device import ship
-from .randomness import Draws
+from .randomness import Draws, JoinedDraws
 from .trivial_augment import trivial_augment
 
 ERASING_ASPECT_RATIO = (0.3, 1 / 0.3)  # Zhong et al., 2020, "Random Erasing Data Augmentation", section 4
@@ -51,7 +51,7 @@ class Augmentation:
     random_erasing_area: tuple[float, float] = (0.02, 0.2)
     erasing_color: tuple[int, ...] = (0, 0, 0)
 
-    def __call__(self, pixels: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, pixels: Tensor, draws: Draws | JoinedDraws) -> Tensor:
         """Augments a batch, uint8 `[B, C, H, W]`; returns the same shape and type, the input unchanged."""
         if self.trivial_augment:
             pixels = trivial_augment(pixels, draws.uniform("trivial augment", 2))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .augmentation import box_mask, paste
 from .device import ship
-from .randomness import Draws
+from .randomness import Draws, JoinedDraws
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CutMixCollator:
     prob: float = 1.0
     label_smoothing: float = 0.0
 
-    def __call__(self, pixels: Tensor, labels: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def __call__(self, pixels: Tensor, labels: Tensor, draws: Draws | JoinedDraws) -> dict[str, Tensor]:
         """
         Args:
             pixels: uint8 `[B, C, H, W]`.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .device import ship
-from .randomness import Draws, sample_order
+from .randomness import Draws, JoinedDraws, sample_order
 from .reading import DatasetError, ImageSplit, ResidentImages
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,7 +22,15 @@ class TrainingBatch(NamedTuple):
 
     pixels: Tensor
     labels: Tensor
-    draws: Draws
+    draws: Draws | JoinedDraws
+
+
+def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
+    """Batches of one epoch as one."""
+    if len(batches) == 1:
+        return batches[0]
+    pixels, labels, draws = zip(*batches, strict=True)
+    return TrainingBatch(torch.cat(pixels), torch.cat(labels), JoinedDraws(draws))
 
 
 @dataclass(frozen=True)

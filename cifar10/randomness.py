@@ -6,6 +6,7 @@ the result cannot depend on the number of workers or processes, nor on where a r
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -76,6 +77,21 @@ class Draws:
         # The words of fewer samples are the first of those of more: a power of two serves all batches but for a few.
         count = 1 << int(self.samples.max()).bit_length()
         return _uniform(_words_of_samples(self.seed, name, count)[self.samples])
+
+
+class JoinedDraws:
+    """The draws of several batches of one epoch, as those of one batch that has all their samples."""
+
+    def __init__(self, parts: Sequence[Draws]):
+        self._parts, self.epoch = parts, parts[0].epoch
+
+    def uniform(self, name: str, columns: int) -> np.ndarray:
+        """As `Draws.uniform`."""
+        return np.concatenate([part.uniform(name, columns) for part in self._parts])
+
+    def uniform_of_samples(self, name: str) -> np.ndarray:
+        """As `Draws.uniform_of_samples`."""
+        return np.concatenate([part.uniform_of_samples(name) for part in self._parts])
 
 
 @lru_cache(maxsize=4)

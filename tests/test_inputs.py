@@ -1,6 +1,7 @@
 """Every setting of a recipe that says what is done to the images, against Pillow, NumPy and SciPy, image by image."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from scipy.stats import beta
 from test_trivial_augment import PILLOW
 from transformers import AutoImageProcessor
 
-from cifar10.loading import TrainingBatch
+import training.inputs
+from cifar10.loading import Loading, TrainingBatch, TrainingLoader, joined
 from cifar10.randomness import Draws
-from training.inputs import TrainingInputs, build_image_processor
+from cifar10.reading import ImageSplit, ResidentImages
+from training.inputs import TrainingInputs, batches_at_once, build_image_processor
 from training.recipe import Recipe, RecipeError
 
 SAMPLES, CLASSES = 120, 10
@@ -185,6 +188,41 @@ def test_all_settings_at_once(pixels, tiny_config, epoch):
     for others in ({}, {"alternating_flip": False, "progressive_resizing": None, "trivial_augment": False}):
         recipe = Recipe(**EVERYTHING | others)
         assert_as_by_hand(TrainingInputs(recipe, tiny_config, NUM_EPOCHS)(batch), recipe, batch)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_batches_that_are_augmented_at_once_are_those_one_by_one(pixels, tiny_config, monkeypatch, num_processes):
+    """Places in the epoch that do not follow each other, since other processes have those between."""
+    labels = np.arange(SAMPLES) * 7 % CLASSES
+    read = SimpleNamespace(read=lambda batches: (pixels[rows] for rows in batches))
+    split = ImageSplit(labels, list("abcdefghij"), ResidentImages(read, SAMPLES, torch.device("cpu")))
+    loader = TrainingLoader(
+        split,
+        np.arange(SAMPLES),
+        Loading(torch.device("cpu"), num_processes - 1, num_processes),
+        seed=5,
+        batch_size=6,
+        accumulation=2,
+        window=SAMPLES,
+    )
+    make_inputs = TrainingInputs(Recipe(**EVERYTHING), tiny_config, NUM_EPOCHS)
+    expected = list(make_inputs.of(loader.epoch(2)))
+    calls = []
+    monkeypatch.setattr(training.inputs, "joined", lambda batches: calls.append(len(batches)) or joined(batches))
+    monkeypatch.setattr(training.inputs, "batches_at_once", lambda pixels: 3)
+    at_once = list(make_inputs.of(loader.epoch(2)))
+    assert sum(calls) == len(expected) and max(calls) == 3
+    for inputs, others in zip(at_once, expected, strict=True):
+        assert inputs.keys() == others.keys()
+        for name, value in inputs.items():
+            assert torch.equal(value, others[name])
+
+
+def test_an_odd_batch_is_augmented_by_itself():
+    """Its last sample has its CutMix partner within it."""
+    even, odd = (torch.empty(count, 3, 16, 16, dtype=torch.uint8, device="meta") for count in (120, 121))
+    assert batches_at_once(even) == 2**25 // (120 * 3 * 16 * 16) and batches_at_once(odd) == 1
+    assert batches_at_once(torch.empty(120, 3, 16, 16, dtype=torch.uint8)) == 1  # a processor's cache holds one
 
 
 def test_inputs_are_made_where_the_pixels_are(pixels, tiny_config):

@@ -1,6 +1,8 @@
 """What a recipe makes of pixels: the model's inputs in training, and the image processor that goes with the model."""
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -8,10 +10,12 @@ from transformers import ViTImageProcessorPil
 
 from cifar10.augmentation import Augmentation, normalize, resize
 from cifar10.cutmix import CutMixCollator
-from cifar10.loading import TrainingBatch
+from cifar10.loading import TrainingBatch, joined
 from modeling_slimresnet import SlimResNetConfig
 
 from .recipe import Recipe, RecipeError, parse_resizing
+
+_BYTES_AT_ONCE = 2**25  # some ten thousand images of CIFAR-10
 
 
 class TrainingInputs:
@@ -80,6 +84,24 @@ class TrainingInputs:
         augment, collate = self._full if epoch in self._full_epochs else self._light
         size = resolution(self._stages, epoch, self._num_epochs, self._image_size)
         return collate(resize(augment(batch.pixels, batch.draws), size), batch.labels, batch.draws)
+
+    def of(self, batches: Iterator[TrainingBatch]) -> Iterator[dict[str, Tensor]]:
+        """
+        The inputs of each of the batches, which are of one epoch and one size.
+
+        On a GPU those of several batches are made at once: the kernels of one batch take longer to launch than to run.
+        """
+        for first in batches:
+            inputs = self(joined([first, *islice(batches, batches_at_once(first.pixels) - 1)]))
+            for values in zip(*(value.split(len(first.labels)) for value in inputs.values()), strict=True):
+                yield dict(zip(inputs, values, strict=True))
+
+
+def batches_at_once(pixels: Tensor) -> int:
+    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; the result does not depend on it."""
+    if pixels.device.type == "cpu" or len(pixels) % 2:  # CutMix pairs the last sample of an odd batch within the batch
+        return 1
+    return max(1, _BYTES_AT_ONCE // pixels.nbytes)
 
 
 def resolution(stages: list[tuple[int, float]], epoch: int, num_epochs: int, image_size: int) -> int:

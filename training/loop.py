@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def fit(
     accelerator: Accelerator,
     model: nn.Module,
     loader: TrainingLoader,
-    make_inputs: Callable[[TrainingBatch], dict[str, Tensor]],
+    make_inputs: Callable[[Iterator[TrainingBatch]], Iterator[dict[str, Tensor]]],
     evaluate: Callable[[nn.Module], dict[str, float]] | None,
     output_dir: Path,
     identity: RunIdentity,
@@ -52,7 +52,7 @@ def fit(
     Trains `model`, which stands on its device.
 
     Args:
-        make_inputs: makes the keyword arguments of the model of a batch.
+        make_inputs: makes the keyword arguments of the model, batch by batch.
         evaluate: gives `loss` and `accuracy` of a model on validation; None where there is no validation.
         output_dir: where checkpoints go.
         identity: what they are checkpoints of.
@@ -96,7 +96,7 @@ def fit(
         while progress.global_step < max_steps:
             epoch, first_step = divmod(progress.global_step, steps_per_epoch)
             last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
-            batches = epochs.enter_context(closing(loader.epoch(epoch, first_step)))
+            batches = make_inputs(epochs.enter_context(closing(loader.epoch(epoch, first_step))))
             sharpness_aware = is_sharpness_aware(recipe, epoch, progress.num_epochs)
             model.train()
             unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
@@ -109,7 +109,7 @@ def fit(
                 set_learning_rates(optimizer, share)
                 for _ in range(recipe.gradient_accumulation_steps):
                     waited_from = time.perf_counter()
-                    inputs = make_inputs(next(batches))
+                    inputs = next(batches)
                     data_time += time.perf_counter() - waited_from
                     unchecked.append(learn(inputs, sharpness_aware))
                 if averaged:
