@@ -28,6 +28,7 @@ PRETRAINED = FOLDER.parent / "pretrained/slimresnet-cifar10"
 # Of each finished run that the README quotes: all_results.json, recipe.yaml and trainer_state.json, as train.py and
 # eval.py wrote them.
 RUNS = {**{name: FOLDER / "results" / name for name in ("paper", "fast", "best")}, "best_long": PRETRAINED}
+BATCH_BY_BATCH = "gpu_step_batch_by_batch"  # what gpu_step.json was before batches were augmented together
 TRIED = FOLDER / "results/tried"  # a folder a recipe, in it a folder for each run whose settings were not kept
 BY_CLASS = ("ONNX Runtime, int8", "OpenVINO, int8")
 LARGEST_LOSS = 0.005  # of a class's images in int8, that goes without saying
@@ -151,7 +152,7 @@ def training_speed() -> str:
 
 
 def gpu_step() -> str:
-    """What a step costs on a GPU, a row for each size of batch and variant."""
+    """What a step costs on a GPU, a row for each size of batch and variant; then what augmentation did cost before."""
     result = _read("gpu_step")
     lines = [
         "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting |",
@@ -163,7 +164,16 @@ def gpu_step() -> str:
         for row in result["rows"]
     ]
     machine = result["machine"]
-    return "\n".join([*lines, "", f"`{result['command']}`; {machine['device']}, torch {machine['torch']}"])
+    lines += ["", f"`{result['command']}`; {machine['device']}, torch {machine['torch']}"]
+    before = {(row["batch_size"], row["variant"]): row["images_per_second"] for row in _read(BATCH_BY_BATCH)["rows"]}
+    full, light = before[256, "as it is"], before[256, "light augmentation"]
+    lines += [
+        "",
+        f"When each batch was augmented by itself, on another machine's card of this name, a batch of 256 with all "
+        f"augmentation came to {full:,} images/s, and with light augmentation to {light:,} "
+        f"(`benchmarks/{BATCH_BY_BATCH}.json`).",
+    ]
+    return "\n".join(lines)
 
 
 def inference() -> str:

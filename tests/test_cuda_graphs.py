@@ -1,5 +1,6 @@
 """Where steps are launched as graphs. No test has a GPU: graphs are stood in for by what they are defined to do."""
 
+import copy
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -138,15 +139,26 @@ def test_a_kind_is_captured_once_it_has_run_so_often(training):
         assert training.captures == (number > NUM_EAGER_STEPS)
 
 
+def take_first_step(training, state=None):
+    graphed = GraphedStep(training.step, training.optimizer)
+    if state is not None:
+        training.optimizer.load_state_dict(state)
+    (inputs, _), *_ = batches(2)
+    graphed(inputs, False)
+
+
 def test_the_optimiser_asks_a_gpu_for_no_number(training):
     """PyTorch's SGD would, where it is not fused; Muon has no such choice."""
-    GraphedStep(training.step, training.optimizer)
+    take_first_step(training)
     fused = [group["fused"] for group in training.optimizer.param_groups if "fused" in group]
     assert fused and all(fused)
 
 
-def test_rates_stay_the_tensors_that_a_graph_reads(training):
-    GraphedStep(training.step, training.optimizer)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_rates_stay_the_tensors_that_a_graph_reads(training, resumed):
+    """Also where a checkpoint was loaded, whose rates may be numbers: a graph would keep the first of them for good."""
+    state = copy.deepcopy(training.optimizer.state_dict()) if resumed else None
+    take_first_step(training, state)
     groups = training.optimizer.param_groups
     rates = [group["lr"] for group in groups]
     set_learning_rates(training.optimizer, 0.25)

@@ -31,20 +31,19 @@ class GraphedStep:
 
     Args:
         step: reads and writes the same tensors each time, waits for nothing on the GPU, and leaves no gradients.
-        optimizer: whose learning rates become tensors, because a graph has numbers for good.
+        optimizer: of the step. With the first step its learning rates become tensors on the device, since a graph keeps
+            the value of a number for good; no state may be loaded into it after that.
     """
 
     def __init__(self, step: Step, optimizer: torch.optim.Optimizer):
-        self._step = step
+        self._step, self._optimizer = step, optimizer
         self._taken: Counter[tuple] = Counter()
         self._captured: dict[tuple, _Captured] = {}
-        for group in optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
-            if "fused" in group:
-                group["fused"] = True  # PyTorch's SGD otherwise asks the GPU for the number
 
     def __call__(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
         """Takes a step; returns its loss."""
+        if not self._taken:
+            self._put_rates_on_device()
         kind = (sharpness_aware, *(value.shape for value in inputs.values()))
         if kind not in self._captured:
             if self._taken[kind] < NUM_EAGER_STEPS:
@@ -56,6 +55,13 @@ class GraphedStep:
             captured.inputs[name].copy_(value)
         captured.graph.replay()
         return captured.loss.clone()
+
+    def _put_rates_on_device(self) -> None:
+        """After a checkpoint is loaded, which puts its own rates into the groups: numbers, or tensors of a CPU."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+            if "fused" in group:
+                group["fused"] = True  # PyTorch's SGD otherwise asks the GPU for the number
 
     def _take_aside(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
         """On a stream of its own, as the capture will be."""
