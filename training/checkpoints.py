@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, recursively_apply
-from torch import nn
 from transformers.trainer_callback import TrainerState
 
 from cifar10.reading import first_line
 
 from .identity import RunIdentity
 from .progress import Progress
+from .states import TrainingState
 
 TRAINER_STATE_NAME = "trainer_state.json"
 CHECKSUMS_NAME = "SHA256SUMS"  # as `sha256sum --check` reads it
@@ -36,8 +35,7 @@ class Checkpoints:
     stops, each `checkpoint-STEP` is whole or absent. It does not depend on the number of processes.
 
     Args:
-        accelerator: that prepared `model` and `optimizer`.
-        states: what else to save, each with `state_dict` and `load_state_dict`.
+        state: what the run goes on with.
         identity: of the run; it goes into each checkpoint.
         keep: how many of the newest stay; None for all.
     """
@@ -45,25 +43,13 @@ class Checkpoints:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        states: list,
+        state: TrainingState,
         output_dir: Path,
         identity: RunIdentity,
         keep: int | None,
     ):
-        self._accelerator, self._saved = accelerator, (model, optimizer, *states)
+        self._accelerator, self._state = accelerator, state
         self._output_dir, self._identity, self._keep = output_dir, identity, keep
-        accelerator.register_for_checkpointing(*states)
-        # Without the wrapper of DistributedDataParallel, whose names another number of processes could not read.
-        accelerator.register_save_state_pre_hook(self._save_unwrapped)
-        accelerator.register_load_state_pre_hook(self._load_unwrapped)
-
-    def _save_unwrapped(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        weights[:] = [self._accelerator.unwrap_model(model).state_dict() for model in models]
-
-    def _load_unwrapped(self, models: list[nn.Module], folder: str) -> None:
-        models[:] = [self._accelerator.unwrap_model(model) for model in models]
 
     def save(self, state: TrainerState) -> None:
         """
@@ -77,7 +63,9 @@ class Checkpoints:
             remove_unfinished(self._output_dir)
         self._accelerator.wait_for_everyone()
         try:
-            self._accelerator.save_state(str(unfinished))
+            if self._accelerator.is_main_process:
+                unfinished.mkdir(parents=True)
+                self._state.save(unfinished)
         except Exception as error:  # safetensors and torch raise their own where the disk is full
             raise self._write_error(unfinished, error) from error
         self._accelerator.wait_for_everyone()
@@ -107,8 +95,9 @@ class Checkpoints:
     def _write_error(self, unfinished: Path, error: Exception) -> CheckpointError:
         shutil.rmtree(unfinished, ignore_errors=True)
         sizes: list[int] = []
-        for each in self._saved:
-            recursively_apply(lambda tensor: sizes.append(tensor.nbytes), each.state_dict())
+        for each in vars(self._state).values():
+            if each is not None:
+                recursively_apply(lambda tensor: sizes.append(tensor.nbytes), each.state_dict())
         free = shutil.disk_usage(self._output_dir).free
         return CheckpointError(
             f"no checkpoint could be written to {self._output_dir} ({first_line(error)}): it takes about "
@@ -141,7 +130,7 @@ class Checkpoints:
                 "and draws, but its weights may differ in their last bits from an uninterrupted run's"
             )
         try:
-            self._accelerator.load_state(str(checkpoint))
+            self._state.load(checkpoint)
         except Exception as error:  # pickle, zipfile, safetensors and torch raise their own
             raise CheckpointError(
                 f"checkpoint {checkpoint} cannot be loaded ({first_line(error)}): resume from another one, or train "

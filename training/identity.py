@@ -90,7 +90,8 @@ class RunIdentity:
             ValueError: it is of a version of this program that knew runs by something else.
         """
         content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
-        if content.keys() != {each.name for each in fields(cls)} or not isinstance(content["data"], dict):
+        known = {each.name for each in fields(cls)}
+        if not isinstance(content, dict) or content.keys() != known or not all(map(_is_object, content.values())):
             raise ValueError(f"{RUN_NAME} was written by another version of this program")
         return cls(**content)
 
@@ -112,6 +113,10 @@ class RunIdentity:
         return _differing(there.recipe, self.recipe, ROUNDING_DEPENDS_ON) + _differing(
             there.machine, self.machine, self.machine.keys() | there.machine.keys()
         )
+
+
+def _is_object(value) -> bool:
+    return isinstance(value, dict)
 
 
 def _differing(there: dict, here: dict, names: frozenset | set) -> list[str]:

@@ -22,6 +22,7 @@ from .optimization import build_optimizer, schedule, set_learning_rates
 from .progress import Progress
 from .recipe import Recipe
 from .sharpness import is_sharpness_aware
+from .states import TrainingState
 from .step import build_step
 
 
@@ -78,8 +79,8 @@ def fit(
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     learn = build_step(recipe, accelerator, model, prepared, optimizer)
 
-    states = [progress, averaged] if averaged else [progress]
-    checkpoints = Checkpoints(accelerator, model, optimizer, states, output_dir, identity, keep=recipe.save_total_limit)
+    state = TrainingState(model, optimizer, progress, averaged, accelerator.scaler)
+    checkpoints = Checkpoints(accelerator, state, output_dir, identity, keep=recipe.save_total_limit)
     if checkpoint is not None:
         checkpoints.load(checkpoint, progress)
         accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")

@@ -4,11 +4,15 @@ import torch
 from transformers.trainer_callback import TrainerState
 
 _OF_THIS_RUN = ("steps_per_epoch", "max_steps")
+_KINDS = {
+    "global_step": int, "epoch_loss_sum": float, "train_runtime": float, "earlier_devices": list, "log_history": list,
+    "best_accuracy": float | None, "best_step": int | None, "best_weights": dict | None,
+}  # fmt: skip
 
 
 class Progress:
     """
-    What accelerate saves and loads beside weights and optimiser, so that a resumed run goes on as if it never stopped.
+    What is saved and loaded beside weights and optimiser, so that a resumed run goes on as if it never stopped.
 
     Args:
         steps_per_epoch, max_steps: optimiser steps of an epoch and of the run; of this run, so not saved.
@@ -31,9 +35,19 @@ class Progress:
         return -(-self.max_steps // self.steps_per_epoch)
 
     def state_dict(self) -> dict:
+        """All of it that is saved; `best_weights` are tensors or None, the rest is what JSON has."""
         return {name: value for name, value in vars(self).items() if name not in _OF_THIS_RUN}
 
     def load_state_dict(self, state: dict) -> None:
+        """
+        Takes what `state_dict` gave.
+
+        Raises:
+            ValueError: it has other names, or a value of another kind.
+        """
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(state.get(name), kind)]
+        if wrong or state.keys() != _KINDS.keys():
+            raise ValueError(f"it does not say where the run stood: {', '.join(wrong or state.keys() - _KINDS.keys())}")
         vars(self).update(state)
 
     def trainer_state(self) -> TrainerState:

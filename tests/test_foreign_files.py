@@ -1,0 +1,150 @@
+"""Files of strangers are data: whatever lies in a checkpoint or a model's folder, none of our tools runs it."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import tiny_run_flags
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from training_runs import assert_same_weights, read, train
+
+from training.checkpoints import CHECKSUMS_NAME, CheckpointError, _write_checksums, list_checkpoints
+from training.progress import Progress
+from training.states import TrainingState
+
+
+class Payload:
+    """What an unpickler that trusts its file runs: it makes a folder, the marker."""
+
+    def __init__(self, marker: Path):
+        self._marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self._marker),)
+
+
+@pytest.fixture(params=["pickle", "torch"])
+def write_payload(request, tmp_path):
+    """Writes a file that marks `tmp_path / "marker"` where it is unpickled."""
+    marker = tmp_path / "marker"
+
+    def write(file: Path) -> None:
+        if request.param == "torch":
+            torch.save({"state": Payload(marker)}, file)
+        else:
+            file.write_bytes(pickle.dumps(Payload(marker), 2))
+
+    yield write
+    assert not marker.exists()
+
+
+def test_the_payload_would_fire(tmp_path):
+    torch.save(Payload(tmp_path / "one"), tmp_path / "file")
+    torch.load(tmp_path / "file", weights_only=False)
+    pickle.loads(pickle.dumps(Payload(tmp_path / "two")))
+    assert (tmp_path / "one").is_dir() and (tmp_path / "two").is_dir()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, tiny_config_dir):
+    """A checkpoint of an averaged run that keeps its best weights, its flags, and the whole run to compare with."""
+    folder = tmp_path_factory.mktemp("written") / "run"
+    flags = [*tiny_run_flags(tiny_config_dir, folder), "--ema_decay=0.9", "--load_best_model_at_end"]
+    train(flags)
+    return folder / "checkpoint-14", flags, folder
+
+
+def resume(written, checkpoint, tmp_path):
+    checkpoint.joinpath(CHECKSUMS_NAME).unlink()
+    _write_checksums(checkpoint)
+    return train(written[1], f"--output_dir={tmp_path / 'resumed'}", f"--resume_from_checkpoint={checkpoint}")
+
+
+READ = {
+    "model.safetensors", "averaged.safetensors", "best.safetensors", "optimizer.bin", "progress.json", "run.json",
+    "custom_checkpoint_0.pkl",  # of earlier versions, which had accelerate write it
+}  # fmt: skip
+UNREAD = {  # what accelerate would look for, and what is there for people
+    "custom_checkpoint_1.pkl", "random_states_0.pkl", "scaler.pt", "scheduler.bin", "sampler.bin", "dl_state_dict.bin",
+    "pytorch_model.bin", "trainer_state.json",
+}  # fmt: skip
+
+
+def test_nothing_in_a_checkpoint_is_run(written, tmp_path, write_payload):
+    assert {file.name for file in written[0].iterdir()} <= READ | UNREAD | {CHECKSUMS_NAME}
+    for name in READ:
+        checkpoint = Path(shutil.copytree(written[0], tmp_path / "checkpoint-14"))
+        write_payload(checkpoint / name)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint-14 cannot be (loaded|told to be of this run)"
+        ) as refused:
+            resume(written, checkpoint, tmp_path)
+        assert "\n" not in str(refused.value)
+        shutil.rmtree(checkpoint)
+    checkpoint = Path(shutil.copytree(written[0], tmp_path / "checkpoint-14"))
+    for name in UNREAD:
+        write_payload(checkpoint / name)
+    assert_same_weights(resume(written, checkpoint, tmp_path), written[2])
+
+
+@pytest.fixture
+def state():
+    """Of a small network behind a step, with all that a state may have."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    progress = Progress(steps_per_epoch=5, max_steps=10)
+    progress.best_weights = {"weight": torch.ones(1)}
+    return TrainingState(model, optimizer, progress, averaged, torch.amp.GradScaler("cpu"))
+
+
+def test_nothing_in_the_state_of_a_loss_scaler_is_run(state, tmp_path, write_payload):
+    state.save(tmp_path)
+    state.load(tmp_path)
+    for name in {file.name for file in tmp_path.iterdir()}:
+        content = (tmp_path / name).read_bytes()
+        write_payload(tmp_path / name)
+        with pytest.raises(Exception, match=r"."):
+            state.load(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    assert (tmp_path / "scaler.pt").is_file()
+
+
+@pytest.mark.parametrize("edit", [{"global_step": "7"}, {"load_state_dict": 1}, {"log_history": None}])
+def test_a_progress_of_another_kind_is_refused(edit):
+    progress = Progress(steps_per_epoch=5, max_steps=10)
+    with pytest.raises(ValueError, match=f"does not say where the run stood: {next(iter(edit))}"):
+        progress.load_state_dict(progress.state_dict() | edit)
+    assert progress.global_step == 0
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(written, tmp_path):
+    """Its states are pickles of tensors and numbers, which are read without running them."""
+    checkpoint = Path(shutil.copytree(written[0], tmp_path / "checkpoint-14"))
+    progress = read(checkpoint, "progress.json") | {"best_weights": load_file(checkpoint / "best.safetensors")}
+    torch.save(progress, checkpoint / "custom_checkpoint_0.pkl")
+    torch.save(load_file(checkpoint / "averaged.safetensors"), checkpoint / "custom_checkpoint_1.pkl")
+    for name in ("progress.json", "best.safetensors", "averaged.safetensors"):
+        (checkpoint / name).unlink()
+    assert_same_weights(resume(written, checkpoint, tmp_path), written[2])
+
+
+def test_other_accumulation_takes_whole_steps_from_a_checkpoint_on(written, tmp_path, monkeypatch):
+    """accelerate's own count of batches, which it keeps in a checkpoint, is of the accumulation that was."""
+    folder = train(written[1], f"--output_dir={tmp_path / 'odd'}", "--max_train_steps=9", "--checkpointing_steps=7")
+    [checkpoint] = list_checkpoints(folder)
+    done = []
+    step, backward = torch.optim.SGD.step, Accelerator.backward
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: (done.append("step"), step(self, *rest))[1])
+    monkeypatch.setattr(Accelerator, "backward", lambda self, loss: (done.append("batch"), backward(self, loss))[1])
+    train(written[1], f"--output_dir={tmp_path / 'resumed'}", "--max_train_steps=9",
+          "--gradient_accumulation_steps=2", "--per_device_train_batch_size=16",
+          f"--resume_from_checkpoint={checkpoint}")  # fmt: skip
+    assert done == ["batch", "batch", "step"] * 2
