@@ -1,14 +1,14 @@
 """Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Image
 from PIL.Image import fromarray, registered_extensions
 
+from .pickles import read_pickle
 from .reading import DatasetError, decode_image, find_column, open_stream, read_tables, resized
 
 _PICKLE_START = b"\x80"  # of every protocol from 2 on
@@ -98,41 +98,23 @@ def _from_dataset(source: str, image_size: int, split: str, image_column: str | 
     return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits what NumPy arrays, bytes and plain containers are made of, and no other name: a pickle is a program."""
-
-    _ADMITTED = frozenset(
-        (f"{package}.{module}", name)
-        for package in ("numpy.core", "numpy._core")  # as NumPy 1 and NumPy 2 write it
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._ADMITTED:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, where only arrays, text, numbers and plain containers are admitted"
-            )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def _from_pickle(file: Path, image_size: int) -> Images:
     try:
-        with file.open("rb") as stream:
-            content = _PlainUnpickler(stream, encoding="bytes").load()
-    except Exception as error:  # a damaged pickle may raise anything
-        raise DatasetError(
-            f"INPUT {file} is a pickle that cannot be read: {str(error) or type(error).__name__}."
-        ) from error
+        content = read_pickle(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"INPUT {file} is a pickle that cannot be read: {error}.") from error
     try:
         named = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
-        data, ids = np.asarray(named["data"]), np.asarray(named["ids"]).tolist()
+        data, names = named["data"], _names(named["ids"])
+        if not isinstance(data, np.ndarray):
+            raise ValueError(f"data is a {type(data).__name__}")
         if data.dtype != np.uint8 or data.ndim not in (2, 4):
             raise ValueError(f"data is {data.dtype} {data.shape}")
         if data.ndim == 2:
             side = round((data.shape[1] / 3) ** 0.5)
             data = data.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
-        if data.shape[3] != 3 or len(ids) != len(data):
-            raise ValueError(f"data is {data.shape} as images, and there are {len(ids)} ids")
+        if data.shape[3] != 3 or 0 in data.shape[1:] or len(names) != len(data):
+            raise ValueError(f"data is {data.shape} as images, and there are {len(names)} ids")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"INPUT {file} must be a pickle of a dict of data, uint8 [N, 3072] or [N, H, W, 3], and ids, [N]; "
@@ -140,9 +122,21 @@ def _from_pickle(file: Path, image_size: int) -> Images:
         ) from error
 
     def read() -> Iterator[NamedImage]:
-        for name, pixels in zip(ids, data, strict=True):
-            yield NamedImage(
-                name.decode() if isinstance(name, bytes) else str(name), resized(fromarray(pixels), image_size)
-            )
+        for name, pixels in zip(names, data, strict=True):
+            yield NamedImage(name, resized(fromarray(pixels), image_size))
 
     return Images(read(), len(data))
+
+
+def _names(ids: Any) -> list[str]:
+    """What a pickle calls its images; a number of more than 64 bits, or text that no file could hold, is refused."""
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if not isinstance(ids, list | tuple):
+        raise ValueError(f"ids is a {type(ids).__name__}")
+    names = [each.decode() if isinstance(each, bytes) else each for each in ids]
+    for each in names:
+        if isinstance(each, str):
+            each.encode()
+        elif not isinstance(each, int | float) or abs(each) >= 1 << 64:
+            raise ValueError("ids are neither text nor numbers")
+    return [str(each) for each in names]
