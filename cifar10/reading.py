@@ -23,6 +23,7 @@ from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
 from .device import ship
+from .images import FORMATS, open_picture
 
 SAMPLE_FOLDER = "cifar10/sample"
 TRAIN_SPLIT = "train"
@@ -125,13 +126,14 @@ def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
         ValueError: it cannot be decoded; the message says why, in one line.
     """
     try:
-        if encoded is None:
+        if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
             raise ValueError("it is null")
-        image = _eight_bits(Image().decode_example(encoded)).convert("RGB")
+        image = _eight_bits(open_picture(_bytes(encoded)))
+        image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except Exception as error:  # Pillow raises a dozen types for a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
-            reason = "its bytes are of no known image format"
+            reason = f"its bytes are of no known image format: {', '.join(FORMATS)}"
         raise ValueError(reason) from error
     return resized(image, image_size)
 
@@ -391,12 +393,16 @@ def _content(encoded: dict | None, description: str) -> bytes:
     """The bytes of an image file, wherever they lie; none where the row is null, which only decoding complains of."""
     if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
         return b""
-    if encoded["bytes"] is not None:
-        return encoded["bytes"]
     try:
-        with fsspec.open(encoded["path"], "rb") as file:
-            return file.read()
+        return _bytes(encoded)
     except Exception as error:  # fsspec and httpx raise their own
         raise DatasetError(
             f"{description} holds no image that can be read ({first_line(error)}): repair or remove the row."
         ) from error
+
+
+def _bytes(encoded: dict) -> bytes:
+    if encoded["bytes"] is not None:
+        return encoded["bytes"]
+    with fsspec.open(encoded["path"], "rb") as file:
+        return file.read()

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Image
-from PIL.Image import fromarray, registered_extensions
+from PIL.Image import fromarray
 
+from .images import picture_suffixes
 from .pickles import read_pickle
 from .reading import DatasetError, decode_image, find_column, open_stream, read_tables, resized
 
@@ -66,7 +67,7 @@ def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
 
 
 def _from_folder(folder: Path, image_size: int) -> Images:
-    extensions = registered_extensions()
+    extensions = picture_suffixes()
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in extensions)
     if not files:
         raise DatasetError(f"INPUT {folder} holds neither image files nor Parquet: give a folder that does.")

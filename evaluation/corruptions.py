@@ -161,7 +161,7 @@ def jpeg_compression(images: np.ndarray, severity: int, generators: Generators) 
     def compress(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=(80, 65, 58, 50, 40)[severity - 1])
-        return Image.open(file)
+        return Image.open(file, formats=["JPEG"])
 
     return _by_pillow(images, compress)
 

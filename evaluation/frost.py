@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from cifar10.images import open_picture, picture_suffixes
 from cifar10.reading import DatasetError
 
 # Four kinds of frost, as the photographs of CIFAR-10-C show them at a fifth of their size; the second stands twice,
@@ -54,15 +54,15 @@ def open_photographs(folder: Path, image_size: int) -> list[np.ndarray]:
     """
     if not folder.is_dir():
         raise DatasetError(f"--frost_folder {folder} is no folder.")
-    Image.init()
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in Image.EXTENSION)
+    suffixes = picture_suffixes()
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
     if not files:
         raise DatasetError(f"--frost_folder {folder} holds no images.")
     photographs = []
     for file in files:
         try:
-            photographs.append(np.asarray(Image.open(file).convert("RGB")) / 255)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            photographs.append(np.asarray(open_picture(file.read_bytes()).convert("RGB")) / 255)
+        except (OSError, SyntaxError, ValueError) as error:
             raise DatasetError(f"--frost_folder: {file} cannot be read as an image: {error}.") from error
         if min(photographs[-1].shape[:2]) < image_size:
             height, width = photographs[-1].shape[:2]

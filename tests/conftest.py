@@ -21,7 +21,9 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
 
+import cifar10.reading
 import modeling_slimresnet
+from cifar10.images import open_picture
 
 # The same examples each time, on machines of any speed.
 settings.register_profile(
@@ -36,18 +38,8 @@ settings.load_profile("repository")
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "cifar10" / "sample"
 
-_DRAW, _DECODE = Figure.savefig, Image.decode_example
-
-
-@functools.lru_cache(maxsize=4096)
-def _decoded(content: bytes, mode: str | None) -> PILImage.Image:
-    return _DECODE(Image(mode=mode), {"path": None, "bytes": content})
-
-
-def _decode_once(feature: Image, value: dict, token_per_repo_id: dict | None = None) -> PILImage.Image:
-    if value.get("bytes"):
-        return _decoded(value["bytes"], feature.mode)
-    return _DECODE(feature, value, token_per_repo_id)
+_DRAW = Figure.savefig
+_open_once = functools.lru_cache(maxsize=4096)(open_picture)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +48,7 @@ def cheap_runs():
     blank = PILImage.new("RGB", (1, 1))
     with (
         patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
-        patch.object(Image, "decode_example", _decode_once),
+        patch.object(cifar10.reading, "open_picture", _open_once),
     ):
         yield
 

@@ -110,8 +110,8 @@ def test_any_mode_and_size_comes_out_alike(tmp_path_factory, mode, width, height
     [
         (encode(Image.fromarray(GRADIENT.astype(np.float32)), "TIFF"), "mode, F"),
         (encode(Image.fromarray(GRADIENT.astype(np.int32)), "TIFF"), "mode, I"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "(its bytes are of no known image format)"),
-        (b"", "(its bytes are of no known image format)"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "(its bytes are of no known image format: BMP, "),
+        (b"", "(its bytes are of no known image format: BMP, "),
         (None, "(it is null)"),
         (encode(Image.fromarray(GRADIENT), "JPEG")[:200], "decoded"),
     ],
