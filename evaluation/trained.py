@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from PIL.Image import fromarray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from cifar10.augmentation import normalize
@@ -65,10 +66,14 @@ def load_config(folder: Path) -> SlimResNetConfig:
     The config of a trained folder.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is of another kind of network.
     """
     try:
-        return SlimResNetConfig.from_pretrained(folder)
+        content, _ = SlimResNetConfig.get_config_dict(folder)
+        kind = content.get("model_type")
+        if kind != SlimResNetConfig.model_type:
+            raise ValueError(f"its model_type is {kind}, not {SlimResNetConfig.model_type}")
+        return SlimResNetConfig.from_dict(content)
     except Exception as error:  # JSON's, huggingface_hub's and the config's own
         raise ModelError(f"MODEL {folder} has no config.json that can be used: {error}") from error
 
@@ -81,13 +86,31 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
             choose one class.
     """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        pickles = sorted(each.name for each in folder.glob("*.bin"))
+        raise ModelError(
+            f"MODEL {folder} has no model.safetensors"
+            + (f", and a pickle such as its {pickles[0]} is a program, which is not run" if pickles else "")
+            + ": give a folder that train.py wrote."
+        )
+    with torch.device("meta"):
+        model = SlimResNetForImageClassification(load_config(folder))
+    # Not from_pretrained: it follows what else a folder may hold, adapters, lists of pickles, quantisers.
     try:
-        model, loading = SlimResNetForImageClassification.from_pretrained(folder, output_loading_info=True)
-    except Exception as error:  # safetensors, huggingface_hub, JSON: each its own
+        weights = load_file(file)
+    except Exception as error:  # safetensors' own, and OSErrors
         raise ModelError(f"MODEL {folder} cannot be loaded: {error}") from error
-    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    expected = model.state_dict()
+    wrong = [
+        name
+        for name in [*expected, *(weights.keys() - expected.keys())]
+        if name not in expected or name not in weights or weights[name].shape != expected[name].shape
+    ]
     if wrong:
-        raise ModelError(f"MODEL {folder} has other weights than its config.json says: {', '.join(map(str, wrong))}.")
+        raise ModelError(f"MODEL {folder} has other weights than its config.json says: {', '.join(wrong)}.")
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()}, assign=True)
+    model.eval()
     broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise ModelError(
@@ -141,13 +164,27 @@ def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
     """
     image_size = load_config(folder).image_size
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        processor = _load_processor(folder)
         mean, std = _mean_and_std(processor).tolist()
         made = partial(normalize, mean=tuple(mean), std=tuple(std))
         _check_processor(processor, made, image_size)
     except Exception as error:  # each processor has its own
         raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error
     return made
+
+
+def _load_processor(folder: Path) -> BaseImageProcessor:
+    """
+    The processor of transformers that a folder names, in its form for Pillow: another one rounds in its own way.
+
+    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked.
+    """
+    settings, _ = BaseImageProcessor.get_image_processor_dict(folder)
+    name = settings.get("image_processor_type")
+    kind = getattr(transformers, f"{str(name).removesuffix('Fast').removesuffix('Pil')}Pil", None)
+    if not isinstance(kind, type) or not issubclass(kind, BaseImageProcessor):
+        raise ValueError(f"its image_processor_type {name} is none that transformers has for Pillow.")
+    return kind.from_dict(settings)
 
 
 def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 import torch
-from transformers import AutoConfig
 
 from . import SlimResNetConfig, SlimResNetForImageClassification
 
@@ -66,11 +65,16 @@ def main() -> None:
     )
     model = parser.parse_args().model
     try:
-        config = AutoConfig.from_pretrained(model) if model else SlimResNetConfig()
+        # Not AutoConfig, which would ask whether to run the code that comes with another kind of model.
+        content = SlimResNetConfig.get_config_dict(model)[0] if model else SlimResNetConfig().to_dict()
+        if not content:
+            raise ValueError("it holds no config.json")
+        kind = content.get("model_type")
+        config = SlimResNetConfig.from_dict(content) if kind == SlimResNetConfig.model_type else None
     except Exception as error:  # OSError, ValueError, huggingface_hub's own
         sys.exit(f"MODEL {model} has no config that can be read: {' '.join(str(error).split())}")
-    if not isinstance(config, SlimResNetConfig):
-        sys.exit(f"MODEL {model} is a {config.model_type}: give a SlimResNet.")
+    if config is None:
+        sys.exit(f"MODEL {model} is a {kind}: give a SlimResNet.")
     print(layer_table(config))
 
 

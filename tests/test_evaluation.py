@@ -13,7 +13,7 @@ from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights, run_python
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
 from training_runs import read, snapshot, train
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 import eval as eval_script
 import export as export_script
@@ -380,12 +380,14 @@ def test_a_model_that_is_not_to_be_had_is_said_in_the_first_line_of_the_reason(m
         find_folder("user/none")
 
 
-def test_a_preprocessor_is_pillows_and_brings_no_code(untrained, monkeypatch):
+def test_a_preprocessor_is_pillows(untrained, monkeypatch):
     """Another backend, which transformers would take where torchvision is, rounds in its own way."""
-    load = Mock(wraps=AutoImageProcessor.from_pretrained)
-    monkeypatch.setattr("evaluation.trained.AutoImageProcessor.from_pretrained", load)
-    load_normalize(untrained)
-    assert load.call_args.kwargs == {"backend": "pil", "trust_remote_code": False}
+    load = Mock(wraps=ViTImageProcessorPil.from_dict)
+    monkeypatch.setattr(ViTImageProcessorPil, "from_dict", load)
+    for name in ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil"):
+        edit_processor(untrained, image_processor_type=name)
+        load_normalize(untrained)
+    assert load.call_count == 3
 
 
 def test_figures_of_another_policy_do_not_stay_behind(trained, tmp_path):

@@ -1,20 +1,30 @@
 """Files of strangers are data: whatever lies in a checkpoint or a model's folder, none of our tools runs it."""
 
+import json
 import os
 import pickle
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import tiny_run_flags
+from conftest import SAMPLE, tiny_run_flags
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_runs import assert_same_weights, read, train
 
+import eval as eval_script
+import export as export_script
+import predict as predict_script
+from evaluation.trained import ModelError, load_model
+from modeling_slimresnet.__main__ import main as print_table
+from sharing.hub import HubError, collect
 from training.checkpoints import CHECKSUMS_NAME, CheckpointError, _write_checksums, list_checkpoints
 from training.progress import Progress
+from training.recipe import Recipe, RecipeError
+from training.setup import load_network_config
 from training.states import TrainingState
 
 
@@ -148,3 +158,82 @@ def test_other_accumulation_takes_whole_steps_from_a_checkpoint_on(written, tmp_
           "--gradient_accumulation_steps=2", "--per_device_train_batch_size=16",
           f"--resume_from_checkpoint={checkpoint}")  # fmt: skip
     assert done == ["batch", "batch", "step"] * 2
+
+
+@pytest.fixture
+def foreign(trained, tmp_path, monkeypatch):
+    """A finished folder whose every name of code leads to a program that makes the marker; nobody answers questions."""
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    marker = tmp_path / "marker"
+    program = f"import os\nos.mkdir({str(marker)!r})\n"
+    for name in ("evil", "configuration_slimresnet", "modeling_slimresnet", "slimresnet", "__init__"):
+        (folder / f"{name}.py").write_text(program)
+    edit_json(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "evil.Evil"})
+    classes = ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor")
+    edit_json(folder / "config.json", auto_map=dict.fromkeys(classes, "evil.Evil"))
+    for name in ("pytorch_model.bin", "model.pt2", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        torch.save(Payload(marker), folder / name)
+    shards = {"metadata": {}, "weight_map": {"classifier.bias": "pytorch_model.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "evil", "peft_type": "LORA"}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    yield folder
+    assert not marker.exists()
+
+
+def edit_json(file, **edits):
+    file.write_text(json.dumps(json.loads(file.read_text()) | edits))
+
+
+def tools(folder, tmp_path):
+    """Each tool that takes a model's folder, by name."""
+    output = tmp_path / "output"
+    table = ["modeling_slimresnet", str(folder)]
+    return {
+        "eval": lambda: eval_script.run(eval_script.parse([str(folder), f"--dataset_name={SAMPLE}"])),
+        "predict": lambda: predict_script.run(
+            predict_script.parse([str(folder), str(SAMPLE), f"--output={output}.csv"])
+        ),
+        "export": lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={output}"])),
+        "push": lambda: collect(folder, "user/name", overwrite_card=True),
+        "table": lambda: patch("sys.argv", table)(print_table)(),
+        "train": lambda: load_network_config(Recipe(config_name=str(folder))),
+    }
+
+
+def test_no_code_of_a_models_folder_is_run(foreign, tmp_path):
+    for tool in tools(foreign, tmp_path).values():
+        tool()
+    edit_json(foreign / "config.json", quantization_config={"quant_method": "evil"})  # packages have code too
+    load_model(foreign)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_folder_that_is_only_to_be_had_as_code_is_refused(foreign, tmp_path, name):
+    """Its network or its processor is of no kind that is known here, or its weights are a pickle."""
+    if name == "config.json":
+        edit_json(foreign / name, model_type="evil")
+    elif name == "preprocessor_config.json":
+        edit_json(foreign / name, image_processor_type="Evil")
+    else:
+        (foreign / name).unlink()
+    for kind, tool in tools(foreign, tmp_path).items():
+        if (kind in ("table", "train")) == (name == "config.json") or kind in ("eval", "predict", "export", "push"):
+            with pytest.raises((ModelError, HubError, RecipeError, SystemExit)) as refused:
+                tool()
+            assert "\n" not in str(refused.value) and "trust_remote_code" not in str(refused.value)
+            if name == "model.safetensors":
+                assert "no model.safetensors" in str(refused.value)
+
+
+def test_no_file_of_a_models_folder_is_unpickled(foreign, trained, tmp_path, write_payload):
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors", "recipe.yaml", "all_results.json"):
+        content = (foreign / name).read_bytes()
+        write_payload(foreign / name)
+        for kind, tool in tools(foreign, tmp_path).items():
+            if kind == "push" or (name in ("config.json", "model.safetensors") and kind not in ("table", "train")):
+                with pytest.raises((ModelError, HubError, RecipeError)) as refused:
+                    tool()
+                assert "\n" not in str(refused.value)
+        (foreign / name).write_bytes(content)
