@@ -63,6 +63,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         "held out of its training. So does validation, where the data has no split of that name.",
     )
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="Run code that MODEL brings, for --backend torch_export: its file is made of pickles.",
+    )
     parser.add_argument("--quantized", action="store_true", help="Score the int8 file that export.py made.")
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
     parser.add_argument(
@@ -107,7 +112,9 @@ def run(arguments: argparse.Namespace) -> None:
     # Scoring has no steps of an optimiser, whose batch might not divide by the processes that score.
     recipe = dataclasses.replace(recipe, total_train_batch_size=None, per_device_train_batch_size=1)
     accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
-    model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
+    model, normalize = open_network(
+        folder, arguments.backend, quantized=arguments.quantized, trust_remote_code=arguments.trust_remote_code
+    )
     predict = partial(
         predict_logits,
         model.to(accelerator.device, memory_format=torch.channels_last),

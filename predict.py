@@ -34,6 +34,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="The CSV to write: ID,Labels and a row an image.")
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="Run code that MODEL brings, for --backend torch_export: its file is made of pickles.",
+    )
     parser.add_argument("--quantized", action="store_true", help="Run the int8 file that export.py made.")
     parser.add_argument("--tta", choices=POLICIES, default="none", help="Test-time augmentation.")
     parser.add_argument("--labels", choices=["numbers", "names"], default="numbers", help="By default numbers.")
@@ -53,7 +58,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the CSV; what stood there before stays until the new one is complete."""
     folder = find_folder(arguments.model)
-    model, normalize = open_network(folder, arguments.backend, quantized=arguments.quantized)
+    model, normalize = open_network(
+        folder, arguments.backend, quantized=arguments.quantized, trust_remote_code=arguments.trust_remote_code
+    )
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     images = open_images(
         arguments.input, model.config.image_size, split=arguments.split, image_column=arguments.image_column_name

@@ -48,16 +48,18 @@ class ForeignNetwork(nn.Module):
         return ImageClassifierOutputWithNoAttention(logits=self._run(pixel_values.cpu().contiguous()))
 
 
-def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runnable:
+def open_network(folder: Path, backend: str, *, quantized: bool = False, trust_remote_code: bool = False) -> Runnable:
     """
     The network of a trained folder, or of one that export.py made.
 
     Args:
         backend: one of `BACKENDS`; all but `torch` read an exported file.
         quantized: its int8 file.
+        trust_remote_code: whether the user trusts who made the folder, as `torch_export` needs, whose file holds
+            pickles; all other files of a folder are data.
 
     Raises:
-        ModelError: the folder has no such file, the file does not load, or a package is missing.
+        ModelError: the folder has no such file or needs trust, the file does not load, or a package is missing.
     """
     if quantized and backend not in ("onnxruntime", "openvino"):
         raise ModelError(f"--quantized is for --backend onnxruntime and openvino, not for {backend}.")
@@ -73,6 +75,11 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runn
             f"MODEL {folder} has no {name}, or no {EXPORTS_NAME} that tells of it: make it with python export.py MODEL "
             f"{flags}."
         )
+    if backend == "torch_export" and not trust_remote_code:
+        raise ModelError(
+            f"--backend torch_export runs code that {name} of MODEL {folder} may hold, because it is made of pickles: "
+            "add --trust_remote_code if you trust who made it, or take --backend torch or onnxruntime, which read data."
+        )
     takes = facts.get("pixel_values") if isinstance(facts, dict) else None
     if takes not in ("float32", "uint8"):
         raise ModelError(
@@ -87,6 +94,9 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False) -> Runn
 def open_file(file: Path, backend: str) -> Callable[[Tensor], Tensor]:
     """
     An exported file as a function of `pixel_values` that gives logits, on as many threads as PyTorch has.
+
+    With `torch_export`, code that the file holds is run. ONNX files are data, and so are those beside them that hold
+    their weights: ONNX Runtime and OpenVINO open none outside of the file's own folder.
 
     Raises:
         ModelError: the file does not load, or a package is missing.

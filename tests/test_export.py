@@ -1,9 +1,12 @@
 """Exported files say what the network says, in every program that runs them; what disagrees is refused."""
 
 import functools
+import io
 import json
+import os
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import onnx
@@ -12,6 +15,8 @@ import openvino
 import pytest
 import torch
 from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from onnx import TensorProto, helper
+from PIL import Image
 from torch.nn import functional as F
 from training_runs import snapshot
 
@@ -102,7 +107,7 @@ def resized(pixels, height, width):
     return F.interpolate(pixels.float(), (height, width), mode="bilinear").round().to(torch.uint8)
 
 
-opened = functools.cache(open_network)
+opened = functools.cache(functools.partial(open_network, trust_remote_code=True))
 
 
 @torch.inference_mode()
@@ -229,7 +234,7 @@ def test_a_graph_of_uint8_pixels_normalises_them_itself(trained, exported, pixel
     monkeypatch.setattr("exporting.checking.SMALLEST_SHARE", 0)
     folder = export(trained, tmp_path / "uint8", "--uint8_pixels", *flags)
     backend = "torch_export" if "--format=torch_export" in flags else "onnxruntime"
-    network, normalize = open_network(folder, backend)
+    network, normalize = open_network(folder, backend, trust_remote_code=True)
     assert normalize(pixels) is pixels
     for images in (pixels, resized(pixels[:20], 32, 48)):
         assert torch.allclose(network(pixel_values=images).logits, logits(exported, images, "torch"), atol=1e-4)
@@ -351,7 +356,12 @@ def test_a_copy_elsewhere_is_not_credited_with_the_scores_of_the_models_own_file
 
 
 @pytest.mark.parametrize(
-    "flags", [["--backend=onnxruntime"], ["--backend=openvino", "--quantized"], ["--backend=torch_export"]]
+    "flags",
+    [
+        ["--backend=onnxruntime"],
+        ["--backend=openvino", "--quantized"],
+        ["--backend=torch_export", "--trust_remote_code"],
+    ],
 )
 def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, flags, pixels):
     quantized = "--quantized" in flags
@@ -367,7 +377,8 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
     assert before.items() <= after.items()
     expected = logits(folder, pixels, "torch")
     between = unclear(expected) if quantized else torch.zeros(len(pixels), dtype=torch.bool)
-    prefix = f"test_{'_'.join(flags).replace('--backend=', '').replace('--quantized', 'int8')}"
+    named = [flag for flag in flags if flag != "--trust_remote_code"]
+    prefix = f"test_{'_'.join(named).replace('--backend=', '').replace('--quantized', 'int8')}"
     may_differ = between.double().mean().item()
     assert after[f"{prefix}_accuracy"] == pytest.approx(before["test_accuracy"], abs=may_differ)
     assert after[f"{prefix}_samples"] == before["test_samples"]
@@ -527,7 +538,80 @@ def test_a_damaged_file_is_named(exported, tmp_path, backend):
     for name in (ONNX_FILE, TORCH_EXPORT_FILE):
         (folder / name).write_bytes(b"no graph")
     with pytest.raises(ModelError, match=rf"(model\.onnx|model\.pt2) cannot be loaded by {backend}"):
-        open_network(folder, backend)
+        open_network(folder, backend, trust_remote_code=True)
+
+
+class Payload:
+    """Makes a folder, the marker, where it is unpickled."""
+
+    def __init__(self, marker):
+        self._marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self._marker,)
+
+
+@pytest.fixture
+def booby_trapped(exported, tmp_path):
+    """A folder whose `model.pt2` makes `tmp_path / "marker"` in the place of its first tensor."""
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    stream = io.BytesIO()
+    torch.save(Payload(tmp_path / "marker"), stream)
+    before, after = zipfile.ZipFile(exported / TORCH_EXPORT_FILE), zipfile.ZipFile(folder / TORCH_EXPORT_FILE, "w")
+    with before, after:
+        for name in before.namelist():
+            content = stream.getvalue() if "/weights/weight_" in name else before.read(name)
+            after.writestr(name, content.replace(b'"use_pickle": false', b'"use_pickle": true'))
+    return folder
+
+
+def test_a_file_of_pickles_is_opened_on_trust_alone(booby_trapped, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.trained.snapshot_download", lambda name: str(booby_trapped))
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    for model in (str(booby_trapped), "user/from-the-hub"):
+        for tool, flags in (
+            (eval_script, [f"--dataset_name={dataset}"]),
+            (predict_script, [str(picture), f"--output={tmp_path / 'o.csv'}"]),
+        ):
+            with pytest.raises(
+                ModelError, match=r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
+            ):
+                tool.run(tool.parse([model, *flags, "--backend=torch_export"]))
+    assert not (tmp_path / "marker").exists()
+    with pytest.raises(ModelError, match="cannot be loaded by torch_export"):
+        open_network(booby_trapped, "torch_export", trust_remote_code=True)
+    assert (tmp_path / "marker").exists()  # so this is what the flag keeps away
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("place", ["../../secret.bin", "{}/secret.bin", "link.bin", "linked/secret.bin"])
+def test_a_graph_reads_no_file_outside_of_its_folder(tmp_path, backend, place):
+    """Weights may lie beside a graph, by a path that it names."""
+    secret, file = tmp_path / "secret.bin", tmp_path / "model" / "onnx" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    secret.write_bytes(np.ones(4, np.float32).tobytes())
+    (file.parent / "beside.bin").write_bytes(secret.read_bytes())
+    (file.parent / "link.bin").symlink_to(secret)
+    (file.parent / "linked").symlink_to(tmp_path)
+    onnx.save(graph_with_weights_at("beside.bin"), file)
+    assert open_file(file, backend)(torch.zeros(1, 4)).tolist() == [[1, 1, 1, 1]]
+    file.write_bytes(graph_with_weights_at(place.format(tmp_path)).SerializeToString())
+    with pytest.raises(ModelError, match=rf"model\.onnx cannot be loaded by {backend}"):
+        open_file(file, backend)
+
+
+def graph_with_weights_at(place):
+    """It adds four numbers, which lie elsewhere."""
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [4], bytes(16), raw=True)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": place, "offset": "0", "length": "16"}.items():
+        weights.external_data.add(key=key, value=value)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("pixel_values", "logits")]
+    node = helper.make_node("Add", ["pixel_values", "weights"], ["logits"])
+    graph = helper.make_graph([node], "graph", ends[:1], ends[1:], [weights])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 @pytest.mark.parametrize("facts", [{}, {"pixel_values": "int8"}, "float32"])
