@@ -71,8 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
             "image_size": config.image_size,
             "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
         }
-        write_json(page / "about.json", about)
         (page / "README.md").write_text(space_card(about["name"], read_recipe(folder).license), encoding="utf-8")
+        # For push_to_hub.py: whatever else comes to lie in the folder stays there.
+        files = [file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()]
+        write_json(page / "about.json", about | {"files": sorted([*files, "about.json"])})
         if output_dir.exists():
             shutil.rmtree(output_dir)
         page.rename(output_dir)

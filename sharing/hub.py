@@ -1,6 +1,7 @@
 """A finished folder on its way to the Hub: what goes, whether it may go, and one commit that brings it there."""
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -8,20 +9,24 @@ from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_token
 
-from evaluation.backends import EXPORTS_NAME, TORCH_EXPORT_FILE
+from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from evaluation.trained import ModelError, check_finite, load_model, load_normalize, read_json
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
 from .shared_recipe import shared_recipe
 
-# Whatever else lies in the folder, checkpoints and logs above all, stays at home.
+# Whatever else lies in the folder, checkpoints, logs and other people's files, stays at home.
 _SHARED = (
     CARD_NAME, "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
-    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME, "trainer_state.json", "*_details.json",
-    "*_corruptions.json", "figures/*.png",
+    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME, "trainer_state.json", "figures/curves.png",
+    "figures/learning_rate.png", "figures/training_samples.png",
 )  # fmt: skip
-_EXPORTED = ("onnx/*.onnx", TORCH_EXPORT_FILE, EXPORTS_NAME)
+# A split each, which stands before them, as it does in the names of its figures in the results.
+_SCORES = (
+    "_details.json", "_corruptions.json", "_confusion_matrix.png", "_classes.png", "_reliability.png", "_mistakes.png",
+)  # fmt: skip
+_EXPORTED = (ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, EXPORTS_NAME)
 _NEEDED = (
     "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
     "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
@@ -59,11 +64,12 @@ def collect(
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
-    exported = [file for pattern in _EXPORTED for file in sorted(folder.glob(pattern))]
-    files: dict[str, Path | bytes] = {
-        file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
-    }
     try:
+        exported = [folder / name for name in _EXPORTED if (folder / name).is_file()]
+        files: dict[str, Path | bytes] = {
+            file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
+        }
+        _refuse_links(folder, dict.fromkeys((*_SHARED, *_EXPORTED, *files)))
         _check_network(folder)
         for name in files:
             if name.endswith(".json"):
@@ -81,20 +87,70 @@ def collect(
 
 
 def shared_files(folder: Path) -> list[Path]:
-    """The files of a finished run that others get, without what export.py made of it."""
-    return [file for pattern in _SHARED for file in sorted(folder.glob(pattern))]
+    """
+    The files of a finished run that others get, without what export.py made of it.
+
+    Of scores those of splits that the results tell of. A link is one of them where it stays in the folder, or in the
+    Hub's cache that the folder is a part of.
+
+    Raises:
+        ModelError: the results cannot be read.
+    """
+    results = read_json(folder / RESULTS_NAME)
+    scores = [
+        file
+        for suffix in _SCORES
+        for file in sorted(folder.glob(f"figures/*{suffix}" if suffix.endswith(".png") else f"*{suffix}"))
+        if any(name.startswith(file.name.removesuffix(suffix) + "_") for name in results)
+    ]
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs"
+    return [
+        file
+        for file in [*(folder / name for name in _SHARED), *scores]
+        if file.is_file() and (file.resolve().is_relative_to(home) or file.resolve().parent == blobs)
+    ]
 
 
 def collect_page(folder: Path) -> dict[str, Path]:
     """
-    What goes to a Space, by its path there.
+    What goes to a Space, by its path there: the files that `demo.build` wrote, as its `about.json` lists them.
 
     Raises:
-        HubError: the folder is not a page that `demo.build` made.
+        HubError: the folder is not a page that `demo.build` made, or no longer, or it holds links.
     """
-    if not (folder / "index.html").is_file() or not (folder / "about.json").is_file():
-        raise HubError(f"{folder} is no page: make one with python -m demo.build MODEL --output_dir DIR.")
-    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    names = read_json(folder / "about.json").get("files")
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_below(name) for name in names):
+        raise HubError(
+            f"{folder} has no about.json that lists its files, and is no page: make one with python -m demo.build "
+            "MODEL --output_dir DIR."
+        )
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise HubError(f"{folder} lacks {', '.join(missing)}, which demo.build wrote there: make it anew.")
+    files = {name: folder / name for name in names}
+    _refuse_links(folder, files)
+    return files
+
+
+def _is_below(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """What a link points to was not written here, and may be anybody's."""
+    links = [name for name in names if any(each.is_symlink() for each in _way(folder, name))]
+    if links:
+        raise HubError(
+            f"{folder} holds links, which are not followed ({', '.join(links)}): put the files themselves in their "
+            "place."
+        )
+
+
+def _way(folder: Path, name: str) -> list[Path]:
+    """A file in a folder, and the folders between the two."""
+    path = PurePosixPath(name)
+    return [folder / each for each in (path, *path.parents[:-1])]
 
 
 @torch.inference_mode()

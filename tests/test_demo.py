@@ -20,6 +20,7 @@ from benchmarks.write_readme import PRETRAINED
 from demo import build as build_script
 from evaluation.backends import QUANTIZED_ONNX_FILE, open_file
 from exporting.graphs import ExportError
+from sharing.hub import collect_page
 
 needs_a_browser = pytest.mark.skipif(
     not all(map(shutil.which, ("npm", "chromium", "chromedriver"))),
@@ -198,6 +199,7 @@ class TestPage:
         (copy / "stale.js").write_text("")
         build(copy, "--overwrite_output_dir")
         assert not (copy / "stale.js").exists()
+        assert collect_page(copy) == {file.relative_to(copy).as_posix(): file for file in snapshot(copy)}
         assert {file.relative_to(copy) for file in copy.rglob("*")} == {
             file.relative_to(page) for file in page.rglob("*")
         }

@@ -25,7 +25,7 @@ import push_to_hub as push_script
 from demo.build import space_card
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from sharing.hub import HubError, collect, push
+from sharing.hub import HubError, collect, collect_page, push, shared_files
 from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
 from sharing.shared_recipe import shared_recipe
 from training.arithmetic import multiply_adds
@@ -55,7 +55,9 @@ def hub(monkeypatch):
 DECOYS = (
     ".env", "notes.txt", "secrets.json", "run.json", "details.json", "corruptions.json", "config.yaml", "README.txt",
     "model.bin", "optimizer.safetensors", "train.py", "eval.onnx", "figures/notes.txt", "figures/raw/photo.png",
-    "photo.png", "onnx/notes.json", "checkpoint-3/model.safetensors", "logs/test_details.json",
+    "photo.png", "onnx/notes.json", "checkpoint-3/model.safetensors", "logs/test_details.json", ".git/config",
+    "onnx/other.onnx", "figures/holiday.png", "figures/my_classes.png", "personal_details.json", "my_corruptions.json",
+    "pytorch_model.bin", "optimizer.bin", "training_args.bin", ".ssh/id_ed25519", "adapter_model.safetensors",
 )  # fmt: skip
 
 
@@ -555,18 +557,105 @@ def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
     page = tmp_path / "page"
     (page / "samples").mkdir(parents=True)
     card = b"---\ntitle: demo\nsdk: static\n---\n"
-    content = {"index.html": b"<!doctype html>", "about.json": b"{}", "samples/0.png": b"png", "README.md": card}
+    content = {"index.html": b"<!doctype html>", "samples/0.png": b"png", "README.md": card}
+    content["about.json"] = json.dumps({"files": [*content, "about.json"]}).encode()
     for name, data in content.items():
         (page / name).write_bytes(data)
     push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", "--private"]))
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{hub.url}/spaces/user/demo/commit/")
-    assert pushed(hub, "spaces/user/demo").items() >= content.items()
+    assert pushed(hub, "spaces/user/demo") == content | {".gitattributes": b""}  # the Hub's own
     assert hub.repositories["spaces/user/demo"].private and "user/demo" not in hub.repositories
     with pytest.raises(HubError, match=r"is no page: make one with python -m demo\.build"):
         push_script.run(push_script.parse([str(folder), "--repo_id=user/demo", "--space"]))
     for flag in ("--overwrite_card", "--license=mit"):
         with pytest.raises(HubError, match=f"{flag.split('=')[0]} is for a run's model card"):
             push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", flag]))
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page in a folder full of other people's files."""
+    page = tmp_path / "page"
+    names = ["index.html", "about.json", "samples/0.png", "README.md"]
+    for name in (*names, *DECOYS, "samples/mine.png", "index.html.bak", "style.css"):
+        (page / name).parent.mkdir(parents=True, exist_ok=True)
+        (page / name).write_text("mine")
+    (page / "secret").symlink_to(tmp_path)
+    (page / "about.json").write_text(json.dumps({"files": names}))
+    (page / "README.md").write_text(space_card("demo", None))
+    return page
+
+
+def test_of_a_page_goes_what_the_build_wrote_and_the_list_comes_first(page, hub, capsys):
+    push = [str(page), "--repo_id=user/demo", "--space"]
+    push_script.run(push_script.parse([*push, "--dry_run"]))
+    *listed, total, _ = capsys.readouterr().out.splitlines()
+    names = json.loads((page / "about.json").read_text())["files"]
+    assert [line.split("bytes  ")[1] for line in listed] == names and "in 4 files" in total
+    assert not hub.repositories
+    push_script.run(push_script.parse(push))
+    assert pushed(hub, "spaces/user/demo").keys() == {*names, ".gitattributes"}  # the Hub's own
+
+
+def test_links_in_a_page_are_not_followed(page, tmp_path):
+    (tmp_path / "secret.png").write_text("secret")
+    for link, target in (("samples/0.png", tmp_path / "secret.png"), ("samples", tmp_path / "elsewhere")):
+        aside = page / link
+        aside.rename(tmp_path / "elsewhere")
+        aside.symlink_to(target)
+        with pytest.raises(HubError, match=r"holds links, which are not followed \(samples/0\.png\)"):
+            collect_page(page)
+        aside.unlink()
+        (tmp_path / "elsewhere").rename(aside)
+    assert collect_page(page)
+
+
+@pytest.mark.parametrize("names", [["../secret"], ["/etc/hostname"], ["samples/../../secret"], [7], "README.md", None])
+def test_a_page_that_lists_what_is_not_in_it_is_refused(page, names):
+    (page / "about.json").write_text(json.dumps({"files": names}))
+    with pytest.raises(HubError, match=r"has no about\.json that lists its files, and is no page"):
+        collect_page(page)
+
+
+def test_a_page_that_is_no_longer_whole_is_refused(page):
+    (page / "samples/0.png").unlink()
+    with pytest.raises(HubError, match=r"lacks samples/0\.png, which demo\.build wrote there"):
+        collect_page(page)
+
+
+def test_links_in_a_run_are_not_followed(folder, tmp_path):
+    """Nor do they come into an exported folder, from where their content would go."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for name in ("test_classes.png", "trainer_state.json"):
+        (secret / name).write_text("secret")
+    (folder / "trainer_state.json").unlink()
+    (folder / "trainer_state.json").symlink_to(secret / "trainer_state.json")
+    (folder / "figures/curves.png").unlink()
+    (folder / "figures/curves.png").symlink_to(folder / "figures/learning_rate.png")
+    with pytest.raises(
+        HubError, match=r"holds links, which are not followed \(trainer_state\.json, figures/curves\.png\)"
+    ):
+        collect(folder, "user/name")
+    exported = tmp_path / "exported"
+    export_script.run(export_script.parse([str(folder), f"--output_dir={exported}"]))
+    assert not any(b"secret" in content for content in snapshot(exported).values())
+    assert (exported / "figures/curves.png").is_file() and "trainer_state.json" not in collect(exported, "user/name")
+    shutil.rmtree(folder / "figures")
+    (folder / "figures").symlink_to(secret)
+    assert not any("classes" in file.name for file in shared_files(folder))
+
+
+def test_a_folder_in_the_hubs_cache_is_exported_whole(folder, tmp_path):
+    """Its files are links to where the cache has them."""
+    snapshots, blobs = tmp_path / "cache/snapshots/1", tmp_path / "cache/blobs"
+    snapshots.mkdir(parents=True), blobs.mkdir()
+    for number, file in enumerate(shared_files(folder)):
+        link = snapshots / file.relative_to(folder)
+        link.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    assert len(shared_files(snapshots)) == len(shared_files(folder)) == len(FILES)
 
 
 @pytest.mark.parametrize("request_part", ["repos/create", "preupload", "/commit/", "validate-yaml"])
