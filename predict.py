@@ -1,7 +1,6 @@
 """Predict classes: python predict.py MODEL INPUT --output FILE.csv [--tta …] [--labels names] [--probabilities]"""
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from cifar10.reading import DatasetError
 from cifar10.unlabelled import NamedImage, open_images
 from evaluation.backends import BACKENDS, open_network
 from evaluation.report import views_of
+from evaluation.spreadsheet import TableWriter
 from evaluation.trained import ModelError, check_finite, find_folder
 from evaluation.views import POLICIES, VIEWS, average
 from training.recipe import RecipeError, check_range
@@ -32,7 +32,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle. Grey images of "
         "16 bits are scaled to 8, as in training; transformers' pipeline cuts them off at 255 of 65,535.",
     )
-    parser.add_argument("--output", type=Path, required=True, help="The CSV to write: ID,Labels and a row an image.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="The CSV to write: ID,Labels and a row an image. A name that a spreadsheet would take for a formula, or "
+        "that begins with an apostrophe, gets an apostrophe before it.",
+    )
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
     parser.add_argument(
         "--trust_remote_code",
@@ -78,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["ID", "Labels", *(names if arguments.probabilities else [])])
+            table = TableWriter(file)
+            table.write(["ID", "Labels", *(names if arguments.probabilities else [])])
             while batch := list(islice(stream, arguments.per_device_eval_batch_size)):
                 pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).permute(0, 3, 1, 2)
                 with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
@@ -89,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
                 labels = logits.argmax(dim=1).tolist()
                 for image, label, shares in zip(batch, labels, logits.softmax(dim=1).tolist(), strict=True):
                     numbers = [f"{share:.6f}" for share in shares] if arguments.probabilities else []
-                    writer.writerow([image.name, names[label] if arguments.labels == "names" else label, *numbers])
+                    table.write([image.name, names[label] if arguments.labels == "names" else str(label), *numbers])
                 count += len(batch)
         os.replace(unfinished, arguments.output)
     except OSError as error:

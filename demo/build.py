@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import yaml
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
@@ -24,9 +25,7 @@ from training.recipe import RecipeError
 FOLDER = Path(__file__).parent
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 CARD = """---
-title: {name}
-sdk: static
-{license}---
+{metadata}---
 
 A small residual network for small images, in int8, in the browser. Nothing that is dropped there leaves it.
 """
@@ -85,7 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def space_card(name: str, license: str | None) -> str:
     """The page's README.md, which the Hub reads; `license` is that of the weights, if a recipe says it."""
-    return CARD.format(name=name, license=f"license: {license}\n" if license else "")
+    metadata = {"title": name, "sdk": "static"} | ({"license": license} if license else {})
+    return CARD.format(metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True))
 
 
 def copy_runtime(target: Path) -> None:

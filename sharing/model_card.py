@@ -17,6 +17,7 @@ from training.arithmetic import multiply_adds
 from training.output_dir import RESULTS_NAME, read_recipe
 from training.recipe import Recipe
 
+from .markdown import as_block, as_code, as_literal, as_text
 from .shared_recipe import shared_recipe
 
 CARD_NAME = "README.md"
@@ -118,15 +119,18 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         ),
         template_path=str(_TEMPLATE),
         name=name,
+        text=as_text,
+        code=as_code,
+        literal=as_literal,
         image_size=config.image_size,
         num_labels=config.num_labels,
-        label_names=names if len(names) <= 20 else None,
+        label_names=[as_text(each) for each in names] if len(names) <= 20 else None,
         num_parameters=num_parameters,
         multiply_adds=multiply_adds(config, config.image_size),
         recipe=recipe,
         results=results,
         results_table=_results_table(results),
-        chosen=[_CHOICES.get(choice, choice).format(tta=recipe.tta) for choice in _chosen_together(results)],
+        chosen=[_CHOICES.get(choice, as_text(choice)).format(tta=recipe.tta) for choice in _chosen_together(results)],
         precisions={
             title: results[f"{prefix}_precision"]
             for title, prefix in (("test", "test"), ("validation", "eval"))
@@ -144,7 +148,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
             for file, caption in _FIGURES.items()
             if (folder / "figures" / file).exists() and not file.startswith(others)
         ],
-        changed_settings=_changed_settings(recipe),
+        changed_settings=as_block(_changed_settings(recipe), "yaml"),
         training_facts=_training_facts(results, recipe),
         is_cifar10=dataset in _CIFAR10 and is_local is False,
     )
@@ -277,7 +281,7 @@ def _with_policy(prefix: str, results: dict) -> str:
     """The interval, and the policy where it is not that of the test row, which a sentence names."""
     policy = results.get(f"{prefix}_tta")
     return _with_interval("accuracy", "_tta")(prefix, results) + (
-        f", `{policy}`" if policy != results.get("test_tta") else ""
+        f", {as_code(policy)}" if policy != results.get("test_tta") else ""
     )
 
 
@@ -308,7 +312,7 @@ def _training_facts(results: dict, recipe: Recipe) -> list[str]:
     if "train_samples" in results:
         facts.append(f"{results['train_samples']:,} training images, {results['epoch']:.4g} epochs")
     if "train_runtime" in results:
-        where = f" on {results['train_device']}" if results.get("train_device") else ""
+        where = f" on {as_text(results['train_device'])}" if results.get("train_device") else ""
         many = results.get("train_num_processes", 1)
         facts.append(
             f"{results['train_runtime'] / 60:.0f} minutes of training steps{where}"

@@ -181,6 +181,26 @@ class TestPage:
         # What the page's security policy stops, and every failed request, is logged as severe.
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
+    def test_names_are_text(self, browser, page):
+        """Of classes, test images and the network: no element comes of them, and no program."""
+        content = (page / "about.json").read_text()
+        about, name = json.loads(content), "<img src=x onerror='window.ran = 1'><b>{}</b>"
+        about |= {"name": name, "labels": [name.replace("{}", str(label)) for label in range(10)]}
+        about["samples"] = [sample | {"label": name} for sample in about["samples"]]
+        try:
+            (page / "about.json").write_text(json.dumps(about))
+            browser.refresh()
+            wait_for(browser, lambda: status(browser) == "Ready.")
+            answer = answer_to(browser, browser.find_element(By.CSS_SELECTOR, "#samples button").click)
+            assert answer.keys() == set(about["labels"]) and status(browser) == f"Test image: {name}"
+            assert browser.find_element(By.TAG_NAME, "h1").text == name
+            assert not browser.find_elements(By.CSS_SELECTOR, "b, [src=x], #bars img, h1 *, #status *")
+            assert browser.execute_script("return window.ran") is None
+        finally:
+            (page / "about.json").write_text(content)
+            browser.refresh()
+            wait_for(browser, lambda: status(browser) == "Ready.")
+
     def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(self, page, tmp_path, monkeypatch):
         def export(arguments):  # it has been done once for the page
             (arguments.output_dir / QUANTIZED_ONNX_FILE).parent.mkdir(parents=True)
