@@ -6,11 +6,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +24,16 @@ from cifar10.reading import DatasetError, ImageSplit
 from evaluation.backends import BACKENDS, open_network
 from evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, Corruption, with_photographs
 from evaluation.extra_corruptions import EXTRA_CORRUPTIONS
-from evaluation.figures import plot_reliability, plot_split
+from evaluation.figures import draw, plot_reliability, reliability_picture, split_pictures
 from evaluation.frost import open_photographs
 from evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits
-from evaluation.trained import ModelError, find_folder, holds_another_model, read_json, write_json
+from evaluation.trained import ModelError, find_folder, holds_another_model, read_json, weights_digest
 from evaluation.views import POLICIES
-from sharing.model_card import CARD_NAME, write_model_card
+from run_folder.changes import Change, change
+from run_folder.ownership import own, refuse_if_owned
+from run_folder.writing import FolderError, check_place, write_json
+from sharing.model_card import renew_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
 from training.recipe import Recipe, RecipeError
 from training.rows import HELD_OUT, VALIDATION, ScoredRows, count_test, is_fact_of_training, open_rows, unreserved
@@ -43,6 +47,14 @@ _FROM_RECIPE = (
 
 Predict = Callable[..., dict[str, Tensor]]
 """`predict_logits` with its model: of a split, row numbers and views."""
+
+
+class Findings(NamedTuple):
+    """What was found: figures for `all_results.json`, details by file, pictures by file for `draw`."""
+
+    results: dict
+    details: dict[str, dict]
+    pictures: dict[str, Callable[[Path], None]] = {}
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -107,7 +119,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Scores once, prints the figures and, with `--output_dir`, writes them."""
     folder = find_folder(arguments.model)
-    check_output_dir(arguments.output_dir, folder)
+    weights = weights_digest(folder)
+    check_output_dir(arguments.output_dir, weights)
     recipe = read_recipe_with(folder, **{name: getattr(arguments, name) for name in _FROM_RECIPE})
     # Scoring has no steps of an optimiser, whose batch might not divide by the processes that score.
     recipe = dataclasses.replace(recipe, total_train_batch_size=None, per_device_train_batch_size=1)
@@ -131,35 +144,44 @@ def run(arguments: argparse.Namespace) -> None:
             if scored.split.label_names != names:
                 raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
         if arguments.shift is None:
-            finish = score_split(arguments, predict, scored, results, recipe)
+            findings = score_split(arguments, predict, scored, results, recipe)
         elif arguments.shift in (STANDARD, EXTRA):
             corruptions = open_corruptions(arguments, model.config.image_size)
-            finish = score_corruptions(arguments, predict, scored, corruptions, recipe)
+            findings = score_corruptions(arguments, predict, scored, corruptions, recipe)
         else:
             splits = open_arrays(Path(arguments.shift), model.config.image_size, names)
-            finish = score_arrays(arguments, predict, splits, recipe)
+            findings = score_arrays(arguments, predict, splits, recipe)
     if accelerator.is_main_process:
-        try:
-            finish()
-        except OSError as error:  # the figures were printed before
-            raise RecipeError(f"--output_dir {arguments.output_dir} cannot be written to: {error}.") from error
+        print_findings(findings)
+        if arguments.output_dir:
+            write(arguments.output_dir, weights, findings)
     accelerator.end_training()
 
 
-def check_output_dir(output_dir: Path | None, folder: Path) -> None:
+def check_output_dir(output_dir: Path | None, weights: str | None) -> None:
     """
     Looks before anything is scored.
 
+    Args:
+        weights: digest of those that are to be scored.
+
     Raises:
         RecipeError: it is a file, cannot be written to, or holds another model, whose figures these are not.
+        FolderError: it lies in a folder that is not there, or another process is at work there.
     """
     if output_dir is None:
         return
-    existing = next(each for each in (output_dir, *output_dir.absolute().parents) if each.exists())
+    check_place("--output_dir", output_dir)
+    existing = output_dir if output_dir.exists() else output_dir.absolute().parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RecipeError(f"--output_dir {output_dir} cannot be written to: name another folder.")
-    if holds_another_model(output_dir, folder):
-        raise RecipeError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
+    refuse_if_owned(output_dir)
+    _check_model(output_dir, weights)
+
+
+def _check_model(output_dir: Path, weights: str | None) -> None:
+    if holds_another_model(output_dir, weights):
+        raise RecipeError(f"--output_dir {output_dir} holds another model than was scored: name another folder.")
 
 
 def results_there(arguments: argparse.Namespace) -> dict:
@@ -175,15 +197,12 @@ def prefix_of(arguments: argparse.Namespace, scored: ScoredRows) -> str:
 
 def score_split(
     arguments: argparse.Namespace, predict: Predict, scored: ScoredRows, before: dict, recipe: Recipe
-) -> Callable[[], None]:
+) -> Findings:
     """
     Scores rows of a split.
 
     Args:
         before: the model's `all_results.json`, where the temperature is that validation gave.
-
-    Returns:
-        What is left for the main process: to print and to write.
     """
     split, rows, prefix = scored.split, scored.rows, prefix_of(arguments, scored)
     labels = split.labels[rows]
@@ -204,16 +223,10 @@ def score_split(
     results[f"{prefix}_runtime"] = runtime
     results[f"{prefix}_samples_per_second"] = len(rows) / runtime
 
-    def finish() -> None:
-        if arguments.compare_tta:
-            details["tta"] = compare_policies(logits, labels)
-            print_table(details["tta"])
-            print(f"best on validation: --tta {best_policy(details['tta'])}")
-        if arguments.output_dir:
-            plot_split(prefix, split, rows, logits["original"], details, arguments.output_dir / "figures")
-        write(arguments, results, {f"{prefix}_details.json": details})
-
-    return finish
+    if arguments.compare_tta:
+        details["tta"] = compare_policies(logits, labels)
+    pictures = split_pictures(prefix, split, rows, logits["original"], details)
+    return Findings(results, {f"{prefix}_details.json": details}, pictures)
 
 
 def open_corruptions(arguments: argparse.Namespace, image_size: int) -> dict[str, Corruption]:
@@ -236,8 +249,8 @@ def score_corruptions(
     scored: ScoredRows,
     corruptions: dict[str, Corruption],
     recipe: Recipe,
-) -> Callable[[], None]:
-    """Scores a split under every corruption and severity; returns what is left for the main process."""
+) -> Findings:
+    """Scores a split under every corruption and severity."""
     split, rows, prefix = scored.split, scored.rows, prefix_of(arguments, scored)
     accuracies = {policy: {} for policy in dict.fromkeys(["none", arguments.tta])}
     for name, corruption in corruptions.items():
@@ -271,14 +284,14 @@ def score_corruptions(
     for policy, by_corruption in accuracies.items():
         suffix = "" if policy == "none" else "_tta"
         results[f"{prefix}_accuracy{suffix}"] = fmean(chain.from_iterable(by_corruption.values()))
-    return partial(write, arguments, results, {f"{prefix}s.json": accuracies})
+    return Findings(results, {f"{prefix}s.json": accuracies})
 
 
 def score_arrays(
     arguments: argparse.Namespace, predict: Predict, splits: dict[str, ImageSplit], recipe: Recipe
-) -> Callable[[], None]:
+) -> Findings:
     """
-    Scores the files of CIFAR-10-C or CIFAR-10.1; returns what is left for the main process.
+    Scores the files of CIFAR-10-C or CIFAR-10.1.
 
     A corruption's mean stands for all of its severities; of the files of CIFAR-10-C the 15 that its authors test with
     make the mean, and not the four that are for validation.
@@ -300,7 +313,7 @@ def score_arrays(
         results |= {
             f"{unreserved(name)}_accuracy{suffix}": each for name, each in by_name.items() if name not in fifteen
         }
-    return partial(write, arguments, results, {f"{folder}_details.json": accuracies})
+    return Findings(results, {f"{folder}_details.json": accuracies})
 
 
 def accuracy_by_policy(logits: dict[str, Tensor], labels: np.ndarray, policies: Sequence[str]) -> dict[str, float]:
@@ -308,11 +321,16 @@ def accuracy_by_policy(logits: dict[str, Tensor], labels: np.ndarray, policies: 
     return {policy: accuracy(logits, POLICIES[policy], labels) for policy in policies}
 
 
-def print_table(accuracies: dict[str, float]) -> None:
-    """Names and accuracies, a line each."""
-    width = max(map(len, accuracies))
-    for name, share in accuracies.items():
-        print(f"{name:{width}}  {share:.2%}")
+def print_findings(findings: Findings) -> None:
+    """Policies that were compared, then figures, a line each."""
+    for details in findings.details.values():
+        if "tta" in details:
+            width = max(map(len, details["tta"]))
+            for name, share in details["tta"].items():
+                print(f"{name:{width}}  {share:.2%}")
+            print(f"best on validation: --tta {best_policy(details['tta'])}")
+    for name, value in findings.results.items():
+        print(f"{name} = {value:.4f}" if isinstance(value, float) else f"{name} = {value}")
 
 
 def still_true(before: dict, results: dict) -> dict:
@@ -344,36 +362,59 @@ def is_refitted(before: dict, results: dict) -> bool:
     return not math.isclose(results["temperature"], before["temperature"], rel_tol=1e-3)  # a fit, and rounding
 
 
-def forget_scaling(output_dir: Path, renewed: Collection[str]) -> None:
-    """Takes what another temperature made of logits out of details and pictures, but for those just renewed."""
-    for file in output_dir.glob("*_details.json"):
-        content = read_json(file)
-        if file.name not in renewed and content.pop("reliability_scaled", None):
-            write_json(file, content)
-            picture = f"{file.name.removesuffix('_details.json')}_reliability.png"
-            plot_reliability(content["reliability"], None, output_dir / "figures" / picture)
+def forget_scaling(made: Change, output_dir: Path, earlier: dict, renewed: Findings) -> dict[str, Callable]:
+    """
+    Takes what another temperature made of logits out of details, but for those just renewed.
+
+    Args:
+        earlier: figures, which say of what there are details.
+
+    Returns:
+        The pictures to draw anew without it.
+    """
+    ending, pictures = "_expected_calibration_error_scaled", {}
+    for prefix in (name.removesuffix(ending) for name in earlier if name.endswith(ending)):
+        name = f"{prefix}_details.json"
+        content = read_json(output_dir / name)
+        if name not in renewed.details and content.pop("reliability_scaled", None):
+            write_json(made.files / name, content)
+            pictures[reliability_picture(prefix)] = partial(plot_reliability, content["reliability"], None)
+    return pictures
 
 
-def write(arguments: argparse.Namespace, results: dict, details: dict[str, dict]) -> None:
-    """Prints the figures; adds them to the output folder's `all_results.json`, and writes the details beside it."""
-    assert not any(map(is_fact_of_training, results)), f"a score in the place of a fact of training: {results}"
-    for name, value in results.items():
-        print(f"{name} = {value:.4f}" if isinstance(value, float) else f"{name} = {value}")
-    if not arguments.output_dir:
-        return
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    results_file = arguments.output_dir / RESULTS_NAME
-    earlier = results_there(arguments)
-    before = still_true(earlier, results)
-    if is_refitted(earlier, results):
-        forget_scaling(arguments.output_dir, details)
-    for name, content in details.items():
-        write_json(arguments.output_dir / name, content)
-    write_json(results_file, before | results)
-    print(f"written to {results_file} and {', '.join(details)}")
-    is_finished_run = (arguments.output_dir / RECIPE_NAME).is_file()
-    if is_finished_run and not write_model_card(arguments.output_dir):
-        print(f"{arguments.output_dir / CARD_NAME} was edited by hand and stays as it is")
+def write(output_dir: Path, weights: str | None, findings: Findings) -> None:
+    """
+    Adds figures to a folder's `all_results.json`, writes details and pictures beside it, renews its card.
+
+    Args:
+        weights: digest of those that were scored.
+
+    Raises:
+        RecipeError: the folder has other weights by now.
+        FolderError: another process is at work there, or it cannot be written to.
+    """
+    facts = [name for name in findings.results if is_fact_of_training(name)]
+    assert not facts, f"a score in the place of a fact of training: {facts}"
+    with own(output_dir):
+        _check_model(output_dir, weights)
+        earlier = read_json(output_dir / RESULTS_NAME)
+        pictures = dict(findings.pictures)
+        is_run = (output_dir / RECIPE_NAME).is_file()
+        with change(output_dir) as made:
+            if is_refitted(earlier, findings.results):
+                pictures |= forget_scaling(made, output_dir, earlier, findings)
+            made.remove(f"figures/{name}" for name in pictures)  # of other figures: they come anew, or not at all
+            for name, content in findings.details.items():
+                write_json(made.files / name, content)
+            write_json(made.files / RESULTS_NAME, still_true(earlier, findings.results) | findings.results)
+            if is_run:
+                renew_model_card(made, output_dir)
+        print(f"written to {output_dir / RESULTS_NAME} and {', '.join(findings.details)}")
+        if pictures:
+            with change(output_dir) as made:
+                draw(pictures, made.files / "figures")
+                if is_run:
+                    renew_model_card(made, output_dir)
 
 
 def main() -> None:
@@ -381,7 +422,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (RecipeError, DatasetError, ModelError) as error:
+    except (RecipeError, DatasetError, ModelError, FolderError) as error:
         sys.exit(f"eval.py: error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 from torch import Tensor
@@ -32,14 +32,17 @@ from evaluation.trained import (
     load_model,
     load_normalize,
     read_json,
-    write_json,
+    weights_digest,
 )
 from exporting.checking import GENERATED_IMAGES, TRAINING_IMAGES, agreement, generated_pixels
 from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch, smallest_side
 from exporting.quantization import quantize_int8
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.changes import Change, change, foreign, recorded
+from run_folder.ownership import own, refuse_if_owned
+from run_folder.writing import FolderError, check_place, explain, write_json
 from sharing.hub import shared_files
-from sharing.model_card import CARD_NAME, is_edited, write_model_card
+from sharing.model_card import CARD_NAME, is_edited, renew_model_card
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
 from training.recipe import RecipeError
 from training.rows import open_rows
@@ -81,16 +84,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Exports and checks in a folder of its own; `--output_dir` gets the files when all of them agree."""
     folder = find_folder(arguments.model)
+    weights = weights_digest(folder)
     model, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
     names = [TORCH_EXPORT_FILE] if arguments.format == "torch_export" else [ONNX_FILE]
     if arguments.quantize:
         names.append(QUANTIZED_ONNX_FILE)
-    check_output_dir(arguments, folder, names)
+    check_output_dir(arguments, weights, names)
     prepare = (lambda pixels: pixels) if arguments.uint8_pixels else normalize
     module = LogitsOfPixels(model, normalize if arguments.uint8_pixels else None).eval()
     with TemporaryDirectory() as staging:
         made = {name: Path(staging) / name for name in names}
-        exports = read_json(arguments.output_dir / EXPORTS_NAME)
+        exports = {}
         for name, file in made.items():
             file.parent.mkdir(exist_ok=True)
             if name == QUANTIZED_ONNX_FILE:
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
                 f"as PyTorch for {facts['same_class']:.2%}, logits of {facts['largest_logit']:.2g} at most differ by "
                 f"{facts['largest_difference']:.2g} at most"
             )
-        write(arguments.output_dir, folder, made, exports)
+        write(arguments.output_dir, folder, weights, made, exports)
 
 
 @torch.inference_mode()
@@ -138,24 +142,39 @@ def generated_batches(config: SlimResNetConfig) -> list[Tensor]:
     return [generated_pixels(_BATCH, height, width) for height, width in sides]
 
 
-def check_output_dir(arguments: argparse.Namespace, folder: Path, names: list[str]) -> None:
+def check_output_dir(arguments: argparse.Namespace, weights: str | None, names: Sequence[str]) -> None:
     """
-    Looks before anything is made.
+    Looks before anything is exported.
+
+    Args:
+        weights: digest of those that are to be exported.
 
     Raises:
-        ExportError: the folder holds such files, or another model.
+        ExportError: the folder is a file, holds another model, exported files that are not to be replaced, or others'.
+        FolderError: it lies in a folder that is not there, or another process is at work there.
     """
     output_dir = arguments.output_dir
     if output_dir.exists() and not output_dir.is_dir():
         raise ExportError(f"--output_dir {output_dir} is a file: name a folder.")
-    present = [name for name in names if (output_dir / name).exists()]
+    check_place("--output_dir", output_dir)
+    refuse_if_owned(output_dir)
+    present = [name for name in names if os.path.lexists(output_dir / name)]
     if present and not arguments.overwrite_output_dir:
         raise ExportError(
             f"--output_dir {output_dir} holds {', '.join(present)}: name another folder, or replace them with "
             "--overwrite_output_dir."
         )
-    if holds_another_model(output_dir, folder):
-        raise ExportError(f"--output_dir {output_dir} holds another model than {folder}: name another folder.")
+    if others := foreign(output_dir, present):
+        raise ExportError(
+            f"--output_dir {output_dir} holds {', '.join(others)}, and has no record that this program wrote them as "
+            "they stand: move them away, or name another folder."
+        )
+    _check_model(output_dir, weights)
+
+
+def _check_model(output_dir: Path, weights: str | None) -> None:
+    if holds_another_model(output_dir, weights):
+        raise ExportError(f"--output_dir {output_dir} holds another model than is exported: name another folder.")
 
 
 def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) -> tuple[Tensor, Tensor, str]:
@@ -189,42 +208,52 @@ def read_pixels(arguments: argparse.Namespace, folder: Path, image_size: int) ->
     return pixels[:checked], pixels[checked:], source
 
 
-def write(output_dir: Path, folder: Path, made: dict[str, Path], exports: dict[str, dict]) -> None:
+def write(output_dir: Path, folder: Path, weights: str | None, exported: dict[str, Path], exports: dict) -> None:
     """
-    Brings the exported files to the folder, with all that the trained one shares; renews its card.
+    Brings exported files to the folder, with all that the trained one shares; renews its card.
 
     What was scored there stays, but for the scores of files that these replace.
+
+    Args:
+        weights: digest of those that were exported.
+        exported: where the files are that were made, by name.
+        exports: facts of each, for `exports.json`.
+
+    Raises:
+        ExportError: MODEL or the folder has other weights by now.
+        FolderError: another process is at work there, or it cannot be written to.
     """
-    files, replaced = dict(made), list(made)
-    if output_dir.resolve() != folder.resolve():
-        shared = (file for file in shared_files(folder) if not is_score_of(file.name, SCORED_AS))
-        files |= {file.relative_to(folder).as_posix(): file for file in shared}
-        if (output_dir / RESULTS_NAME).is_file():
-            files.pop(RESULTS_NAME, None)
-        else:
-            replaced = list(SCORED_AS)  # what exported files of MODEL scored is not of these
-    if is_edited(output_dir / CARD_NAME):
-        files.pop(CARD_NAME, None)
-    for name, file in files.items():
-        unfinished = output_dir / f"{name}.unfinished"
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, unfinished)
-        os.replace(unfinished, output_dir / name)
-    write_json(output_dir / EXPORTS_NAME, exports)
-    forget_scores(output_dir, replaced)
-    if (output_dir / RECIPE_NAME).is_file():
-        write_model_card(output_dir)
+    if weights_digest(folder) != weights:
+        raise ExportError(f"MODEL {folder} was replaced while it was exported: export it again.")
+    with own(output_dir), change(output_dir) as made:
+        _check_model(output_dir, weights)
+        files, replaced = dict(exported), list(exported)
+        if output_dir.resolve() != folder.resolve():
+            shared = (file for file in shared_files(folder) if not is_score_of(file.name, SCORED_AS))
+            files |= {file.relative_to(folder).as_posix(): file for file in shared}
+            if (output_dir / RESULTS_NAME).is_file():
+                files.pop(RESULTS_NAME, None)
+            else:
+                replaced = list(SCORED_AS)  # what exported files of MODEL scored is not of these
+        if is_edited(output_dir / CARD_NAME):
+            files.pop(CARD_NAME, None)
+        for name, file in files.items():
+            (made.files / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, made.files / name)
+        write_json(made.files / EXPORTS_NAME, read_json(output_dir / EXPORTS_NAME) | exports)
+        forget_scores(made, output_dir, replaced)
+        if any((each / RECIPE_NAME).is_file() for each in (made.files, output_dir)):
+            renew_model_card(made, output_dir)
 
 
-def forget_scores(output_dir: Path, names: Iterable[str]) -> None:
+def forget_scores(made: Change, output_dir: Path, names: Iterable[str]) -> None:
     """Takes figures, details and pictures of exported files out of a folder."""
-    results = read_json(output_dir / RESULTS_NAME)
+    made.remove(name for name in recorded(output_dir) if is_score_of(name, names))
+    made.bring([RESULTS_NAME])
+    results = read_json(made.files / RESULTS_NAME)
     kept = {figure: value for figure, value in results.items() if not is_score_of(figure, names)}
     if kept != results:
-        write_json(output_dir / RESULTS_NAME, kept)
-    for file in [*output_dir.glob("*.json"), *output_dir.glob("figures/*.png")]:
-        if is_score_of(file.name, names):
-            file.unlink()
+        write_json(made.files / RESULTS_NAME, kept)
 
 
 def is_score_of(figure: str, names: Iterable[str]) -> bool:
@@ -240,10 +269,10 @@ def main() -> None:
         arguments = parse()
         run(arguments)
         print(f"saved to {arguments.output_dir}")
-    except (DatasetError, ExportError, ModelError, RecipeError) as error:
+    except (DatasetError, ExportError, ModelError, RecipeError, FolderError) as error:
         sys.exit(f"export.py: error: {error}")
-    except OSError as error:
-        sys.exit(f"export.py: error: --output_dir cannot be written to: {error}")
+    except OSError as error:  # of the folder for temporary files
+        sys.exit(f"export.py: error: {explain(error, error.filename or gettempdir())}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Predict classes: python predict.py MODEL INPUT --output FILE.csv [--tta …] [--labels names] [--probabilities]"""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -20,6 +19,7 @@ from evaluation.report import views_of
 from evaluation.spreadsheet import TableWriter
 from evaluation.trained import ModelError, check_finite, find_folder
 from evaluation.views import POLICIES, VIEWS, average
+from run_folder.writing import FolderError, check_output_file, is_standard_output, open_output
 from training.recipe import RecipeError, check_range
 
 
@@ -63,6 +63,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the CSV; what stood there before stays until the new one is complete."""
+    check_output_file("--output", arguments.output)
     folder = find_folder(arguments.model)
     model, normalize = open_network(
         folder, arguments.backend, quantized=arguments.quantized, trust_remote_code=arguments.trust_remote_code
@@ -79,30 +80,25 @@ def run(arguments: argparse.Namespace) -> None:
         tqdm(images.stream, total=images.count, unit="image", disable=None), arguments.skip_errors, skipped
     )
 
-    unfinished = arguments.output.with_name(f"{arguments.output.name}.unfinished")
     count = 0
-    try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            table = TableWriter(file)
-            table.write(["ID", "Labels", *(names if arguments.probabilities else [])])
-            while batch := list(islice(stream, arguments.per_device_eval_batch_size)):
-                pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).permute(0, 3, 1, 2)
-                with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
-                    logits = predict(model, normalize, pixels.to(device), arguments.tta)
-                check_finite(logits, [image.name for image in batch])
-                # Not of the probabilities, which are equal where logits are close.
-                labels = logits.argmax(dim=1).tolist()
-                for image, label, shares in zip(batch, labels, logits.softmax(dim=1).tolist(), strict=True):
-                    numbers = [f"{share:.6f}" for share in shares] if arguments.probabilities else []
-                    table.write([image.name, names[label] if arguments.labels == "names" else str(label), *numbers])
-                count += len(batch)
-        os.replace(unfinished, arguments.output)
-    except OSError as error:
-        raise DatasetError(f"--output {arguments.output} cannot be written: {error.strerror}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    print(f"{arguments.output}: {count:,} rows")
+    with open_output(arguments.output) as file:
+        table = TableWriter(file)
+        table.write(["ID", "Labels", *(names if arguments.probabilities else [])])
+        while batch := list(islice(stream, arguments.per_device_eval_batch_size)):
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).permute(0, 3, 1, 2)
+            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.mixed_precision == "bf16"):
+                logits = predict(model, normalize, pixels.to(device), arguments.tta)
+            check_finite(logits, [image.name for image in batch])
+            # Not of the probabilities, which are equal where logits are close.
+            labels = logits.argmax(dim=1).tolist()
+            for image, label, shares in zip(batch, labels, logits.softmax(dim=1).tolist(), strict=True):
+                numbers = [f"{share:.6f}" for share in shares] if arguments.probabilities else []
+                table.write([image.name, names[label] if arguments.labels == "names" else str(label), *numbers])
+            count += len(batch)
+    # Not into the rows themselves, where these go to standard output.
+    print(
+        f"{arguments.output}: {count:,} rows", file=sys.stderr if is_standard_output(arguments.output) else sys.stdout
+    )
     if skipped:
         print(f"left out, because they cannot be decoded: {len(skipped):,}", file=sys.stderr)
         for image in skipped:
@@ -140,7 +136,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (DatasetError, ModelError, RecipeError) as error:
+    except (DatasetError, ModelError, RecipeError, FolderError) as error:
         sys.exit(f"predict.py: error: {error}")
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from evaluation.trained import ModelError
+from run_folder.ownership import prepare_to_read, refuse_if_owned
+from run_folder.writing import FolderError
 from sharing.hub import HubError, collect, collect_page, push
 from training.recipe import RecipeError
 
@@ -30,7 +32,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Checks the folder, then pushes it in one commit."""
+    """Checks the folder, then pushes it in one commit; not one that another process is at work in."""
+    refuse_if_owned(arguments.folder)
+    prepare_to_read(arguments.folder)
     if arguments.space:
         for flag in ("overwrite_card", "license"):
             if getattr(arguments, flag):
@@ -65,7 +69,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (HubError, ModelError, RecipeError) as error:
+    except (HubError, ModelError, RecipeError, FolderError) as error:
         sys.exit(f"push_to_hub.py: error: {error}")
 
 

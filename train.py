@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -18,19 +18,16 @@ from transformers.utils.logging import disable_progress_bar
 from cifar10.loading import Loading, TrainingBatch, load_batches
 from cifar10.randomness import Draws, sample_order
 from cifar10.reading import DatasetError
-from evaluation.figures import (
-    plot_curves,
-    plot_learning_rate,
-    plot_split,
-    plot_training_samples,
-)
+from evaluation.figures import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from evaluation.report import best_policy, compare_policies, report_split, views_of
 from evaluation.scoring import fit_temperature, predict_logits, score
-from evaluation.trained import ModelError, fold_batchnorm, write_json
+from evaluation.trained import ModelError, fold_batchnorm
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
+from run_folder.changes import change
+from run_folder.writing import FolderError, write_json
 from sharing.hub import HubError, collect, create_repository, push
-from sharing.model_card import CARD_NAME, write_model_card
+from sharing.model_card import renew_model_card, write_model_card
 from training.arithmetic import total_flos
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_cuda_graphs, choose_torch_compile
@@ -40,7 +37,14 @@ from training.inputs import TrainingInputs, build_image_processor
 from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
 from training.optimization import schedule
-from training.output_dir import RECIPE_NAME, RESULTS_NAME, check_output_dir, claim_output_dir, finished_files
+from training.output_dir import (
+    RECIPE_NAME,
+    RESULTS_NAME,
+    check_output_dir,
+    checkpoint_home,
+    finished_files,
+    owned_output_dir,
+)
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError, parse_recipe
 from training.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, rows_of_run, training_facts
@@ -55,11 +59,18 @@ from training.setup import (
 
 
 def run(recipe: Recipe) -> None:
-    """Trains, scores once on the test split, writes the output folder."""
+    """Trains, scores once on the test split, writes the output folder, which is this run's alone until the end."""
+    with ExitStack() as until_the_end:
+        train(recipe, until_the_end)
+
+
+def train(recipe: Recipe, until_the_end: ExitStack) -> None:
+    """`run`, with what is to be given back at the end."""
     output_dir = check_output_dir(recipe)
+    checkpoints = checkpoint_home(recipe, output_dir)
     config = load_network_config(recipe)
     accelerator, why_precision = start_accelerator(recipe)
-    checkpoint = find_checkpoint(recipe.resume_from_checkpoint, output_dir, say=accelerator.print)
+    checkpoint = find_checkpoint(recipe.resume_from_checkpoint, checkpoints, say=accelerator.print)
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
@@ -93,7 +104,7 @@ def run(recipe: Recipe) -> None:
 
     identity = RunIdentity.of(recipe, config, data, accelerator)
     if accelerator.is_main_process:
-        claim_output_dir(recipe, output_dir)
+        until_the_end.enter_context(owned_output_dir(recipe, output_dir, checkpoints))
         if recipe.push_to_hub:
             create_repository(recipe.hub_model_id)  # a token without rights is better found before training
     accelerator.wait_for_everyone()
@@ -111,7 +122,7 @@ def run(recipe: Recipe) -> None:
         loader,
         make_inputs.of,
         validate if len(data.validation_rows) else None,
-        output_dir,
+        checkpoints,
         identity,
         checkpoint,
         progress,
@@ -139,11 +150,10 @@ def run(recipe: Recipe) -> None:
     tested = {name: value for name, value in results.items() if name.startswith("test_") and isinstance(value, float)}
     accelerator.log(tested, step=progress.global_step)
     if accelerator.is_main_process:
-        with finished_files(output_dir) as folder:
-            write_finished(folder, recipe, final, progress, results, scored.details)
-            draw_finished(folder / "figures", recipe, data, make_inputs, progress, scored)
-            if not write_model_card(folder, home=output_dir):
-                print(f"{output_dir / CARD_NAME} was edited by hand and stays as it is")
+        with finished_files(output_dir, checkpoints) as made:
+            write_finished(made.files, recipe, final, progress, results, scored.details)
+            write_model_card(made, output_dir)
+        add_pictures(output_dir, pictures_of(recipe, data, make_inputs, progress, scored))
         print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
         if recipe.tta != "none":
             print(f"  with test-time augmentation, {recipe.tta}: {results['test_accuracy_tta']:.2%}")
@@ -232,7 +242,7 @@ def write_finished(
     results: dict,
     details: dict[str, dict],
 ) -> None:
-    """Writes the files of a finished run, but for its pictures and its card."""
+    """Makes the files of a finished run, but for its pictures and its card."""
     model.cpu().save_pretrained(folder)
     build_image_processor(recipe, model.config).save_pretrained(folder)
     (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
@@ -242,23 +252,38 @@ def write_finished(
     write_json(folder / RESULTS_NAME, results)
 
 
-def draw_finished(
-    figures: Path, recipe: Recipe, data: TrainingData, make_inputs: TrainingInputs, progress: Progress, scored: Scored
-) -> None:
-    """Draws the pictures of a finished run into the folder `figures`."""
-    plot_curves(progress.log_history, figures / "curves.png")
+def add_pictures(output_dir: Path, pictures: dict[str, Callable[[Path], None]]) -> None:
+    """Draws them into a finished folder, and its card anew: no picture stands between the weights and the disk."""
+    try:
+        with change(output_dir) as made:
+            draw(pictures, made.files / "figures")
+            renew_model_card(made, output_dir)
+    except FolderError as error:
+        print(f"the run is saved, but without its pictures: {error}", file=sys.stderr)
+
+
+def pictures_of(
+    recipe: Recipe, data: TrainingData, make_inputs: TrainingInputs, progress: Progress, scored: Scored
+) -> dict[str, Callable[[Path], None]]:
+    """The pictures of a finished run, for `draw`."""
     steps = np.arange(progress.max_steps)
     rates = recipe.learning_rate * np.array([schedule(recipe, step, progress.max_steps) for step in steps])
-    plot_learning_rate(steps / progress.steps_per_epoch, rates, figures / "learning_rate.png")
-    plot_split("test", data.test, data.test_rows, scored.test_logits, scored.details["test"], figures)
 
-    epoch = make_inputs.last_full_epoch
-    order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
-    rows = data.train_rows[order[:16]]
-    [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
-    inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
-    seen = make_inputs.denormalize(inputs["pixel_values"])
-    plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, figures / "training_samples.png")
+    def draw_training_samples(path: Path) -> None:
+        epoch = make_inputs.last_full_epoch
+        order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
+        rows = data.train_rows[order[:16]]
+        [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
+        inputs = make_inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
+        seen = make_inputs.denormalize(inputs["pixel_values"])
+        plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, path)
+
+    return {
+        "curves.png": partial(plot_curves, progress.log_history),
+        "learning_rate.png": partial(plot_learning_rate, steps / progress.steps_per_epoch, rates),
+        **split_pictures("test", data.test, data.test_rows, scored.test_logits, scored.details["test"]),
+        "training_samples.png": draw_training_samples,
+    }
 
 
 def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: TrainingData) -> str:
@@ -282,7 +307,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': this script has one of its own
     try:
         run(parse_recipe())
-    except (RecipeError, DatasetError, CheckpointError, DivergedError) as error:
+    except (RecipeError, DatasetError, CheckpointError, DivergedError, FolderError) as error:
         leave(f"error: {error}", 1)
     except HubError as error:
         leave(f"error: {error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name.", 1)

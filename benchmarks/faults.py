@@ -21,8 +21,8 @@ from pathlib import Path
 import train
 from benchmarks.measuring import FOLDER, machine
 from cifar10.reading import SAMPLE_FOLDER
-from evaluation.trained import write_json
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.writing import write_json
 from training.checkpoints import Checkpoints, checkpoint_folders, find_damage
 from training.recipe import parse_recipe
 

@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measuring import FOLDER, machine
 from cifar10.loading import Loading, TrainingLoader
 from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
-from evaluation.trained import write_json
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.writing import write_json
 from training.cuda_graphs import NUM_EAGER_STEPS
 from training.inputs import TrainingInputs, batches_at_once
 from training.optimization import build_optimizer

@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import FOLDER, machine
-from evaluation.trained import read_json, write_json
+from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.writing import write_json
 from training.checkpoints import TRAINER_STATE_NAME
 from training.output_dir import RECIPE_NAME
 from training.recipe import parse_recipe

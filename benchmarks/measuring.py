@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from evaluation.trained import write_json
+from run_folder.writing import write_json
 from training.hardware import has_bf16, processor_name
 
 FOLDER = Path(__file__).parent

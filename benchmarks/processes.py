@@ -22,8 +22,9 @@ import train
 from benchmarks.measuring import FOLDER, machine
 from benchmarks.scaling import LAUNCH_FILES
 from cifar10.reading import SAMPLE_FOLDER
-from evaluation.trained import read_json, write_json
+from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.writing import write_json
 from training.inputs import TrainingInputs
 from training.recipe import parse_recipe
 

@@ -16,9 +16,10 @@ from transformers.utils.logging import disable_progress_bar
 import export as export_script
 from cifar10.reading import DatasetError, open_split
 from evaluation.backends import QUANTIZED_ONNX_FILE
-from evaluation.trained import ModelError, find_folder, write_json
+from evaluation.trained import ModelError, find_folder
 from exporting.graphs import ExportError
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.writing import FolderError, write_json
 from training.output_dir import read_recipe
 from training.recipe import RecipeError
 
@@ -127,7 +128,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (DatasetError, ExportError, ModelError, RecipeError) as error:
+    except (DatasetError, ExportError, ModelError, RecipeError, FolderError) as error:
         sys.exit(f"demo.build: error: {error}")
     except OSError as error:
         sys.exit(f"demo.build: error: --output_dir cannot be written to: {error}")

@@ -1,5 +1,8 @@
 """Pictures of a run and of what its model gets right: PNG, legible at their full size, safe for the colour-blind."""
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -26,6 +29,23 @@ _LINES = {
 }
 _MOST_CLASSES_WITH_NUMBERS = 20  # of a heat map, beyond which they would not be legible
 _MOST_CLASSES = 50  # of a heat map or of bars whose names are legible
+
+
+def draw(pictures: dict[str, Callable[[Path], None]], folder: Path) -> None:
+    """
+    Draws pictures into a folder; one that cannot be drawn is left out, with a warning, whatever the reason.
+
+    Args:
+        pictures: what draws each to a path, by the name of its file.
+    """
+    for name, draw_one in pictures.items():
+        try:
+            draw_one(folder / name)
+        except Exception as error:  # fonts, memory, the disk, the data: each its own
+            plt.close("all")
+            (folder / name).unlink(missing_ok=True)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"picture {name} could not be drawn, and is left out: {reason}", file=sys.stderr)
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -207,7 +227,16 @@ def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Pat
         axis.imshow(
             image.permute(1, 2, 0).cpu().numpy(), extent=(left, left + 1, top + 1, top), interpolation="nearest"
         )
-        axis.text(left + 0.5, top - 0.04, caption, ha="center", va="bottom", fontsize=9, linespacing=1.05)
+        axis.text(
+            left + 0.5,
+            top - 0.04,
+            caption,
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            linespacing=1.05,
+            parse_math=False,
+        )
     axis.set_xlim(-0.05, columns * width - 0.05)
     axis.set_ylim(rows * height - height + 1.05, -height + 1)
     axis.axis("off")
@@ -217,25 +246,38 @@ def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Pat
 
 def _name_ticks(set_ticks, names: list[str], **style) -> None:
     every = -(-len(names) // _MOST_CLASSES)
-    set_ticks(range(0, len(names), every), names[::every], **style)
+    set_ticks(range(0, len(names), every), names[::every], parse_math=False, **style)  # a name may be $1_$2
 
 
-def plot_split(prefix: str, split: ImageSplit, rows: np.ndarray, logits: Tensor, details: dict, folder: Path) -> None:
+def split_pictures(
+    prefix: str, split: ImageSplit, rows: np.ndarray, logits: Tensor, details: dict
+) -> dict[str, Callable[[Path], None]]:
     """
-    Draws the confusion matrix, the classes, the reliability diagram and the most confident mistakes of a scored split.
+    Confusion matrix, classes, reliability diagram and most confident mistakes of a scored split, for `draw`.
 
     Args:
         prefix: of the names of the files.
         rows: that were scored.
         logits: of them, `[len(rows), num_labels]`.
         details: as `report_split` gives them.
-        folder: where the PNG files go.
     """
     names, labels = split.label_names, split.labels[rows]
-    plot_confusion_matrix(details["confusion_matrix"], names, folder / f"{prefix}_confusion_matrix.png")
-    plot_classes(details, names, folder / f"{prefix}_classes.png")
-    plot_reliability(details["reliability"], details.get("reliability_scaled"), folder / f"{prefix}_reliability.png")
+    pictures = {
+        f"{prefix}_confusion_matrix.png": partial(plot_confusion_matrix, details["confusion_matrix"], names),
+        f"{prefix}_classes.png": partial(plot_classes, details, names),
+        reliability_picture(prefix): partial(
+            plot_reliability, details["reliability"], details.get("reliability_scaled")
+        ),
+    }
     missed = most_confident_mistakes(logits, labels)
-    if len(missed):
+
+    def draw_mistakes(path: Path) -> None:
         [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
-        plot_mistakes(pixels, logits[missed], labels[missed], names, folder / f"{prefix}_mistakes.png")
+        plot_mistakes(pixels, logits[missed], labels[missed], names, path)
+
+    return pictures | ({f"{prefix}_mistakes.png": draw_mistakes} if len(missed) else {})
+
+
+def reliability_picture(prefix: str) -> str:
+    """The file that `plot_reliability` draws to."""
+    return f"{prefix}_reliability.png"

@@ -1,9 +1,9 @@
 """A trained folder, or one on the Hub, as something to score and to predict with."""
 
 import copy
+import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from cifar10.augmentation import normalize
 from cifar10.reading import resized
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
+from run_folder.ownership import prepare_to_read
 
 
 class ModelError(ValueError):
@@ -37,6 +38,7 @@ def find_folder(name: str) -> Path:
 
     Raises:
         ModelError: there is neither.
+        FolderError: its files are changing places.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -50,15 +52,24 @@ def find_folder(name: str) -> Path:
                 f"MODEL {name} is neither a folder here nor a model on the Hub that can be reached ({reason}): give a "
                 "folder that train.py wrote."
             ) from error
+    prepare_to_read(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
     return folder
 
 
-def holds_another_model(folder: Path, than: Path) -> bool:
-    """Whether a folder has weights, and they are not, byte for byte, those of the other folder."""
-    theirs, ours = (each / "model.safetensors" for each in (folder, than))
-    return theirs.is_file() and (not ours.is_file() or theirs.read_bytes() != ours.read_bytes())
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of a folder's weights; None where it has none."""
+    try:
+        with (folder / "model.safetensors").open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def holds_another_model(folder: Path, weights: str | None) -> bool:
+    """Whether a folder has weights, and they are not, byte for byte, those of this digest."""
+    return weights_digest(folder) not in (None, weights)
 
 
 def load_config(folder: Path) -> SlimResNetConfig:
@@ -239,19 +250,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
-
-
-def write_json(file: Path, content: dict) -> None:
-    """
-    Writes a file of figures; what stood there before stays until the new one is complete.
-
-    Raises:
-        ValueError: a number is NaN or infinite, for which JSON has no word.
-    """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from huggingface_hub.utils import get_token
 
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from evaluation.trained import ModelError, check_finite, load_model, load_normalize, read_json
+from run_folder.changes import recorded
 from training.output_dir import RECIPE_NAME, RESULTS_NAME
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
@@ -65,7 +66,7 @@ def collect(
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
     try:
-        exported = [folder / name for name in _EXPORTED if (folder / name).is_file()]
+        exported = [file for file in _written_here(folder, (folder / name for name in _EXPORTED)) if file.is_file()]
         files: dict[str, Path | bytes] = {
             file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
         }
@@ -107,9 +108,16 @@ def shared_files(folder: Path) -> list[Path]:
     blobs = home.parent.parent / "blobs"
     return [
         file
-        for file in [*(folder / name for name in _SHARED), *scores]
+        for file in _written_here(folder, [*(folder / name for name in _SHARED), *scores])
         if file.is_file() and (file.resolve().is_relative_to(home) or file.resolve().parent == blobs)
     ]
+
+
+def _written_here(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Without what a person put beside them, where the folder has a record of what was written; and the card."""
+    written = recorded(folder)
+    names = {*written, CARD_NAME}
+    return [file for file in files if not written or file.relative_to(folder).as_posix() in names]
 
 
 def collect_page(folder: Path) -> dict[str, Path]:

@@ -13,14 +13,14 @@ from evaluation.corruptions import overlapping_augmentations
 from evaluation.trained import read_json
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from run_folder.changes import Change
 from training.arithmetic import multiply_adds
-from training.output_dir import RESULTS_NAME, read_recipe
+from training.output_dir import CARD_NAME, RECIPE_NAME, RESULTS_NAME, read_recipe
 from training.recipe import Recipe
 
 from .markdown import as_block, as_code, as_literal, as_text
 from .shared_recipe import shared_recipe
 
-CARD_NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _MARK = "<!-- written by SlimResNet, sha256 of the text above: {} -->\n"
 _METRICS = {  # name in all_results.json: name in the Hub's list of metrics, name for people
@@ -52,24 +52,33 @@ _FIGURES = {
     "test_mistakes.png": "The most confident mistakes",
     "training_samples.png": "Training images, and what the network sees of them",
 }
+_CORRUPTIONS_NAME = "test_corruptions.json"
+# What a card is written from.
+_READ = (
+    "config.json", RECIPE_NAME, RESULTS_NAME, EXPORTS_NAME, _CORRUPTIONS_NAME,
+    *(f"figures/{name}" for name in _FIGURES),
+)  # fmt: skip
 
 
-def write_model_card(folder: Path, home: Path | None = None) -> bool:
+def write_model_card(made: Change, home: Path) -> None:
     """
-    Writes `README.md` from the other files of a finished folder, unless a person edited the one that is there.
+    Writes `README.md` of a run whose files are in a change, unless a person edited the one that is there.
 
     Args:
-        home: where the folder's files go in the end, if that is elsewhere.
-
-    Returns:
-        Whether it was written.
+        home: the folder that is changed.
     """
-    home = home or folder
     if is_edited(home / CARD_NAME):
-        return False
-    name = read_recipe(folder).hub_model_id or home.resolve().name
-    (folder / CARD_NAME).write_text(render_model_card(folder, name), encoding="utf-8")
-    return True
+        print(f"{home / CARD_NAME} was edited by hand and stays as it is")
+        return
+    name = read_recipe(made.files).hub_model_id or home.resolve().name
+    (made.files / CARD_NAME).write_text(render_model_card(made.files, name), encoding="utf-8")
+    made.own.add(CARD_NAME)  # by its last line, whatever the record says
+
+
+def renew_model_card(made: Change, home: Path) -> None:
+    """The same of a run whose files are in the folder, for a change that adds to them."""
+    made.bring(_READ)
+    write_model_card(made, home)
 
 
 def is_edited(card: Path) -> bool:
@@ -140,7 +149,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         temperature_source=_temperature_source(results, recipe),
         frost=_FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
         overlapping=list(overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)),
-        corruptions=read_json(folder / "test_corruptions.json").get("none"),
+        corruptions=read_json(folder / _CORRUPTIONS_NAME).get("none"),
         exports=exports,
         js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],
         figures=[

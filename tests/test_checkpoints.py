@@ -311,7 +311,7 @@ def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path,
     monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))[1])
     monkeypatch.setattr(Path, "rename", lambda path, to: (events.append((str(path), str(to))), rename(path, to))[1])
     folder = train(flags, "--max_train_steps=1")
-    unfinished, finished = str(folder / "tmp-checkpoint-1"), str(folder / "checkpoint-1")
+    unfinished, finished = str(folder / ".slimresnet/unfinished/checkpoint-1"), str(folder / "checkpoint-1")
     at = events.index((unfinished, finished))
     names = [file.name for file in (folder / "checkpoint-1").iterdir()]
     assert {f"{unfinished}/{name}" for name in names} | {unfinished} <= set(events[:at])
@@ -347,11 +347,11 @@ def test_a_run_that_cannot_write_its_results_can_go_on(flags, tmp_path, monkeypa
 
     finished = train(flags, f"--output_dir={tmp_path / 'other'}")
     with monkeypatch.context() as patched:
-        patched.setattr("train.plot_curves", full)
+        patched.setattr("train.write_json", full)
         with pytest.raises(Exception, match=r"could not be written to --output_dir .*No space left on device"):
             train(flags)
     folder = tmp_path / "run"
-    assert {file.name for file in folder.iterdir()} == {"checkpoint-14", "checkpoint-21"}
+    assert {file.name for file in folder.iterdir()} == {".slimresnet", "checkpoint-14", "checkpoint-21"}
     train(flags, "--resume_from_checkpoint=last")
     assert_same_weights(folder, finished)
 

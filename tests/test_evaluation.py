@@ -23,9 +23,10 @@ from cifar10.reading import DatasetError, ImageSplit, open_split
 from evaluation.backends import ForeignNetwork
 from evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
 from evaluation.scoring import fit_temperature, measure, predict_logits, score
-from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_normalize, read_json, write_json
+from evaluation.trained import ModelError, find_folder, fold_batchnorm, load_normalize, read_json
 from evaluation.views import POLICIES, VIEWS, average
 from modeling_slimresnet import SlimResNetForImageClassification
+from run_folder.writing import write_json
 from sharing.hub import HubError, collect
 from training.recipe import RecipeError
 

@@ -18,7 +18,7 @@ from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
 from onnx import TensorProto, helper
 from PIL import Image
 from torch.nn import functional as F
-from training_runs import snapshot
+from training_runs import snapshot, write_as_ours
 
 import eval as eval_script
 import export as export_script
@@ -333,15 +333,15 @@ def test_a_new_file_is_not_credited_with_the_scores_of_the_one_that_it_replaces(
         scores = [f"test_{name}" for name in ("onnxruntime", "onnxruntime_int8", "openvino", "torch_export")]
         figures = {f"{name}_{figure}": 0.5 for name in scores for figure in ("accuracy", "corruption_accuracy_tta")}
         (folder / RESULTS_NAME).write_text(json.dumps(results | figures))
-        files = [folder / f"{name}_details.json" for name in scores]
-        files += [folder / "figures" / f"{name}_classes.png" for name in scores]
-        for file in files:
-            file.write_text("{}")
+        files = [f"{name}_details.json" for name in scores] + [f"figures/{name}_classes.png" for name in scores]
+        write_as_ours(folder, *files)
+        (folder / "my_onnxruntime_details.json").write_text("mine")
         export(trained, folder, "--overwrite_output_dir") if folder.name == "other" else export(folder, folder)
         stale = ("test_onnxruntime_", "test_openvino_")
         kept = {name: 0.5 for name in figures if not name.startswith(stale) or "_int8_" in name}
         assert len(kept) == 4 and json.loads((folder / RESULTS_NAME).read_text()) == results | kept
-        assert [file.exists() for file in files] == 2 * [False, True, False, True]
+        assert [(folder / file).exists() for file in files] == 2 * [False, True, False, True]
+        assert (folder / "my_onnxruntime_details.json").read_text() == "mine"
 
 
 def test_a_copy_elsewhere_is_not_credited_with_the_scores_of_the_models_own_files(trained, tmp_path):
@@ -395,7 +395,7 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
 def test_the_exported_folder_is_the_finished_one_and_more_and_can_be_shared(trained, exported):
     original, files = snapshot(trained), {file.relative_to(exported): file for file in exported.rglob("*")}
     for file, content in original.items():
-        if "checkpoint" not in str(file) and file.name != "README.md":
+        if "checkpoint" not in str(file) and file.name not in ("README.md", "record.json"):
             assert files[file.relative_to(trained)].read_bytes() == content
     shared = collect(exported, "user/name")
     assert {ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, EXPORTS_NAME, "model.safetensors"} <= shared.keys()

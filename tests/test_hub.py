@@ -18,15 +18,17 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard, constants
 from PIL import Image
 from test_evaluation import evaluate_folder
-from training_runs import read, snapshot, train
+from training_runs import read, snapshot, train, write_as_ours
 
 import export as export_script
 import push_to_hub as push_script
 from demo.build import space_card
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from run_folder.changes import change
+from run_folder.ownership import own
 from sharing.hub import HubError, collect, collect_page, push, shared_files
-from sharing.model_card import eval_results, is_edited, render_model_card, write_model_card
+from sharing.model_card import eval_results, is_edited, render_model_card, renew_model_card
 from sharing.shared_recipe import shared_recipe
 from training.arithmetic import multiply_adds
 from training.output_dir import read_recipe
@@ -69,6 +71,11 @@ def folder(trained, tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
     return folder
+
+
+def renew_card(folder):
+    with own(folder), change(folder) as made:
+        renew_model_card(made, folder)
 
 
 def state(folder, **facts):
@@ -322,10 +329,13 @@ def test_corruptions_come_into_the_card(folder):
 
 def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
     card = folder / "README.md"
-    assert not is_edited(card) and write_model_card(folder)
+    assert not is_edited(card)
+    renew_card(folder)
+    assert not is_edited(card)
     text = card.read_text().replace("## Limits", "## Limits\n\n- It has never seen a giraffe.")
     card.write_text(text)
-    assert is_edited(card) and not write_model_card(folder)
+    renew_card(folder)
+    assert is_edited(card) and card.read_text() == text
     card.write_bytes("Ergebnis: 5 € übrig".encode("cp1252"))
     assert is_edited(card)
     card.write_text(text)
@@ -337,15 +347,15 @@ def test_a_card_that_a_person_edited_is_kept(folder, hub, capsys):
 
 def test_training_anew_keeps_an_edited_card_and_no_stale_figures(flags, tmp_path, capsys):
     folder = train(flags, "--max_train_steps=1")
-    (folder / "test_corruptions.json").write_text("{}")
-    (folder / "onnx").mkdir()
-    for name in (ONNX_FILE, EXPORTS_NAME):
-        (folder / name).write_text("{}")
-    (folder / "figures" / "eval_classes.png").write_bytes(b"")
+    later = ["test_corruptions.json", ONNX_FILE, EXPORTS_NAME, "figures/eval_classes.png"]
+    write_as_ours(folder, *later)
+    theirs = ["figures/my_plot.png", "experiment_details.json", "onnx/other.onnx", "model.pt2"]
+    for name in theirs:
+        (folder / name).write_text("mine")
     train(flags, "--max_train_steps=2", "--overwrite_output_dir")
     assert "edited" not in capsys.readouterr().out
-    assert not (folder / ONNX_FILE).exists() and not (folder / EXPORTS_NAME).exists()
-    assert not (folder / "test_corruptions.json").exists() and not (folder / "figures" / "eval_classes.png").exists()
+    assert not any((folder / name).exists() for name in later)
+    assert all((folder / name).read_text() == "mine" for name in theirs)
     (folder / "README.md").write_text("my own words")
     train(flags, "--max_train_steps=1", "--overwrite_output_dir")
     assert (folder / "README.md").read_text() == "my own words"
@@ -358,10 +368,12 @@ def test_what_goes_and_what_stays(folder):
     assert collect(folder, "user/name").keys() == FILES
     assert all((folder / name).exists() for name in (*DECOYS, "checkpoint-21"))
     later = {"test_corruptions.json", "onnx/model.onnx", "onnx/model_quantized.onnx", "model.pt2"}
-    (folder / "exports.json").write_text("{}")
-    for name in later:
+    write_as_ours(folder, "exports.json", *later)
+    for name in ("figures/my_plot.png", "experiment_details.json", "onnx/other.onnx"):
         (folder / name).write_text("{}")
     assert collect(folder, "user/name").keys() == FILES | later | {"exports.json"}
+    shutil.rmtree(folder / ".slimresnet")  # as of an earlier version, which kept no record
+    assert collect(folder, "user/name").keys() >= FILES | later | {"exports.json"}
 
 
 def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
@@ -470,7 +482,7 @@ def test_folders_that_are_refused(folder, tmp_path):
         match=rf"claims Accuracy 0\.999 on test \(90 images\) of sample, where .* has {accuracy}.*--overwrite_card",
     ):
         collect(folder, "user/name")
-    write_model_card(folder)
+    renew_card(folder)
     card.write_text(render_model_card(folder, "user/name").replace("type: sample", "type: user/other"))
     with pytest.raises(HubError, match=r"on test \(90 images\) of user/other, where .* has None"):
         collect(folder, "user/name")
@@ -546,10 +558,10 @@ def test_the_flags_of_the_command_reach_the_hub(folder, hub, monkeypatch, capsys
 
 
 def test_the_name_in_the_card_of_a_folder(folder):
-    write_model_card(folder)
+    renew_card(folder)
     assert "# run\n" in (folder / "README.md").read_text()
     set_recipe(folder, hub_model_id="user/name")
-    write_model_card(folder)
+    renew_card(folder)
     assert "# user/name\n" in (folder / "README.md").read_text()
 
 

@@ -117,10 +117,10 @@ def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, s
     process.join(SECONDS)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert list_checkpoints(folder) == [folder / "checkpoint-7"] and not (folder / "all_results.json").exists()
-    (folder / "tmp-checkpoint-999").mkdir()  # as if killed within a save
+    (folder / ".slimresnet" / "unfinished" / "checkpoint-9").mkdir(parents=True)  # as if killed within a save
     train(arguments)
     assert f"resumed from {folder / 'checkpoint-7'}" in capsys.readouterr().out
-    assert not list(folder.glob("tmp-*"))
+    assert not list(folder.glob(".slimresnet/unfinished/*"))
     assert_same_weights(folder, straight)
 
 

@@ -103,9 +103,7 @@ def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
 
 
 def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures, tmp_path):
-    rows = predict(
-        trained, pictures, tmp_path / "new" / "o.csv", "--labels=names", "--probabilities", "--tta=flip_shift"
-    )
+    rows = predict(trained, pictures, tmp_path / "o.csv", "--labels=names", "--probabilities", "--tta=flip_shift")
     expected = reference(trained, pixels, "flip_shift")
     names = open_split(str(SAMPLE), "test", image_size=32).label_names
     assert rows[0] == ["ID", "Labels", *names]

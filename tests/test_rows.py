@@ -19,9 +19,10 @@ import predict as predict_script
 import train as train_script
 from cifar10.loading import Loading
 from cifar10.reading import shared_name
-from eval import still_true, write
+from eval import Findings, still_true, write
 from evaluation.views import VIEWS
 from modeling_slimresnet import SlimResNetForImageClassification
+from run_folder.writing import FolderError
 from training.recipe import Recipe, RecipeError
 from training.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
 from training.setup import open_data
@@ -355,8 +356,13 @@ def test_a_score_in_bf16_says_so(folder):
 def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("eval.start_accelerator", None)
     (tmp_path / "file").write_text("kept")
-    for place in ("file", "file/within"):
-        with pytest.raises(RecipeError, match=rf"--output_dir .*{place} cannot be written to"):
+    refused = {
+        "file": (RecipeError, "cannot be written to"),
+        "file/within": (FolderError, "lies in .*, which is no folder: make"),
+        "typo/within": (FolderError, "lies in .*, which does not exist: make that folder, or correct the path"),
+    }
+    for place, (error, said) in refused.items():
+        with pytest.raises(error, match=rf"--output_dir .*{place} {said}"):
             evaluate_folder(folder, f"--output_dir={tmp_path / place}")
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -368,7 +374,7 @@ def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folde
 
 def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys):
     monkeypatch.setattr("eval.write_json", Mock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(RecipeError, match=r"--output_dir .* cannot be written to: .*No space left"):
+    with pytest.raises(FolderError, match=r"run cannot be written \(No space left on device\): make room"):
         evaluate_folder(folder, "--max_eval_samples=20", f"--output_dir={folder}")
     assert "test_accuracy = " in capsys.readouterr().out
 
@@ -376,7 +382,7 @@ def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys)
 def test_a_score_that_bears_the_name_of_a_fact_is_not_written(folder):
     before = snapshot(folder)
     with pytest.raises(AssertionError, match="fact of training"):
-        write(SimpleNamespace(output_dir=folder), {"train_loss": 0.1}, {})
+        write(folder, None, Findings({"train_loss": 0.1}, {}))
     assert snapshot(folder) == before
 
 

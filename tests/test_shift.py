@@ -110,10 +110,9 @@ def test_each_severity_is_scored_as_itself(split):
 
     arguments = eval_script.parse(["model", "--shift=corruptions", "--tta=flip"])
     scored = ScoredRows(split, np.arange(7, 27), "test", "cifar10", "test")
-    finish = eval_script.score_corruptions(
+    results, details, _ = eval_script.score_corruptions(
         arguments, predict, scored, {"first": paint, "second": paint}, Recipe(mixed_precision="bf16")
     )
-    _, results, details = finish.args
     expected = [0.95, 0.9, 0.85, 0.8, 0.75]
     by_corruption = {"first": expected, "second": expected}
     assert details == {"test_corruptions.json": {"none": by_corruption, "flip": by_corruption}}

@@ -37,6 +37,7 @@ from training.optimization import schedule
 from training.recipe import RecipeError, parse_recipe
 
 FINISHED = {
+    ".slimresnet",
     "README.md",
     "all_results.json",
     "config.json",
@@ -431,7 +432,7 @@ def test_a_last_step_that_breaks_the_weights(flags, tmp_path, breaks_at, more):
     folder = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"weights are NaN or infinite after step 14 at .*lower --learning_rate"):
         train(flags, "--num_train_epochs=2", *more)
-    assert sorted(each.name for each in folder.iterdir()) == ["checkpoint-7"]
+    assert sorted(each.name for each in folder.iterdir()) == [".slimresnet", "checkpoint-7"]
     assert find_damage(folder / "checkpoint-7") is None
 
 

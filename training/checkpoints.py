@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from accelerate.utils import gather_object, recursively_apply
 from transformers.trainer_callback import TrainerState
 
 from cifar10.reading import first_line
+from run_folder.changes import OWN_NAME, free_name
+from run_folder.writing import force_to_disk
 
 from .identity import RunIdentity
 from .progress import Progress
@@ -20,7 +23,8 @@ from .states import TrainingState
 TRAINER_STATE_NAME = "trainer_state.json"
 CHECKSUMS_NAME = "SHA256SUMS"  # as `sha256sum --check` reads it
 _PREFIX = "checkpoint-"
-_UNFINISHED_PREFIX = "tmp-checkpoint-"
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")  # whatever else is beside it is somebody's own
+_UNFINISHED = f"{OWN_NAME}/unfinished"  # what is being written or removed
 
 
 class CheckpointError(ValueError):
@@ -58,7 +62,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written; those written before are as they were.
         """
-        unfinished = self._output_dir / f"{_UNFINISHED_PREFIX}{state.global_step}"
+        unfinished = self._output_dir / _UNFINISHED / f"{_PREFIX}{state.global_step}"
         if self._accelerator.is_main_process:
             remove_unfinished(self._output_dir)
         self._accelerator.wait_for_everyone()
@@ -81,16 +85,20 @@ class Checkpoints:
 
     def _put_in_place(self, unfinished: Path, global_step: int) -> None:
         finished = self._output_dir / f"{_PREFIX}{global_step}"
-        if finished.exists():
+        if is_ours(finished):
             _remove(finished)
+        elif os.path.lexists(finished):
+            finished.rename(free_name(finished))
         unfinished.rename(finished)
         force_to_disk(self._output_dir)
         if self._keep is not None:
             # Not those of later steps, which a run leaves that was told to go on from an earlier one: they count for
             # nothing until this run has reached them, and then it writes them anew.
-            done = [path for path, step in _steps(self._output_dir).items() if step <= global_step]
+            steps = _steps(self._output_dir).items()
+            done = [path for path, step in steps if step <= global_step and is_ours(path)]
             for path in done[: -self._keep]:
                 _remove(path)
+        remove_unfinished(self._output_dir)
 
     def _write_error(self, unfinished: Path, error: Exception) -> CheckpointError:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -151,10 +159,24 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
     """The checkpoints in a folder, damaged ones too, in no order."""
-    folders = {
-        file.parent for name in (CHECKSUMS_NAME, TRAINER_STATE_NAME) for file in output_dir.glob(f"{_PREFIX}*/{name}")
-    }
-    return sorted(folders)
+    return sorted(
+        folder
+        for folder in output_dir.glob(f"{_PREFIX}*")
+        if _NAME.fullmatch(folder.name)
+        and any((folder / name).is_file() for name in (CHECKSUMS_NAME, TRAINER_STATE_NAME))
+    )
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint with nothing in it but what was written here, so that it may be removed."""
+    if checkpoint.is_symlink() or not _NAME.fullmatch(checkpoint.name):
+        return False
+    try:
+        lines = (checkpoint / CHECKSUMS_NAME).read_text(encoding="ascii").splitlines()
+        listed = {line.partition("  ")[2] for line in lines} | {CHECKSUMS_NAME}
+        return all(file.name in listed and file.is_file() for file in checkpoint.iterdir())
+    except (OSError, ValueError):
+        return False
 
 
 def find_damage(checkpoint: Path) -> str | None:
@@ -221,23 +243,25 @@ def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], Non
 
 def remove_unfinished(output_dir: Path) -> None:
     """Removes what a process left that was killed while it wrote or removed a checkpoint."""
-    for folder in output_dir.glob(f"{_UNFINISHED_PREFIX}*"):
-        shutil.rmtree(folder)
+    if (output_dir / _UNFINISHED).exists():
+        shutil.rmtree(output_dir / _UNFINISHED)
 
 
 def _steps(output_dir: Path) -> dict[Path, int]:
     steps = {}
-    for file in output_dir.glob(f"{_PREFIX}*/{TRAINER_STATE_NAME}"):
+    for folder in checkpoint_folders(output_dir):
         try:
-            steps[file.parent] = int(json.loads(file.read_text(encoding="utf-8"))["global_step"])
+            state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            steps[folder] = int(state["global_step"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # none of ours, or damaged: neither counted nor removed
     return dict(sorted(steps.items(), key=lambda item: item[1]))
 
 
 def _remove(checkpoint: Path) -> None:
-    """Under its temporary name, so that it is never found half removed."""
-    condemned = checkpoint.with_name(f"{_UNFINISHED_PREFIX}removed-{checkpoint.name}")
+    """Out of its place first, so that it is never found half removed."""
+    condemned = checkpoint.parent / _UNFINISHED / f"removed-{checkpoint.name}"
+    condemned.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.rename(condemned)
     shutil.rmtree(condemned)
 
@@ -253,15 +277,6 @@ def _write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS_NAME).write_text(text, encoding="ascii")
     for path in (*files, folder / CHECKSUMS_NAME, folder):
         force_to_disk(path)
-
-
-def force_to_disk(path: Path) -> None:
-    """Waits until a file or a folder's list of files is on the disk, where a power cut cannot take it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -9,52 +9,94 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .checkpoints import TRAINER_STATE_NAME, checkpoint_folders, force_to_disk, remove_unfinished
+from run_folder.changes import OWN_NAME, Change, change, foreign, is_pending, recorded
+from run_folder.ownership import own, refuse_if_owned
+from run_folder.writing import FolderError, explain
+
+from .checkpoints import TRAINER_STATE_NAME, checkpoint_folders, is_ours, remove_unfinished
 from .recipe import Recipe, RecipeError, parse_recipe
 
 RESULTS_NAME = "all_results.json"
 RECIPE_NAME = "recipe.yaml"
-_STAGING_NAME = "tmp-results"
-_PRODUCTS = (
-    RESULTS_NAME,
-    RECIPE_NAME,
-    TRAINER_STATE_NAME,
-    "config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "README.md",
-)
-# What eval.py and export.py may have added to a finished run, which a run in its place does not have.
-_ADDED_LATER = (
-    "*_details.json", "*_corruptions.json", "figures/*.png", "onnx/*.onnx", "model.pt2", "exports.json",
+CARD_NAME = "README.md"
+FIGURES = (
+    "figures/curves.png", "figures/learning_rate.png", "figures/training_samples.png",
+    "figures/test_confusion_matrix.png", "figures/test_classes.png", "figures/test_reliability.png",
+    "figures/test_mistakes.png",
 )  # fmt: skip
+RUN_FILES = (
+    RESULTS_NAME, RECIPE_NAME, TRAINER_STATE_NAME, "config.json", "model.safetensors", "preprocessor_config.json",
+    CARD_NAME, "configuration_slimresnet.py", "modeling_slimresnet.py", "eval_details.json", "test_details.json",
+    *FIGURES,
+)  # fmt: skip
+_REPLACEMENT = f"{OWN_NAME}/replacement"  # checkpoints of a run that is to take the place of the one in the folder
 
 
 def check_output_dir(recipe: Recipe) -> Path:
     """
-    The output folder, before anything is written.
+    The output folder, before anything is written; a change that a dead process left there is completed.
 
     Raises:
-        RecipeError: it holds a run, finished or not, that is neither to be replaced nor to be resumed, or is a file.
+        RecipeError: it holds a run, finished or not, that is neither to be replaced nor to be resumed, or files of
+            others in the places of a run's; or is a file.
+        FolderError: another process is at work there.
     """
     output_dir = Path(recipe.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise RecipeError(f"--output_dir {output_dir} is a file: name a folder.")
-    if recipe.overwrite_output_dir:
-        return output_dir
-    present = [name for name in _PRODUCTS if (output_dir / name).exists()]
-    # A resumed run may find a part of what it was writing when it was interrupted, but not a finished one.
-    if RESULTS_NAME in present or (present and not recipe.resume_from_checkpoint):
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first looks for all
+        refuse_if_owned(output_dir)
+        if is_pending(output_dir):
+            with own(output_dir):
+                pass
+    _check_what_is_there(recipe, output_dir)
+    return output_dir
+
+
+def _check_what_is_there(recipe: Recipe, output_dir: Path) -> None:
+    present = [name for name in RUN_FILES if os.path.lexists(output_dir / name)]
+    others = foreign(output_dir, present)
+    stays = not recipe.overwrite_output_dir and (RESULTS_NAME in present or not recipe.resume_from_checkpoint)
+    if stays and len(others) < len(present):
         raise RecipeError(
-            f"--output_dir {output_dir} holds a finished run ({', '.join(present)}): name another folder, or replace "
-            "it with --overwrite_output_dir."
+            f"--output_dir {output_dir} holds a finished run ({', '.join(present[:3])}, …): name another folder, or "
+            "replace it with --overwrite_output_dir" + _with_what_was_begun(output_dir)
         )
-    if checkpoint_folders(output_dir) and not recipe.resume_from_checkpoint:
+    if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
+        others = [name for name in others if name != CARD_NAME]  # it stays as it is
+    if others:
+        raise RecipeError(
+            f"--output_dir {output_dir} holds {', '.join(others)}, which a run would replace, and has no record that "
+            "this program wrote them as they stand: move them away, or name another folder."
+        )
+    if not recipe.overwrite_output_dir and not recipe.resume_from_checkpoint and checkpoint_folders(output_dir):
         raise RecipeError(
             f"--output_dir {output_dir} holds the checkpoints of a run: go on with --resume_from_checkpoint last, "
-            "name another folder, or replace them with --overwrite_output_dir."
+            "name another folder, or replace them with --overwrite_output_dir" + _with_what_was_begun(output_dir)
         )
-    return output_dir
+
+
+def _with_what_was_begun(output_dir: Path) -> str:
+    if not checkpoint_folders(output_dir / _REPLACEMENT):
+        return "."
+    return "; a run that was to do so was interrupted, and goes on with --resume_from_checkpoint last beside that."
+
+
+def checkpoint_home(recipe: Recipe, output_dir: Path) -> Path:
+    """
+    Where the checkpoints of the run go that is about to begin or to go on.
+
+    That is the output folder, unless the run is to replace the one that the folder holds: this one's checkpoints stay
+    beside it until the new run is finished.
+    """
+    if not recipe.overwrite_output_dir:
+        return output_dir
+    replacement, is_finished = output_dir / _REPLACEMENT, (output_dir / RESULTS_NAME).exists()
+    if recipe.resume_from_checkpoint and checkpoint_folders(replacement):
+        return replacement
+    if recipe.resume_from_checkpoint == "last" and not is_finished:
+        return output_dir  # there is nothing to replace but what goes on
+    return replacement if is_finished or checkpoint_folders(output_dir) else output_dir
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -78,57 +120,62 @@ def read_recipe_with(folder: Path, **settings) -> Recipe:
     return dataclasses.replace(recipe, **{name: value for name, value in settings.items() if value is not None})
 
 
-def claim_output_dir(recipe: Recipe, output_dir: Path) -> None:
+@contextmanager
+def owned_output_dir(recipe: Recipe, output_dir: Path, checkpoints: Path) -> Iterator[None]:
     """
-    Makes the folder; removes what an interrupted save left and, where the run is to be replaced, its checkpoints.
+    The output folder as this process's alone, with nothing in it that an interrupted save left. For the main process.
 
-    Its other files stay until the new run has theirs. Called on the main process.
+    Args:
+        checkpoints: what `checkpoint_home` gave.
 
     Raises:
-        RecipeError: the folder cannot be written to.
+        RecipeError: as `check_output_dir`.
+        FolderError: another process is at work there, or the folder cannot be written to.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(output_dir)
-        if recipe.overwrite_output_dir and not recipe.resume_from_checkpoint:
-            for checkpoint in checkpoint_folders(output_dir):
-                shutil.rmtree(checkpoint)
     except OSError as error:
-        raise RecipeError(f"--output_dir {output_dir} cannot be written to: {error.strerror}.") from error
+        raise explain(error, f"--output_dir {output_dir}") from error
+    with own(output_dir):
+        _check_what_is_there(recipe, output_dir)  # another process may have been at work since
+        if checkpoint_home(recipe, output_dir) != checkpoints:
+            raise RecipeError(f"--output_dir {output_dir} was changed by another process just now: try again.")
+        try:
+            if recipe.overwrite_output_dir and not recipe.resume_from_checkpoint:
+                shutil.rmtree(output_dir / _REPLACEMENT, ignore_errors=True)
+            for folder in (output_dir, checkpoints):
+                remove_unfinished(folder)
+        except OSError as error:
+            raise explain(error, f"--output_dir {output_dir}") from error
+        yield
 
 
 @contextmanager
-def finished_files(output_dir: Path) -> Iterator[Path]:
+def finished_files(output_dir: Path, checkpoints: Path) -> Iterator[Change]:
     """
-    A folder to write a finished run's files into; at the end each takes its place in `output_dir`.
+    The change that brings a finished run's files to `output_dir`, and takes away those of the run that was there.
 
-    `all_results.json` leaves first and comes last: a folder that has it is a finished run, with all files of that run,
-    whenever the process is killed.
+    A folder that has `all_results.json` is a finished run, with all files of that run.
+
+    Args:
+        checkpoints: where those of the run are, which come along.
 
     Raises:
         RecipeError: a file cannot be written. What `output_dir` held is as it was.
     """
-    staging = output_dir / _STAGING_NAME
-    shutil.rmtree(staging, ignore_errors=True)
     try:
-        staging.mkdir()
-        yield staging
-        files = [file.relative_to(staging) for file in staging.rglob("*") if file.is_file()]
-        for file in files:
-            force_to_disk(staging / file)
-        (output_dir / RESULTS_NAME).unlink(missing_ok=True)
-        for pattern in _ADDED_LATER:
-            for file in output_dir.glob(pattern):
-                if file.relative_to(output_dir) not in files:
-                    file.unlink()
-        for file in sorted(files, key=lambda file: file == Path(RESULTS_NAME)):
-            (output_dir / file).parent.mkdir(exist_ok=True)
-            os.replace(staging / file, output_dir / file)
-        force_to_disk(output_dir)
-    except (OSError, SafetensorError) as error:
+        with change(output_dir) as made:
+            yield made
+            came = {file.relative_to(made.files).as_posix() for file in made.files.rglob("*")}
+            made.remove([RESULTS_NAME, *(name for name in recorded(output_dir) if name not in came)])
+            if checkpoints != output_dir:
+                made.remove_folders(folder.name for folder in checkpoint_folders(output_dir) if is_ours(folder))
+                for folder in checkpoint_folders(checkpoints):
+                    made.move(folder, folder.name)
+    except (FolderError, SafetensorError) as error:
         raise RecipeError(
-            f"the finished run could not be written to --output_dir {output_dir} ({error}): make room, then run the "
-            "same command with --resume_from_checkpoint last."
+            f"the finished run could not be written to --output_dir {output_dir}: {error} Then run the same command "
+            "with --resume_from_checkpoint last."
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    if checkpoints != output_dir:
+        shutil.rmtree(checkpoints, ignore_errors=True)

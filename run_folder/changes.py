@@ -1,0 +1,232 @@
+"""
+Changes to a run's folder that happen as one, and the record of the files that were written by them.
+
+The files of a change are made in `.slimresnet/change`. When they are all on the disk, a journal beside them says where
+each goes and what leaves for them; from then on the change counts, and whoever opens the folder next completes it where
+its process could not. Without a journal it never was. What the record does not name was written by somebody else:
+nothing removes it, and where a file of the change has to stand in its place, it is renamed.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from .writing import FolderError, explain, force_to_disk, write_json
+
+OWN_NAME = ".slimresnet"  # in a run's folder: all in it is this package's
+_RECORD = "record.json"
+_CHANGE = "change"
+_JOURNAL = "journal.json"
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """The files that were written here, by their path in the folder, each with the SHA-256 of what was written."""
+    try:
+        files = json.loads((folder / OWN_NAME / _RECORD).read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none, or damaged: then nothing here is known to be ours
+
+
+def is_own(folder: Path, name: str) -> bool:
+    """Whether a file is, byte for byte, what was written here."""
+    return _is_as_written(folder, name, recorded(folder))
+
+
+def foreign(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the names that stand for something in the folder which was not written here, or was changed since."""
+    record = recorded(folder)
+    return [name for name in names if os.path.lexists(folder / name) and not _is_as_written(folder, name, record)]
+
+
+def _is_as_written(folder: Path, name: str, record: dict[str, str]) -> bool:
+    file = folder / name
+    return name in record and file.is_file() and not file.is_symlink() and _digest(file) == record[name]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Change:
+    """
+    A change in the making.
+
+    Attributes:
+        files: a folder for what is to come, laid out as the run's folder.
+        own: names of what is known to be ours though the record may not say so.
+        renamed: after the change, where files of others went that stood in the place of ours.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._home = folder, folder / OWN_NAME / _CHANGE
+        self.files = self._home / "files"
+        self.own: set[str] = set()
+        self.renamed: dict[str, str] = {}
+        self._removed: list[str] = []
+        self._moved: dict[str, str] = {}
+
+    def bring(self, names: Iterable[str]) -> None:
+        """Copies those of the files that are in the folder, and not yet in the change, to be read or edited there."""
+        for name in names:
+            is_there = (self._folder / name).is_file() and name not in self._removed
+            if is_there and not (self.files / name).exists():
+                (self.files / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._folder / name, self.files / name)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """
+        Takes out those of the files that are as they were written here.
+
+        One that comes anew, too, leaves before any other file comes, and comes after all others.
+        """
+        self._removed += [name for name in names if is_own(self._folder, name) or name in self.own]
+
+    def remove_folders(self, names: Iterable[str]) -> None:
+        """Takes out whole folders, of which the caller knows that all in them was written here."""
+        self._removed += names
+
+    def move(self, source: Path, name: str) -> None:
+        """Brings a folder that lies elsewhere in `.slimresnet` to its place."""
+        self._moved[source.relative_to(self._folder).as_posix()] = name
+
+    def _decide(self) -> bool:
+        """Writes the journal; returns whether there is anything to do."""
+        files = sorted(file.relative_to(self.files).as_posix() for file in self.files.rglob("*") if file.is_file())
+        for name in set(files) - set(self._removed):
+            there = self._folder / name
+            if there.is_file() and not there.is_symlink() and _digest(self.files / name) == _digest(there):
+                (self.files / name).unlink()  # nothing changes, whoever wrote it
+                files.remove(name)
+        if not (files or self._removed or self._moved):
+            return False
+        record = recorded(self._folder)
+        for name in [*files, *self._moved.values()]:
+            self._make_way(name, record)
+        gone = set(self._removed)
+        kept = {name: digest for name, digest in record.items() if name not in gone}
+        write_json(self._home / _RECORD, {"files": kept | {name: _digest(self.files / name) for name in files}})
+        for path in [*self.files.rglob("*"), self.files, self._home]:
+            force_to_disk(path)
+        journal = {
+            "removed": self._removed,
+            "moved": self._moved,
+            "renamed": self.renamed,
+            "files": sorted(files, key=lambda name: (name in gone, name)),
+        }
+        write_json(self._home / _JOURNAL, journal)
+        return True
+
+    def _make_way(self, name: str, record: dict[str, str]) -> None:
+        """Notes a new name for whatever of others stands in the place of a file, or of a folder that it lies in."""
+        path = PurePosixPath(name)
+        folders = [parent.as_posix() for parent in reversed(path.parents[:-1])]
+        blocking = [each for each in folders if _stands_for_no_folder(self._folder / each)]
+        if not blocking and os.path.lexists(self._folder / name) and name not in (*self._removed, *self.own):
+            blocking = [] if _is_as_written(self._folder, name, record) else [name]
+        for each in blocking[:1]:
+            self.renamed[each] = free_name(self._folder / each).relative_to(self._folder).as_posix()
+
+
+def _stands_for_no_folder(path: Path) -> bool:
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def free_name(path: Path) -> Path:
+    """A name, beside it, for what somebody else put where a file or a folder of ours has to stand."""
+    names = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
+@contextmanager
+def change(folder: Path) -> Iterator[Change]:
+    """
+    A change to a folder that the caller owns; it is made as one when the block ends without an error.
+
+    Raises:
+        FolderError: the file system refuses it. What the folder held is as it was, or the change was decided on: then
+            its files lie whole in `.slimresnet/change`, and come to their places when the folder is opened again.
+    """
+    made = Change(folder)
+    try:
+        settle(folder)
+        made.files.mkdir(parents=True)
+        yield made
+        is_decided = made._decide()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise explain(error, error.filename or folder) from error
+    finally:
+        if not is_pending(folder):
+            shutil.rmtree(folder / OWN_NAME / _CHANGE, ignore_errors=True)
+    if is_decided:
+        settle(folder)
+    for name, to in made.renamed.items():
+        print(
+            f"{folder / name} was not written by this program, or was changed since: it is {folder / to} now",
+            file=sys.stderr,
+        )
+
+
+def is_pending(folder: Path) -> bool:
+    """Whether a change was decided on and is not complete."""
+    return (folder / OWN_NAME / _CHANGE / _JOURNAL).is_file()
+
+
+def settle(folder: Path) -> None:
+    """
+    Completes a change that was decided on; removes what is left of one that was not. The caller owns the folder.
+
+    Raises:
+        FolderError: the file system refuses a step, or the journal cannot be read.
+    """
+    home = folder / OWN_NAME / _CHANGE
+    if not is_pending(folder):
+        shutil.rmtree(home, ignore_errors=True)
+        return
+    try:
+        _complete(folder, json.loads((home / _JOURNAL).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FolderError(
+            f"{folder}: new files lie whole in {home / 'files'}, but cannot take their places ({error}). Mend that: "
+            "they take them when the folder is opened again."
+        ) from error
+
+
+def _complete(folder: Path, journal: dict) -> None:
+    """Each step can be repeated: it does not matter how often the process is killed in between."""
+    home = folder / OWN_NAME / _CHANGE
+    for name in journal["removed"]:
+        if os.path.lexists(folder / name) and not os.path.lexists(home / "removed" / name):
+            _rename(folder / name, home / "removed" / name)
+    arrivals = {folder / source: name for source, name in journal["moved"].items()}
+    arrivals |= {home / "files" / name: name for name in journal["files"]}
+    for source, name in arrivals.items():
+        if not os.path.lexists(source):
+            continue  # it came before the process was killed
+        for each in (name, *map(str, PurePosixPath(name).parents)):
+            to = journal["renamed"].get(each)
+            if to is not None and os.path.lexists(folder / each) and not os.path.lexists(folder / to):
+                os.rename(folder / each, folder / to)
+        _rename(source, folder / name)
+    for path in {folder, *((folder / name).parent for name in arrivals.values())}:
+        force_to_disk(path)
+    if (home / _RECORD).exists():
+        os.replace(home / _RECORD, folder / OWN_NAME / _RECORD)
+    force_to_disk(folder / OWN_NAME)
+    (home / _JOURNAL).unlink()
+    force_to_disk(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
