@@ -258,7 +258,7 @@ def add_pictures(output_dir: Path, pictures: dict[str, Callable[[Path], None]]) 
         with change(output_dir) as made:
             draw(pictures, made.files / "figures")
             renew_model_card(made, output_dir)
-    except FolderError as error:
+    except (FolderError, ModelError) as error:
         print(f"the run is saved, but without its pictures: {error}", file=sys.stderr)
 
 

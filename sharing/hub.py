@@ -11,8 +11,7 @@ from huggingface_hub.utils import get_token
 
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from evaluation.trained import ModelError, check_finite, load_model, load_normalize, read_json
-from run_folder.changes import recorded
-from training.output_dir import RECIPE_NAME, RESULTS_NAME
+from training.output_dir import RECIPE_NAME, RESULTS_NAME, is_written_here
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
 from .shared_recipe import shared_recipe
@@ -114,10 +113,9 @@ def shared_files(folder: Path) -> list[Path]:
 
 
 def _written_here(folder: Path, files: Iterable[Path]) -> list[Path]:
-    """Without what a person put beside them, where the folder has a record of what was written; and the card."""
-    written = recorded(folder)
-    names = {*written, CARD_NAME}
-    return [file for file in files if not written or file.relative_to(folder).as_posix() in names]
+    """Without what a person put beside them; but the card is the person's to write."""
+    names = {file: file.relative_to(folder).as_posix() for file in files}
+    return [file for file, name in names.items() if name == CARD_NAME or is_written_here(folder, name)]
 
 
 def collect_page(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from run_folder.changes import Change
 from training.arithmetic import multiply_adds
-from training.output_dir import CARD_NAME, RECIPE_NAME, RESULTS_NAME, read_recipe
+from training.output_dir import CARD_NAME, RECIPE_NAME, RESULTS_NAME, is_written_here, read_recipe
 from training.recipe import Recipe
 
 from .markdown import as_block, as_code, as_literal, as_text
@@ -77,7 +77,7 @@ def write_model_card(made: Change, home: Path) -> None:
 
 def renew_model_card(made: Change, home: Path) -> None:
     """The same of a run whose files are in the folder, for a change that adds to them."""
-    made.bring(_READ)
+    made.bring(name for name in _READ if is_written_here(home, name))
     write_model_card(made, home)
 
 

@@ -99,6 +99,16 @@ def checkpoint_home(recipe: Recipe, output_dir: Path) -> Path:
     return replacement if is_finished or checkpoint_folders(output_dir) else output_dir
 
 
+def is_written_here(folder: Path, name: str) -> bool:
+    """
+    Whether a run's folder has a file from this program, as far as the record says, and not from a person.
+
+    A run of an earlier version has no record of its own: there every name is taken for what it says.
+    """
+    record = recorded(folder)
+    return RECIPE_NAME not in record or name in record
+
+
 def read_recipe(folder: Path) -> Recipe:
     """
     The recipe of a finished run.
