@@ -16,8 +16,8 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     The recipe of a finished folder without a path of this machine.
 
     A local dataset goes by its folder's own name. The network's config is the `config.json` beside the recipe. Where
-    the run was written, what it was resumed from, and to whom it reported, is left out: whoever trains by the recipe
-    has a folder, a repository and a tracker of their own, or none.
+    the run was written, and to whom it reported, is left out: whoever trains by the recipe has a folder, a repository
+    and a tracker of their own, or none.
 
     Args:
         license: of the weights, where it is other than the recipe's.
@@ -28,9 +28,6 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
         dataset_name=read_json(folder / RESULTS_NAME).get("train_dataset") or _own_name(recipe.dataset_name),
         config_name=recipe.config_name and "config.json",
         output_dir=Recipe.output_dir,
-        overwrite_output_dir=False,
-        resume_from_checkpoint=None,
-        push_to_hub=False,
         hub_model_id=None,
         report_to="none",
         license=license or recipe.license,

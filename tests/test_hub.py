@@ -378,10 +378,9 @@ def test_what_goes_and_what_stays(folder):
 
 def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
     """Of a run whose dataset, config, checkpoint and output folder lie here, and of what is exported of it."""
-    set_recipe(
-        folder, resume_from_checkpoint=str(tmp_path / "checkpoint-7"), overwrite_output_dir=True, push_to_hub=True,
-        hub_model_id="user/name", report_to="tensorboard",
-    )  # fmt: skip
+    set_recipe(folder, hub_model_id="user/name", report_to="tensorboard")
+    with (folder / "recipe.yaml").open("a") as file:  # as an earlier version wrote it
+        file.write(f"resume_from_checkpoint: {tmp_path / 'checkpoint-7'}\noverwrite_output_dir: true\n")
     exported = tmp_path / "exported"
     for form in ("onnx", "torch_export"):
         export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
@@ -406,9 +405,6 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
             "dataset_name": "sample",
             "config_name": "config.json",
             "output_dir": Recipe().output_dir,
-            "overwrite_output_dir": False,
-            "resume_from_checkpoint": None,
-            "push_to_hub": False,
             "hub_model_id": None,
             "report_to": "none",
         }

@@ -8,8 +8,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 
-from training.output_dir import read_recipe_with
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.output_dir import read_recipe, read_recipe_with
+from training.recipe import OF_ONE_START, Recipe, RecipeError, parse_recipe
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
 OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]
@@ -71,6 +71,22 @@ def test_every_value_as_resolved_comes_back(tmp_path):
     flags = ["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--mixed_precision", "no"]
     recipe = parse_recipe([*flags, "--save_total_limit", "null"])
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
+
+
+STARTS = {"overwrite_output_dir": "true", "resume_from_checkpoint": "last", "push_to_hub": "yes"}
+
+
+@pytest.mark.parametrize("name", OF_ONE_START)
+def test_what_is_of_one_start_is_no_part_of_a_recipe(tmp_path, name):
+    recipe = parse_recipe([f"--{name}={STARTS[name]}", "--hub_model_id=user/name", "--momentum=0.7"])
+    assert getattr(recipe, name) != getattr(Recipe(), name) and name not in recipe.to_yaml()
+    assert parse_recipe([write(tmp_path, recipe.to_yaml())]).momentum == 0.7
+    earlier = write(tmp_path, f"{name}: {STARTS[name]}\nmomentum: 0.7\n")  # as an earlier version wrote it
+    assert f"recipe.yaml: {name} is of one start of a run" in refused([earlier])
+    assert f"give --{name} beside --config" in refused([earlier])
+    assert read_recipe(tmp_path) == dataclasses.replace(Recipe(), momentum=0.7)
+    unset = write(tmp_path, f"{name}: {'null' if name in OPTIONAL else 'false'}\n")
+    assert parse_recipe([unset]) == Recipe()
 
 
 def test_settings_put_in_later_are_held_against_their_ranges(tmp_path):

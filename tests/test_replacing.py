@@ -249,3 +249,11 @@ def test_no_checkpoint_is_found_where_none_is_named_exactly_so(flags, trained, t
     with pytest.raises(CheckpointError, match="different run"):  # by its path it is one
         train(flags, f"--output_dir={tmp_path / 'other'}", "--seed=2",
               f"--resume_from_checkpoint={folder / 'checkpoint-14-copy'}")  # fmt: skip
+
+
+def test_the_recipe_of_a_run_does_not_replace_it(run, flags):
+    train(flags, REPLACE, "--max_train_steps=1")
+    before = snapshot(run)
+    with pytest.raises(RecipeError, match="holds a finished run"):
+        train([f"--config={run / 'recipe.yaml'}"])
+    assert snapshot(run) == before

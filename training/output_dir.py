@@ -14,7 +14,7 @@ from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, explain
 
 from .checkpoints import TRAINER_STATE_NAME, checkpoint_folders, is_ours, remove_unfinished
-from .recipe import Recipe, RecipeError, parse_recipe
+from .recipe import Recipe, RecipeError, recipe_of_file
 
 RESULTS_NAME = "all_results.json"
 RECIPE_NAME = "recipe.yaml"
@@ -116,7 +116,7 @@ def read_recipe(folder: Path) -> Recipe:
     Raises:
         RecipeError: it cannot be read.
     """
-    return parse_recipe([f"--config={folder / RECIPE_NAME}"])
+    return recipe_of_file(folder / RECIPE_NAME)
 
 
 def read_recipe_with(folder: Path, **settings) -> Recipe:

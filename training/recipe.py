@@ -270,11 +270,15 @@ class Recipe:
         self.total_train_batch_size = total
 
     def to_yaml(self) -> str:
-        """Every value as resolved; `--config` takes the text back."""
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+        """Every value as resolved, but for what is of one start of a run; `--config` takes the text back."""
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in OF_ONE_START}
+        return yaml.safe_dump(settings, sort_keys=False)
 
 
 DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
+# What is said when a run is started, and no part of what it is: a recipe that carried it would replace the run that it
+# was written by.
+OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
 _NO_LIMIT = float("inf")
 _RANGES = {
@@ -390,16 +394,37 @@ def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
     parser.add_argument("--config", help="A recipe: a YAML file of the same names as the flags.")
     # The file's values become arguments in front of the others, so that one parser checks both.
     known, _ = parser.parse_known_args(arguments)
-    from_file = [] if known.config is None else _file_arguments(Path(known.config))
-    recipe, _, unknown = parser.parse_args_into_dataclasses(
-        from_file + arguments, return_remaining_strings=True, look_for_args_file=False
+    settings = {} if known.config is None else _read_settings(Path(known.config))
+    for name in OF_ONE_START:
+        if settings.pop(name, None):
+            raise RecipeError(
+                f"{known.config}: {name} is of one start of a run, and not of a recipe: take the line out, and give "
+                f"--{name} beside --config where this start is to have it."
+            )
+    return _parse(parser, [*_as_words(settings, known.config), *arguments])
+
+
+def recipe_of_file(path: Path) -> Recipe:
+    """
+    Reads the recipe of a run; what an earlier version kept in it of how the run was started is left out.
+
+    Raises:
+        RecipeError: as `parse_recipe`.
+    """
+    settings = {name: value for name, value in _read_settings(path).items() if name not in OF_ONE_START}
+    return _parse(_Parser(Recipe, allow_abbrev=False), _as_words(settings, path))
+
+
+def _parse(parser: "_Parser", arguments: list[str]) -> Recipe:
+    recipe, *_, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         raise RecipeError(_unknown_name(unknown[0], prefix="--"))
     return recipe
 
 
-def _file_arguments(path: Path) -> list[str]:
+def _read_settings(path: Path) -> dict:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -408,6 +433,11 @@ def _file_arguments(path: Path) -> list[str]:
         raise RecipeError(f"--config {path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"--config {path} must hold a mapping of names to values.")
+    return settings
+
+
+def _as_words(settings: dict, path: Path | str) -> list[str]:
+    """Settings of a file as the command line has them."""
     names = _names()
     arguments = []
     for name, value in settings.items():
