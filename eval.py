@@ -31,6 +31,7 @@ from evaluation.scoring import fit_temperature, predict_logits
 from evaluation.trained import ModelError, find_folder, holds_another_model, read_json, weights_digest
 from evaluation.views import POLICIES
 from run_folder.changes import Change, change
+from run_folder.console import tolerant_output
 from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, check_place, write_json
 from sharing.model_card import renew_model_card
@@ -417,6 +418,7 @@ def write(output_dir: Path, weights: str | None, findings: Findings) -> None:
                     renew_model_card(made, output_dir)
 
 
+@tolerant_output()
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time

@@ -39,6 +39,7 @@ from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_to
 from exporting.quantization import quantize_int8
 from modeling_slimresnet import SlimResNetConfig
 from run_folder.changes import Change, change, foreign, recorded
+from run_folder.console import tolerant_output
 from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, check_place, explain, write_json
 from sharing.hub import shared_files
@@ -262,6 +263,7 @@ def is_score_of(figure: str, names: Iterable[str]) -> bool:
     return any(each in figure and f"{each}int8_" not in figure for each in scored_as)
 
 
+@tolerant_output()
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time

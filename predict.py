@@ -19,6 +19,7 @@ from evaluation.report import views_of
 from evaluation.spreadsheet import TableWriter
 from evaluation.trained import ModelError, check_finite, find_folder
 from evaluation.views import POLICIES, VIEWS, average
+from run_folder.console import tolerant_output
 from run_folder.writing import FolderError, check_output_file, is_standard_output, open_output
 from training.recipe import RecipeError, check_range
 
@@ -131,6 +132,7 @@ def predict(model: nn.Module, normalize: Callable[[Tensor], Tensor], pixels: Ten
     return average(logits, POLICIES[policy]).cpu()
 
 
+@tolerant_output()
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time

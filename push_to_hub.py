@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from evaluation.trained import ModelError
+from run_folder.console import tolerant_output
 from run_folder.ownership import prepare_to_read, refuse_if_owned
 from run_folder.writing import FolderError
 from sharing.hub import HubError, collect, collect_page, push
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(address)
 
 
+@tolerant_output()
 def main() -> None:
     """Runs; what stands in the way is told in one sentence, with exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time

@@ -25,6 +25,7 @@ from evaluation.trained import ModelError, fold_batchnorm
 from evaluation.views import POLICIES
 from modeling_slimresnet import SlimResNetForImageClassification
 from run_folder.changes import change
+from run_folder.console import tolerant_output
 from run_folder.writing import FolderError, write_json
 from sharing.hub import HubError, collect, create_repository, push
 from sharing.model_card import renew_model_card, write_model_card
@@ -299,6 +300,7 @@ def describe(recipe: Recipe, accelerator: Accelerator, model: nn.Module, data: T
     )
 
 
+@tolerant_output()
 def main() -> None:
     """
     Runs. Exit code 0: finished; 1: a mistake in the input, told in one sentence by one process; 143 or 130: stopped

@@ -19,6 +19,7 @@ from evaluation.backends import QUANTIZED_ONNX_FILE
 from evaluation.trained import ModelError, find_folder
 from exporting.graphs import ExportError
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.console import tolerant_output
 from run_folder.writing import FolderError, write_json
 from training.output_dir import read_recipe
 from training.recipe import RecipeError
@@ -123,6 +124,7 @@ def write_samples(target: Path, dataset_name: str, labels: list[str], image_size
     ]
 
 
+@tolerant_output()
 def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time

@@ -39,6 +39,7 @@ from exporting.checking import GENERATED_IMAGES, TRAINING_IMAGES, agreement, gen
 from exporting.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch, smallest_side
 from exporting.quantization import quantize_int8
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from run_folder.writing import FolderError
 from sharing.hub import collect
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe
 
@@ -517,6 +518,17 @@ def test_bad_folders(trained, exported, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"--output_dir .*file is a file: name a folder"):
         export(trained, tmp_path / "file")
+    with pytest.raises(FolderError, match=r"--output_dir .*typo/out lies in .*typo, which does not exist"):
+        export(trained, tmp_path / "typo" / "out")
+    mine = shutil.copytree(exported, tmp_path / "mine")
+    (mine / TORCH_EXPORT_FILE).write_text("mine")
+    for _ in range(2):
+        with pytest.raises(
+            ExportError, match=r"holds model\.pt2, and has no record that this program .* move them away"
+        ):
+            export(trained, mine, "--format=torch_export", "--overwrite_output_dir")
+        shutil.rmtree(mine / ".slimresnet", ignore_errors=True)  # as of an earlier version
+    assert (mine / TORCH_EXPORT_FILE).read_text() == "mine"
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"another")

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from evaluation.views import POLICIES, VIEWS
 from modeling_slimresnet import SlimResNetConfig
 from modeling_slimresnet.__main__ import layer_table
 from modeling_slimresnet.__main__ import main as print_table
+from run_folder.writing import FolderError
 
 RNG = np.random.default_rng(0)
 
@@ -110,6 +113,46 @@ def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures,
     assert [row[1] for row in rows[1:]] == [names[label] for label in expected.argmax(dim=1)]
     shares = torch.tensor([[float(share) for share in row[2:]] for row in rows[1:]])
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [(".", "is a folder: name a file"), ("typo/o.csv", "lies in .*typo, which does not exist")]
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, monkeypatch, output, said):
+    monkeypatch.setattr(predict_script, "find_folder", None)
+    with pytest.raises(FolderError, match=f"--output .*{said}"):
+        predict_script.run(predict_script.parse(["model", "images", f"--output={tmp_path / output}"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_go_into_a_pipe_or_a_device_as_they_come(untrained, pictures, tmp_path, capfd):
+    rows = predict(untrained, pictures, tmp_path / "o.csv")
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    arguments = [str(untrained), str(pictures)]
+    predict_script.run(predict_script.parse([*arguments, f"--output={pipe}"]))
+    reader.join()
+    capfd.readouterr()
+    predict_script.run(predict_script.parse([*arguments, "--output=/dev/stdout"]))
+    said = capfd.readouterr()
+    for text in (got[0], said.out):
+        assert list(csv.reader(text.splitlines())) == rows
+    assert "/dev/stdout: 12 rows" in said.err and pipe.is_fifo() and os.path.exists("/dev/stdout")
+
+
+def test_a_full_disk_keeps_the_rows_that_were_there(untrained, pictures, tmp_path, monkeypatch):
+    """And an image that cannot be read is not taken for a disk that is full."""
+    (tmp_path / "o.csv").write_text("mine")
+    for error, raised in ((OSError(28, "No space left on device"), FolderError), (OSError("odd image"), OSError)):
+        with monkeypatch.context() as patched:
+            patched.setattr(predict_script, "predict", Mock(side_effect=error))
+            with pytest.raises(
+                raised, match=r"o\.csv cannot be written \(No space left" if error.errno else "odd image"
+            ):
+                predict(untrained, pictures, tmp_path / "o.csv")
+    assert (tmp_path / "o.csv").read_text() == "mine" and not list(tmp_path.glob(".*"))
 
 
 def test_names_are_those_of_the_config_in_its_order(untrained, pictures, pixels, tmp_path):

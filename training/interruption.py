@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 
 from accelerate import Accelerator
 
@@ -42,8 +43,11 @@ class StopRequest:
             os.kill(os.getpid(), number)
         self._signal = signal.Signals(number)
         if self._accelerator.is_main_process:
-            # Not print: the signal may have come within one.
-            os.write(2, f"{self._signal.name}: finishing this step, then a checkpoint; once more stops now\n".encode())
+            # Not print: the signal may have come within one. Nor may a terminal that is gone end the run here.
+            with suppress(OSError):
+                os.write(
+                    2, f"{self._signal.name}: finishing this step, then a checkpoint; once more stops now\n".encode()
+                )
 
     def is_made(self, waits_for_device: bool) -> bool:
         """
