@@ -201,9 +201,21 @@ def settle(folder: Path) -> None:
         ) from error
 
 
+def _check_journal(folder: Path, journal: dict) -> None:
+    """A folder may come from a stranger: its journal moves nothing into it, or out of it."""
+    home = OWN_NAME / PurePosixPath(_CHANGE)
+    names = [*journal["removed"], *journal["files"], *journal["renamed"], *journal["renamed"].values()]
+    names += [*journal["moved"], *journal["moved"].values()]
+    for name in [*names, *(str(home / kind / each) for kind in ("files", "removed") for each in names)]:
+        is_inside = (folder / name).parent.resolve().is_relative_to(folder.resolve())
+        if not is_inside or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"the journal names {name}, which lies outside of the folder")
+
+
 def _complete(folder: Path, journal: dict) -> None:
     """Each step can be repeated: it does not matter how often the process is killed in between."""
     home = folder / OWN_NAME / _CHANGE
+    _check_journal(folder, journal)
     for name in journal["removed"]:
         if os.path.lexists(folder / name) and not os.path.lexists(home / "removed" / name):
             _rename(folder / name, home / "removed" / name)

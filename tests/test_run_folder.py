@@ -306,6 +306,35 @@ def test_a_journal_that_cannot_be_read_is_said(tmp_path):
 # --- one owner -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("journal", [
+    {"files": ["../stolen"]}, {"files": ["link/stolen"]}, {"files": ["/ROOT/stolen"]}, {"files": [".."]},
+    {"removed": ["../mine"]}, {"removed": ["link/mine"]}, {"removed": ["/ROOT/mine"]},
+    {"moved": {"../mine": "here"}}, {"moved": {"link/mine": "here"}}, {"moved": {".slimresnet/change/x": "../stolen"}},
+    {"files": ["a"], "renamed": {"a": "../stolen"}}, {"renamed": {"../mine": "here"}, "files": ["../mine"]},
+    {"files": ["mine"], "linked": True},
+])  # fmt: skip
+def test_a_strangers_journal_moves_nothing_into_the_folder_or_out_of_it(tmp_path, journal):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    folder = tmp_path / "folder"
+    home = folder / OWN_NAME / "change"
+    (home / "x").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "a").write_text("a")
+    if journal.pop("linked", False):
+        (home / "files").symlink_to(tmp_path)
+    else:
+        for name in ("a", "stolen", "link/stolen"):
+            (home / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / "files" / name).write_text("theirs")
+    whole = {"removed": [], "moved": {}, "renamed": {}, "files": []} | journal
+    (home / "journal.json").write_text(json.dumps(whole).replace("ROOT", str(tmp_path).lstrip("/")))
+    with pytest.raises(FolderError, match=r"the journal names .*, which lies outside of the folder"):
+        settle(folder)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "mine"] and mine.read_text() == "mine"
+    assert (folder / "a").read_text() == "a"
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(ownership, "PATIENCE", 0.1)
