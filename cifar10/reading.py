@@ -6,7 +6,7 @@ Two sources with one method, `read`: `StreamedImages` decodes on the way, `Resid
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,7 +257,8 @@ def open_split(
     if len(label_names) < 2:
         raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
     _check_names(builder, files, label_column, label_names)
-    labels, fingerprint = _read_rows(stream, image_column, label_column, label_names, description)
+    check_place = _place_checker(builder, dataset_name)
+    labels, fingerprint = _read_rows(stream, image_column, label_column, label_names, description, check_place)
     images = StreamedImages(stream, image_column, len(labels), image_size, description)
     if resident_on is not None:
         images = ResidentImages(images, len(labels), resident_on)
@@ -363,8 +364,37 @@ def _read_arrow_schema(file) -> pyarrow.Schema:
         return pyarrow.ipc.open_file(file).schema
 
 
+def _place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
+    """
+    What looks at where a row's image lies, if not in the row: a dataset of others may name any file of this machine.
+
+    Raises, when called with the image and what its row is called:
+        DatasetError: it is neither one of the dataset's files, or in one, nor in its folder.
+    """
+    files = {str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split}
+    folder = Path(dataset_name).resolve()
+
+    def check(encoded: dict | None, row: str) -> None:
+        if encoded is None or encoded["bytes"] is not None or encoded["path"] is None:
+            return
+        file = encoded["path"].split("::")[-1]  # of zip://image.png::archive.zip
+        is_inside = folder.is_dir() and "\0" not in file and Path(file).resolve().is_relative_to(folder)
+        if file not in files and not is_inside:
+            raise DatasetError(
+                f"{row} names an image file outside of the dataset, {encoded['path']}: write the image into the row, "
+                "as `to_parquet` does, or put the file into the dataset's folder."
+            )
+
+    return check
+
+
 def _read_rows(
-    stream: IterableDataset, image_column: str, label_column: str, label_names: list[str], description: str
+    stream: IterableDataset,
+    image_column: str,
+    label_column: str,
+    label_names: list[str],
+    description: str,
+    check_place: Callable[[dict | None, str], None],
 ) -> tuple[np.ndarray, str]:
     """The labels of a split, checked, and its fingerprint; images are read, but not decoded."""
     encoded = stream.select_columns([image_column, label_column]).cast_column(image_column, Image(decode=False))
@@ -372,6 +402,7 @@ def _read_rows(
     parts, num_rows = [], 0
     for table in read_tables(encoded, description):
         for row, image in enumerate(table[image_column].to_pylist(), start=num_rows):
+            check_place(image, f"row {row} of {description}")
             content = _content(image, f"row {row} of {description}")
             digest.update(len(content).to_bytes(8, "little") + content)
         parts.append(table[label_column].fill_null(-1).to_numpy())

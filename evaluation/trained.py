@@ -238,7 +238,7 @@ def read_json(file: Path) -> dict:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ModelError(f"{file} is no JSON ({error}): restore it, or remove it.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no object: restore it, or remove it.")

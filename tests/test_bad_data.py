@@ -222,7 +222,10 @@ def test_a_path_that_is_no_text_is_refused(tmp_path, resident_on):
 @SOURCES
 def test_a_path_to_no_file_is_refused_by_its_row(tmp_path, resident_on):
     write_dataset(tmp_path, "train", [encode(Image.fromarray(GRADIENT))] * 2, [0, 1], ["a", "b"])
-    image = [{"bytes": encode(Image.fromarray(GRADIENT)), "path": None}, {"bytes": None, "path": "/no/such.png"}]
+    image = [
+        {"bytes": encode(Image.fromarray(GRADIENT)), "path": None},
+        {"bytes": None, "path": str(tmp_path / "no/such.png")},
+    ]
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     rewrite(tmp_path / "train.parquet", "img", pyarrow.array(image, kind))
     with pytest.raises(DatasetError, match=r"row 1 of split 'train' .*No such file.*/no/such\.png"):

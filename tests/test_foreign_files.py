@@ -1,16 +1,23 @@
 """Files of strangers are data: whatever lies in a checkpoint or a model's folder, none of our tools runs it."""
 
+import io
 import json
 import os
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 from unittest.mock import patch
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import SAMPLE, tiny_run_flags
+from datasets import ClassLabel, Features
+from datasets import Image as ImageFeature
+from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_runs import assert_same_weights, read, train
@@ -18,6 +25,9 @@ from training_runs import assert_same_weights, read, train
 import eval as eval_script
 import export as export_script
 import predict as predict_script
+from cifar10.arrays import open_arrays
+from cifar10.reading import DatasetError, open_split
+from cifar10.unlabelled import open_images
 from evaluation.trained import ModelError, load_model
 from modeling_slimresnet.__main__ import main as print_table
 from sharing.hub import HubError, collect
@@ -237,3 +247,63 @@ def test_no_file_of_a_models_folder_is_unpickled(foreign, trained, tmp_path, wri
                     tool()
                 assert "\n" not in str(refused.value)
         (foreign / name).write_bytes(content)
+
+
+def write_foreign(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_no_file_of_a_dataset_is_run(tmp_path):
+    marker = tmp_path / "marker"
+    payload = pickle.dumps(Payload(marker), 2)
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    objects = b"\x93NUMPY\x01\x00\x76\x00" + header + pickle.dumps([Payload(marker)], 2)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for suffix in ("pyd", "pickle", "pkl", "pth", "npy"):
+            member = tarfile.TarInfo(f"0.{suffix}")
+            member.size = len(payload)
+            tar.addfile(member, io.BytesIO(payload))
+    call = f"!!python/object/apply:os.mkdir ['{marker}']"
+    folders = {
+        "pickle": {"train.pkl": payload, "train.pickle": payload},
+        "program": {"program.py": f"import os; os.mkdir({str(marker)!r})".encode(), "train.csv": b"image\n1\n"},
+        "tensors": {"train/a.pt": payload, "train/a.pth": payload},
+        "archive": {"train.tar": archive.getvalue()},
+        "yaml": {"README.md": f"---\nconfigs: {call}\n---\n".encode(), "train.csv": b"image\n1\n"},
+    }
+    for name, files in folders.items():
+        folder = write_foreign(tmp_path / name, files)
+        with pytest.raises(DatasetError):
+            open_split(str(folder), "train", image_size=8)
+        with pytest.raises(DatasetError):
+            open_images(str(folder), 8)
+    arrays = write_foreign(tmp_path / "arrays", {"fog.npy": objects, "labels.npy": objects})
+    with pytest.raises(DatasetError, match="is no NumPy array"):
+        open_arrays(arrays, 8, ["a", "b"])
+    assert not marker.exists()
+
+
+def test_a_row_names_no_file_outside_of_its_dataset(tmp_path):
+    """It would come into a figure, and with that to the Hub."""
+    secret, data = tmp_path / "secret.png", tmp_path / "data"
+    Image.new("RGB", (8, 8)).save(secret)
+    data.mkdir()
+    shutil.copy(secret, data / "own.png")
+    features = Features({"img": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+
+    def write(place):
+        image = pyarrow.array([{"bytes": None, "path": place}] * 2, features.arrow_schema.field("img").type)
+        table = pyarrow.table([image, [0, 1]], schema=features.arrow_schema)
+        pyarrow.parquet.write_table(table, data / "train.parquet")
+
+    for place in (str(secret), f"file://{secret}", "https://localhost:1/secret.png", f"{data}/../secret.png", "\0"):
+        write(place)
+        with pytest.raises(DatasetError, match=r"row 0 of .* names an image file outside of the dataset, ") as refused:
+            open_split(str(data), "train", image_size=8)
+        assert place in str(refused.value)
+    write(str(data / "own.png"))
+    assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]

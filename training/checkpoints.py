@@ -122,7 +122,7 @@ class Checkpoints:
         """
         try:
             there = RunIdentity.load(checkpoint)
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint {checkpoint} cannot be told to be of this run ({error}): go on with that version, or "
                 "train anew with --overwrite_output_dir."
