@@ -52,6 +52,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--probabilities", action="store_true", help="Add a column for each class.")
     parser.add_argument("--skip_errors", action="store_true", help="List images that cannot be decoded, and go on.")
     parser.add_argument("--split", default="test", help="Of a dataset; by default test.")
+    parser.add_argument("--dataset_config_name", help="Of a dataset, if it has several configurations.")
     parser.add_argument("--image_column_name", help="Of a dataset; by default the only column of images.")
     parser.add_argument("--per_device_eval_batch_size", type=int, default=128, help="Images at once; 128 by default.")
     parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no", help="By default no.")
@@ -71,8 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
     )
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     images = open_images(
-        arguments.input, model.config.image_size, split=arguments.split, image_column=arguments.image_column_name
+        arguments.input,
+        model.config.image_size,
+        split=arguments.split,
+        config_name=arguments.dataset_config_name,
+        image_column=arguments.image_column_name,
     )
+    if images.passed_over:
+        print(images.passed_over, file=sys.stderr)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device, memory_format=torch.channels_last)
     skipped: list[NamedImage] = []

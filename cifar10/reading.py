@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +22,21 @@ from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
 from .device import ship
+from .diagnosis import (
+    DATASET_FLAG,
+    explain_capitals,
+    explain_columns,
+    explain_missing_split,
+    explain_opening,
+    packed_images,
+)
+from .diagnosis import (
+    SAMPLE_FOLDER as SAMPLE_FOLDER,
+)
+from .folders import files_by_split, printable, read_folder
+from .hub_errors import HTTPError, first_line
 from .images import FORMATS, open_picture
 
-SAMPLE_FOLDER = "cifar10/sample"
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 _ROWS_PER_CHUNK = 1000
@@ -110,9 +121,14 @@ class StreamedImages:
             return decode_image(encoded, self._image_size)
         except ValueError as error:
             raise DatasetError(
-                f"row {row} of {self._description} holds no image that can be decoded ({error}): repair or remove the "
-                "row."
+                f"row {row} of {self._description}{_file_of(encoded)} holds no image that can be decoded ({error}): "
+                "repair or remove it."
             ) from error
+
+
+def _file_of(encoded: dict | None) -> str:
+    """The file that a row is, where it is one."""
+    return f", {encoded['path']}," if encoded and encoded["path"] else ""
 
 
 def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
@@ -173,52 +189,83 @@ def shared_name(dataset_name: str) -> str:
     return path.resolve().name if path.exists() else dataset_name
 
 
-def open_builder(dataset_name: str, config_name: str | None = None, revision: str | None = None) -> DatasetBuilder:
+def open_builder(
+    dataset_name: str, config_name: str | None = None, revision: str | None = None, *, flag: str = DATASET_FLAG
+) -> DatasetBuilder:
     """
     What `datasets` knows of a dataset before it reads any of it; arguments as `open_split`.
+
+    Args:
+        flag: what gave the name, for the message.
 
     Raises:
         DatasetError: there is no such dataset.
     """
-    with _said_in_one_line(dataset_name):
+    try:
+        is_folder = dataset_name.strip() and Path(dataset_name).is_dir()
+        found = files_by_split(read_folder(Path(dataset_name))) if is_folder else None
+    except OSError as error:
+        raise DatasetError(
+            f"{flag} {dataset_name} cannot be read ({error.filename}: {error.strerror}): give a folder that can."
+        ) from error
+    try:
+        if found is not None:
+            builder_name, data_files = found
+            return load_dataset_builder(builder_name, data_files=data_files)
         return load_dataset_builder(dataset_name, config_name, revision=revision)
+    except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
+        raise DatasetError(explain_opening(error, dataset_name, config_name, revision, flag)) from error
 
 
 def open_stream(
-    dataset_name: str, split: str, config_name: str | None = None, revision: str | None = None
+    dataset_name: str,
+    split: str,
+    config_name: str | None = None,
+    revision: str | None = None,
+    *,
+    flag: str = DATASET_FLAG,
 ) -> IterableDataset:
     """
-    The rows of a split, nothing read yet; arguments as `open_split`.
+    The rows of a split, nothing read yet; arguments as `open_split` and `open_builder`.
 
     Raises:
         DatasetError: no such dataset or split, or its columns have no types.
     """
-    return _open_stream(open_builder(dataset_name, config_name, revision), dataset_name, split)
+    return _open_stream(open_builder(dataset_name, config_name, revision, flag=flag), dataset_name, split)
 
 
 def _open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> IterableDataset:
-    with _said_in_one_line(dataset_name):
+    if reason := explain_capitals(dataset_name):
+        raise DatasetError(reason)
+    splits = [str(name) for name in builder.config.data_files or {}]
+    asked_for = [] if split == ALL_SPLITS else [part.strip() for part in split.split("+")]
+    missing = [part for part in asked_for if part not in splits]
+    if splits and missing:
+        raise DatasetError(explain_missing_split(dataset_name, missing[0], splits))
+    infers_labels = builder.info.features is None
+    try:
         stream = builder.as_streaming_dataset(split=split)
+    except Exception as error:  # `datasets` raises its own, Arrow's, fsspec's and httpx's
+        raise DatasetError(_damage(error, f"split {split!r} of {dataset_name}")) from error
     if stream.features is None:
         raise DatasetError(
-            f"split {split!r} of {dataset_name} does not say what its columns hold: give a dataset with typed columns."
+            explain_columns(builder, dataset_name)
+            or f"split {split!r} of {dataset_name} does not say what its columns hold: give one with typed columns."
         )
+    if infers_labels and (reason := packed_images(builder, stream.features, dataset_name)):
+        raise DatasetError(reason)
     return stream
 
 
-@contextmanager
-def _said_in_one_line(dataset_name: str) -> Iterator[None]:
-    """The whole message is written here: the reason of `datasets` may be many lines long."""
-    try:
-        yield
-    except ValueError as error:
-        raise DatasetError(f"--dataset_name {dataset_name} cannot be used: {first_line(error)}") from error
-    except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
-        raise DatasetError(
-            f"--dataset_name {dataset_name} is neither a folder with images here nor a dataset on the Hub that can be "
-            f"reached ({first_line(error)}): give a folder, or train on the sample that ships with this project, "
-            f"--dataset_name {SAMPLE_FOLDER}."
-        ) from error
+def _damage(error: Exception, description: str) -> str:
+    """Why rows cannot be read: a sentence of the kind of error; of one that tells nothing, its own words."""
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return f"{description} cannot be read to its end, since the connection broke ({first_line(error)}): try again."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{description} cannot be read: {error.filename}: {error.strerror}."
+    if isinstance(error, UnicodeEncodeError):
+        return f"{description} has a name that is no UTF-8 ({printable(error.object)}): rename the file or folder."
+    return f"{description} cannot be read to its end ({first_line(error)}): if a file of it is damaged, get it anew."
 
 
 def open_split(
@@ -251,6 +298,9 @@ def open_split(
     stream = _open_stream(builder, dataset_name, split)
     files = _check_files(builder, dataset_name, split)
     description = f"split {split!r} of {dataset_name}"
+    kinds = {type(feature) for feature in stream.features.values()}
+    if not {Image, ClassLabel} <= kinds and (reason := explain_columns(builder, dataset_name)):
+        raise DatasetError(reason)
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     label_column = find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
     label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
@@ -263,11 +313,6 @@ def open_split(
     if resident_on is not None:
         images = ResidentImages(images, len(labels), resident_on)
     return ImageSplit(labels, label_names, images, fingerprint)
-
-
-def first_line(error: Exception) -> str:
-    """Kind and first line of an error, for a sentence that quotes it."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
 
 
 def find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
@@ -298,10 +343,7 @@ def read_tables(stream: IterableDataset, description: str) -> Iterator:
             table.validate(full=True)  # Parquet is read without a look at whether text is text
             yield table
     except Exception as error:  # Arrow, thrift, fsspec and httpx raise their own
-        raise DatasetError(
-            f"{description} cannot be read to its end ({first_line(error)}): its file is damaged, or the connection "
-            "broke; get it anew."
-        ) from error
+        raise DatasetError(_damage(error, description)) from error
 
 
 def _check_files(builder: DatasetBuilder, dataset_name: str, split: str) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 from datasets import Image
 from PIL.Image import fromarray
 
-from .images import picture_suffixes
+from .diagnosis import looks_like_path, nearest
+from .folders import Folder, count_kinds, extension, is_hidden, is_picture, printable, read_folder
 from .pickles import read_pickle
 from .reading import DatasetError, decode_image, find_column, open_stream, read_tables, resized
 
@@ -24,13 +25,27 @@ class NamedImage(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images that are decoded as they are asked for, and how many there are; None if nothing says so beforehand."""
+    """
+    Images that are decoded as they are asked for.
+
+    Attributes:
+        count: how many there are; None if nothing says so beforehand.
+        passed_over: a sentence on the files of a folder that are no pictures; empty where all are.
+    """
 
     stream: Iterator[NamedImage]
     count: int | None
+    passed_over: str = ""
 
 
-def open_images(source: str, image_size: int, *, split: str = "test", image_column: str | None = None) -> Images:
+def open_images(
+    source: str,
+    image_size: int,
+    *,
+    split: str = "test",
+    config_name: str | None = None,
+    image_column: str | None = None,
+) -> Images:
     """
     Opens what to predict on.
 
@@ -38,26 +53,39 @@ def open_images(source: str, image_size: int, *, split: str = "test", image_colu
         source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
             if it has some; a dataset on the Hub; or a pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or
             `[N, H, W, 3]`, and `ids`, `[N]`.
-        split, image_column: of a dataset.
+        split, config_name, image_column: of a dataset.
 
     Raises:
         DatasetError: there is nothing of the kind.
     """
     path = Path(source)
-    if path.is_dir():
-        if any(path.rglob("*.parquet")):
-            return _from_dataset(source, image_size, split, image_column)
-        return _from_folder(path, image_size)
-    if path.is_file():
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == _PICKLE_START
-        if is_pickle:
-            return _from_pickle(path, image_size)
-        return Images(iter([_from_file(path, path.name, image_size)]), 1)
-    return _from_dataset(source, image_size, split, image_column)
+    try:
+        if path.is_dir():
+            folder = read_folder(path)
+            if any(extension(name) == ".parquet" for name in folder.visible):
+                return _from_dataset(source, image_size, split, config_name, image_column)
+            return _from_folder(folder, image_size)
+        if path.is_file():
+            with path.open("rb") as file:
+                is_pickle = file.read(1) == _PICKLE_START
+            if is_pickle:
+                return _from_pickle(path, image_size)
+            return Images(iter([_from_file(path, printable(path.name), image_size)]), 1)
+    except OSError as error:
+        raise DatasetError(f"INPUT {source} cannot be read ({error.filename}: {error.strerror}).") from error
+    if path.exists():
+        raise DatasetError(f"INPUT {source} is neither a file nor a folder: give one of them.")
+    if looks_like_path(source) or is_picture(source) or extension(source) in (".pkl", ".pickle"):
+        raise DatasetError(
+            f"INPUT {source} is not there{nearest(source)}: give an image, a folder of them or of Parquet files, a "
+            "dataset on the Hub, or a Kaggle pickle."
+        )
+    return _from_dataset(source, image_size, split, config_name, image_column)
 
 
 def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
+    if not file.is_file():  # reading from a pipe would wait for ever
+        return NamedImage(name, None, "it is no file, or a link to none")
     try:
         return NamedImage(name, decode_image({"bytes": file.read_bytes(), "path": None}, image_size))
     except OSError as error:
@@ -66,23 +94,31 @@ def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
         return NamedImage(name, None, str(error))
 
 
-def _from_folder(folder: Path, image_size: int) -> Images:
-    extensions = picture_suffixes()
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in extensions)
-    if not files:
-        raise DatasetError(f"INPUT {folder} holds neither image files nor Parquet: give a folder that does.")
-    return Images((_from_file(file, file.relative_to(folder).as_posix(), image_size) for file in files), len(files))
-
-
-def _from_dataset(source: str, image_size: int, split: str, image_column: str | None) -> Images:
-    description = f"split {split!r} of {source}"
-    try:
-        stream = open_stream(source, split)
-        image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
-    except DatasetError as error:
+def _from_folder(folder: Folder, image_size: int) -> Images:
+    pictures = [name for name in folder.visible if is_picture(name)]
+    others = [name for name in folder.names if name not in {*pictures}]
+    others += [f"{name}/" for name in folder.subfolders if is_hidden(f"{name}/")]
+    alike = [name for name in folder.subfolders if is_picture(name) and not is_hidden(name)]
+    kinds = ", ".join(filter(None, [count_kinds(others), f"folders named like pictures {len(alike)}" if alike else ""]))
+    if not pictures:
         raise DatasetError(
-            f"INPUT {source} is no file and no folder of images here, and as a dataset: {error}"
-        ) from error
+            f"INPUT {folder.path} holds neither image files nor Parquet{kinds and f' ({kinds})'}: give a folder that "
+            "does."
+        )
+    passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
+    return Images(
+        (_from_file(folder.path / name, printable(name), image_size) for name in pictures),
+        len(pictures),
+        kinds and passed_over,
+    )
+
+
+def _from_dataset(
+    source: str, image_size: int, split: str, config_name: str | None, image_column: str | None
+) -> Images:
+    description = f"split {split!r} of {source}"
+    stream = open_stream(source, split, config_name, flag="INPUT")
+    image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     encoded = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
 
     def read() -> Iterator[NamedImage]:

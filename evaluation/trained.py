@@ -19,10 +19,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.image_processing_utils import BaseImageProcessor
 
 from cifar10.augmentation import normalize
+from cifar10.diagnosis import looks_like_path, nearest
+from cifar10.hub_errors import explain_hub_error
 from cifar10.reading import resized
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 from run_folder.ownership import prepare_to_read
+
+_CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
 
 
 class ModelError(ValueError):
@@ -37,25 +41,41 @@ def find_folder(name: str) -> Path:
     The folder of a model: `name` itself, or a copy of the repository of that name on the Hub.
 
     Raises:
-        ModelError: there is neither.
+        ModelError: there is neither, or the folder is of a run that was not finished.
         FolderError: its files are changing places.
     """
     folder = Path(name)
     if not folder.is_dir():
         if folder.exists():
             raise ModelError(f"MODEL {name} is a file: give the folder that train.py wrote.")
+        if looks_like_path(name):
+            raise ModelError(f"MODEL {name} is not there{nearest(name)}: give a folder that train.py wrote.")
         try:
             folder = Path(snapshot_download(name))
         except Exception as error:  # huggingface_hub's, httpx's and OSErrors
-            reason = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"MODEL {name} is neither a folder here nor a model on the Hub that can be reached ({reason}): give a "
-                "folder that train.py wrote."
+                f"MODEL {name} is no folder here{nearest(name)}, and {explain_hub_error(error, name, 'model')}; or "
+                "give a folder that train.py wrote."
             ) from error
     prepare_to_read(folder)
+    if reason := explain_unfinished(folder):
+        raise ModelError(f"MODEL {reason}")
     if not (folder / "config.json").is_file():
         raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
     return folder
+
+
+def explain_unfinished(folder: Path) -> str | None:
+    """Why a folder is no finished run, though train.py wrote it, and how it goes on; None where that is not so."""
+    if (folder / _CHECKSUMS_NAME).is_file():
+        return (
+            f"{folder} is a checkpoint, which train.py alone makes use of: give the folder of the finished run, or "
+            f"resume with the command that began it and --resume_from_checkpoint {folder}."
+        )
+    checkpoints = list(folder.glob(f"*checkpoint-*/{_CHECKSUMS_NAME}"))
+    if checkpoints and not (folder / "config.json").is_file():
+        return f"{folder} is unfinished: resume with the command that began it and --resume_from_checkpoint last."
+    return None
 
 
 def weights_digest(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import get_token
 
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
-from evaluation.trained import ModelError, check_finite, load_model, load_normalize, read_json
+from evaluation.trained import ModelError, check_finite, explain_unfinished, load_model, load_normalize, read_json
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, is_written_here
 
 from .model_card import CARD_NAME, eval_results, is_edited, render_model_card
@@ -62,6 +62,8 @@ def collect(
             metadata of an edited card has other figures than its results, or another licence.
     """
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing and (reason := explain_unfinished(folder)):
+        raise HubError(reason)
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
     try:

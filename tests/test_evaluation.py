@@ -377,7 +377,7 @@ def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):
 
 def test_a_model_that_is_not_to_be_had_is_said_in_the_first_line_of_the_reason(monkeypatch):
     monkeypatch.setattr("evaluation.trained.snapshot_download", Mock(side_effect=OSError("no way\nthrough here")))
-    with pytest.raises(ModelError, match=r"MODEL user/none is neither .* can be reached \(no way\): give a folder"):
+    with pytest.raises(ModelError, match=r"MODEL user/none is no folder here, .* \(OSError: no way\)"):
         find_folder("user/none")
 
 

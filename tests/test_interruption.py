@@ -14,6 +14,8 @@ from training_runs import SECONDS, assert_same_weights, start, train, wait_until
 
 import train as train_script
 from benchmarks import faults
+from evaluation.trained import ModelError, find_folder
+from sharing.hub import HubError, collect
 from training import loop
 from training.checkpoints import find_damage, list_checkpoints
 from training.interruption import StopRequest
@@ -66,6 +68,14 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
     assert f"stopped by {number.name} behind checkpoint 10:" in output and "Traceback" not in output
     assert list_checkpoints(folder) == [folder / "checkpoint-10"]
     assert find_damage(folder / "checkpoint-10") is None and not (folder / "all_results.json").exists()
+    for unfinished in (
+        folder,
+        folder / "checkpoint-10",
+    ):  # by eval.py, export.py and predict.py, then by push_to_hub.py
+        with pytest.raises(ModelError, match="resume with the command that began it and --resume_from_checkpoint"):
+            find_folder(str(unfinished))
+        with pytest.raises(HubError, match="resume with the command that began it and --resume_from_checkpoint"):
+            collect(unfinished, "user/name")
     assert_same_weights(train(arguments), straight)
     assert f"resumed from {folder / 'checkpoint-10'} at step 10 of 21" in capsys.readouterr().out
 

@@ -95,8 +95,8 @@ def test_names_in_bytes_are_read_as_text(pixels, tmp_path):
 def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr("cifar10.unlabelled._from_dataset", lambda *arguments: asked.append(arguments))
-    open_images("user/images", 24, split="train", image_column="photo")
-    assert asked == [("user/images", 24, "train", "photo")]
+    open_images("user/images", 24, split="train", config_name="small", image_column="photo")
+    assert asked == [("user/images", 24, "train", "small", "photo")]
 
 
 def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
