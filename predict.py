@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from cifar10.folders import printable
 from cifar10.reading import DatasetError
 from cifar10.unlabelled import NamedImage, open_images
 from evaluation.backends import BACKENDS, open_network
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     model, normalize = open_network(
         folder, arguments.backend, quantized=arguments.quantized, trust_remote_code=arguments.trust_remote_code
     )
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    names = [printable(model.config.id2label[index]) for index in range(model.config.num_labels)]
     images = open_images(
         arguments.input,
         model.config.image_size,

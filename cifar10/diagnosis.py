@@ -55,6 +55,8 @@ def explain_opening(error: Exception, name: str, config_name: str | None, revisi
     sample = sample if flag == DATASET_FLAG else ""
     if not name.strip():
         return f"{flag} is empty: give a folder, or a dataset on the Hub{sample}."
+    if printable(name) != name:
+        return f"{flag} {printable(name)} has a name that is no UTF-8, as `datasets` needs it: rename the folder."
     if is_cache_error(error, datasets.config.HF_DATASETS_CACHE):
         cache = datasets.config.HF_DATASETS_CACHE
         return f"the cache of `datasets`, {cache}, {cannot_be_written(error, 'HF_DATASETS_CACHE')}."

@@ -116,7 +116,10 @@ def is_picture(name: str) -> bool:
 
 def printable(name: str) -> str:
     r"""A file's name as text that every encoding has: bytes that are no UTF-8 as `\xff`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as JSON may have it, and no file
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def count_kinds(names: Iterable[str]) -> str:

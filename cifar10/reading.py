@@ -184,9 +184,9 @@ class ResidentImages:
 
 
 def shared_name(dataset_name: str) -> str:
-    """A dataset's name as others may know it: of a local one its last part, and not where it lies."""
+    """A dataset's name as others may know it: of a local one its last part, and not where it lies; it is UTF-8."""
     path = Path(dataset_name)
-    return path.resolve().name if path.exists() else dataset_name
+    return printable(path.resolve().name if path.exists() else dataset_name)
 
 
 def open_builder(
@@ -304,6 +304,10 @@ def open_split(
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     label_column = find_column(stream.features, ClassLabel, label_column, "--label_column_name", description)
     label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
+    if unprintable := [printable(name) for name in label_names if printable(name) != name]:
+        raise DatasetError(
+            f"{description} has a class whose name is no UTF-8, {unprintable[0]}: rename its folder, or the class."
+        )
     if len(label_names) < 2:
         raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
     _check_names(builder, files, label_column, label_names)

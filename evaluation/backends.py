@@ -80,7 +80,7 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False, trust_r
             f"--backend torch_export runs code that {name} of MODEL {folder} may hold, because it is made of pickles: "
             "add --trust_remote_code if you trust who made it, or take --backend torch or onnxruntime, which read data."
         )
-    takes = facts.get("pixel_values") if isinstance(facts, dict) else None
+    takes = facts.get("pixel_values")
     if takes not in ("float32", "uint8"):
         raise ModelError(
             f"{folder / EXPORTS_NAME} does not say whether {name} takes pixel_values as float32 or uint8: make it anew "

@@ -26,6 +26,8 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 from run_folder.ownership import prepare_to_read
 
+from .schemas import find_fault
+
 _CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
 
 
@@ -220,6 +222,10 @@ def _load_processor(folder: Path) -> BaseImageProcessor:
 
 def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
     """Of each channel, `[2, 3]`, for pixels in 0–1."""
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        value = getattr(processor, name)
+        if not all(isinstance(each, int | float) for each in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{name} must hold numbers, got {value!r}")
     white = 255 * processor.rescale_factor if processor.do_rescale else 255.0
     stated = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
     with np.errstate(all="ignore"):
@@ -252,7 +258,8 @@ def read_json(file: Path) -> dict:
     What a file of figures holds so far; nothing, if there is none.
 
     Raises:
-        ModelError: it is no JSON object, or a number in it is NaN or infinite.
+        ModelError: it is no JSON object, a number in it is NaN or infinite, or what is known by its name has another
+            type than it has to have.
     """
     if not file.is_file():
         return {}
@@ -260,8 +267,12 @@ def read_json(file: Path) -> dict:
         content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except (RecursionError, ValueError) as error:
         raise ModelError(f"{file} is no JSON ({error}): restore it, or remove it.") from error
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no object: restore it, or remove it.")
+    if fault := find_fault(file.name, content):
+        raise ModelError(f"{file}: {fault}. Restore the file, or correct it.")
     return content
 
 

@@ -8,6 +8,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from cifar10.folders import printable
 from evaluation.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, SCORED_AS
 from evaluation.corruptions import overlapping_augmentations
 from evaluation.trained import read_json
@@ -70,7 +71,7 @@ def write_model_card(made: Change, home: Path) -> None:
     if is_edited(home / CARD_NAME):
         print(f"{home / CARD_NAME} was edited by hand and stays as it is")
         return
-    name = read_recipe(made.files).hub_model_id or home.resolve().name
+    name = read_recipe(made.files).hub_model_id or printable(home.resolve().name)
     (made.files / CARD_NAME).write_text(render_model_card(made.files, name), encoding="utf-8")
     made.own.add(CARD_NAME)  # by its last line, whatever the record says
 

@@ -124,14 +124,17 @@ COUNTS = [
 ]  # fmt: skip
 FROM_0 = [
     "validation_size", "dataloader_num_workers", "crop_padding", "num_light_augmentation_epochs",
-    "num_final_light_augmentation_epochs", "learning_rate", "norm_bias_learning_rate", "muon_learning_rate",
-    "muon_weight_decay", "weight_decay", "warmup_steps", "sam_rho",
+    "num_final_light_augmentation_epochs", "warmup_steps",
+]  # fmt: skip
+RATES = [
+    "learning_rate", "norm_bias_learning_rate", "muon_learning_rate", "muon_weight_decay", "weight_decay", "sam_rho",
 ]  # fmt: skip
 ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "temperature"]
 BOUNDS = {
     **dict.fromkeys(SHARES, (0, 1)),
     **dict.fromkeys(COUNTS, (1, None)),
     **dict.fromkeys(FROM_0, (0, None)),
+    **dict.fromkeys(RATES, (0, 1e30)),
     **dict.fromkeys(ABOVE_0, (0.01, None)),
     "image_std": (1e-6, 1),
     "seed": (0, 2**32 - 1),  # NumPy's
@@ -143,6 +146,40 @@ def test_every_range_ends_where_it_says():
     for name, (low, high) in BOUNDS.items():
         check_range(name, low)
         check_range(name, 10**9 if high is None else high)
-        for beyond in (low - 1e-7, math.inf if high is None else high + 1e-3):
+        for beyond in (low - 1e-7, math.inf if high is None else max(high + 1e-3, high * (1 + 1e-6))):
             with pytest.raises(RecipeError, match=f"--{name} must be"):
                 check_range(name, beyond)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "-1", "0", "1.5", "²", "nan"])
+def test_steps_that_are_no_number(text):
+    with pytest.raises(RecipeError, match="--checkpointing_steps must be epoch, no, or a number of steps"):
+        parse_recipe([f"--checkpointing_steps={text}"])
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_largest_rates_diverge_without_a_traceback(flags, name):
+    flags = [*flags, "--num_train_epochs=1", "--max_eval_samples=20", "--checkpointing_steps=no", "--optim=muon"]
+    with contextlib.suppress(DivergedError):  # a step may be too small for it
+        train(flags, f"--{name}=1e30", "--max_train_steps=2")
+    with pytest.raises(RecipeError, match=f"--{name} must be at most 1e\\+30, got 1e\\+308"):
+        parse_recipe([f"--{name}=1e308"])
+
+
+@pytest.mark.parametrize("name", ["output_dir", "dataset_name", "config_name", "resume_from_checkpoint"])
+def test_names_of_folders_are_text(name):
+    """safetensors opens no others, so that a run would be written and never read."""
+    with pytest.raises(RecipeError, match=rf"--{name} runs/\\xff is no UTF-8"):
+        parse_recipe([f"--{name}=runs/\udcff"])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_number_of_a_recipe_may_be_infinite(tmp_path, value):
+    """On the command line, and as YAML writes it."""
+    for name in (each.name for each in dataclasses.fields(Recipe) if "float" in str(each.type)):
+        count = {"image_mean": 3, "image_std": 3, "gaussian_blur_sigma": 2, "random_erasing_area": 2}.get(name, 1)
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump({name: [value] * count if count > 1 else value}))
+        for arguments in ([f"--config={file}"], [f"--{name}", *[str(value)] * count]):
+            with pytest.raises(RecipeError, match=rf"--{name} must be|argument --{name}\S*: expected"):
+                parse_recipe(arguments)

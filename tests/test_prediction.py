@@ -250,6 +250,20 @@ def test_a_broken_image_is_named_and_may_be_left_out(trained, pictures, tmp_path
     assert "05.png: its bytes are of no known image format" in said and "more/10.png: " in said
 
 
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="file names are text there")
+def test_names_that_are_no_utf8_are_written_as_their_bytes(untrained, pictures, tmp_path, capsys):
+    """In every row, and nothing is lost at the end of the work; the CSV stays UTF-8."""
+    (pictures / "00.png").rename(os.fsdecode(os.fsencode(pictures) + b"/\xff\xe4.png"))
+    config = json.loads((untrained / "config.json").read_text())
+    config["id2label"]["0"] = "half \ud83d"
+    (untrained / "config.json").write_text(json.dumps(config))
+    rows = predict(untrained, pictures, tmp_path / "o.csv", "--probabilities")
+    assert len(rows) == 13 and "\\xff\\xe4.png" in [row[0] for row in rows]
+    assert rows[0][2] == "half \\ud83d"
+    single = os.fsdecode(os.fsencode(pictures) + b"/\xff\xe4.png")
+    assert predict(untrained, single, tmp_path / "o.csv")[1][0] == "\\xff\\xe4.png"
+
+
 class _Program:
     def __reduce__(self):
         return os.system, ("true",)

@@ -212,6 +212,12 @@ def test_names_that_are_no_text(pets):
     os.rename(pets / "train" / "cat" / "1.png", os.fsencode(pets / "train" / "cat") + b"/\xff.png")
     message = refused(pets)
     assert f"has a name that is no UTF-8 ({pets}/train/cat/\\xff.png): rename" in message and message.isprintable()
+    write(pets, "train/cat/1.png")
+    os.rename(pets / "test" / "cat", os.fsencode(pets / "test") + b"/\xe4")
+    for split in ("train", "test"):
+        assert "rename" in refused(pets, split) and refused(pets, split).isprintable()
+    named = pets.rename(os.fsdecode(os.fsencode(pets) + b"\xff"))
+    assert f"--dataset_name {pets}\\xff has a name that is no UTF-8" in refused(named)
 
 
 def test_a_folder_that_cannot_be_looked_into(pets, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, get_args
 import yaml
 from transformers.hf_argparser import HfArg, HfArgumentParser, string_to_bool
 
+from cifar10.folders import printable
 from cifar10.reading import ALL_SPLITS, TRAIN_SPLIT
 
 
@@ -201,6 +202,9 @@ class Recipe:
     def __post_init__(self):
         for name in _RANGES:
             check_range(name, getattr(self, name))
+        for name, value in vars(self).items():
+            if isinstance(value, str) and printable(value) != value:
+                raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")
         for name in ("gaussian_blur_sigma", "random_erasing_area"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
@@ -232,9 +236,7 @@ class Recipe:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
-        if self.checkpointing_steps not in ("epoch", "no") and not (
-            self.checkpointing_steps.isdecimal() and int(self.checkpointing_steps) > 0
-        ):
+        if self.checkpointing_steps not in ("epoch", "no") and not _is_step(self.checkpointing_steps):
             raise RecipeError(
                 f"--checkpointing_steps must be epoch, no, or a number of steps, got {self.checkpointing_steps}."
             )
@@ -281,6 +283,7 @@ DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
 OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
 _NO_LIMIT = float("inf")
+_LARGEST_RATE = 1e30  # what weights are multiplied with has to be a float32, whose largest is 3e38
 _RANGES = {
     "validation_size": (0, _NO_LIMIT),
     "max_train_samples": (1, _NO_LIMIT),
@@ -307,16 +310,16 @@ _RANGES = {
     "per_device_eval_batch_size": (1, _NO_LIMIT),
     "gradient_accumulation_steps": (1, _NO_LIMIT),
     "total_train_batch_size": (1, _NO_LIMIT),
-    "learning_rate": (0, _NO_LIMIT),
-    "norm_bias_learning_rate": (0, _NO_LIMIT),
-    "muon_learning_rate": (0, _NO_LIMIT),
-    "muon_weight_decay": (0, _NO_LIMIT),
+    "learning_rate": (0, _LARGEST_RATE),
+    "norm_bias_learning_rate": (0, _LARGEST_RATE),
+    "muon_learning_rate": (0, _LARGEST_RATE),
+    "muon_weight_decay": (0, _LARGEST_RATE),
     "momentum": (0, 1),
-    "weight_decay": (0, _NO_LIMIT),
+    "weight_decay": (0, _LARGEST_RATE),
     "lr_milestones": (0, 1),
     "lr_gamma": (0, 1),
     "warmup_steps": (0, _NO_LIMIT),
-    "sam_rho": (0, _NO_LIMIT),
+    "sam_rho": (0, _LARGEST_RATE),
     "num_final_sam_epochs": (1, _NO_LIMIT),
     "ema_decay": (0, 1),
     "temperature": (0.01, _NO_LIMIT),
@@ -336,7 +339,9 @@ def check_range(name: str, values: float | list[float] | None) -> None:
     low, high = _RANGES[name]
     for value in values if isinstance(values, list) else [values]:
         if value is not None and (not low <= value <= high or value == _NO_LIMIT):
-            bounds = f"at least {low}" if high == _NO_LIMIT else f"between {low} and {high}"
+            bounds = f"between {low} and {high}"
+            if high >= _LARGEST_RATE:
+                bounds = f"at most {high:g}" if value > high else f"at least {low}"
             bounds = "finite" if value == _NO_LIMIT else bounds
             raise RecipeError(f"--{name} must be {bounds}, got {value}.")
 
@@ -362,6 +367,13 @@ def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
             f"--progressive_resizing needs positive sizes and shares that rise, up to 1, got {' '.join(stages)}."
         )
     return parsed
+
+
+def _is_step(text: str) -> bool:
+    try:
+        return text.isdecimal() and int(text) > 0
+    except ValueError:  # of more digits than Python reads
+        return False
 
 
 _OPTIONAL = {each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)}
