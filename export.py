@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_output_dir(arguments, weights, names)
     prepare = (lambda pixels: pixels) if arguments.uint8_pixels else normalize
     module = LogitsOfPixels(model, normalize if arguments.uint8_pixels else None).eval()
-    with TemporaryDirectory() as staging:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as staging:  # Windows keeps a file that a session has open
         made = {name: Path(staging) / name for name in names}
         exports = {}
         for name, file in made.items():

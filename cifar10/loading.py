@@ -1,5 +1,6 @@
 """Batches of uint8 pixels for one process: which rows, in which order, from which workers."""
 
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from .device import ship
 from .randomness import Draws, JoinedDraws, sample_order
 from .reading import DatasetError, ImageSplit, ResidentImages
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What asks a process to stop, as far as its system has it: Ctrl-C, a scheduler, Ctrl-Break.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
 class TrainingBatch(NamedTuple):
@@ -125,12 +127,12 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
             worker_init_fn=_pass_first_signal_over,
             pin_memory=loading.device.type == "cuda",
         )
-    # A signal that comes between a worker's fork and its handlers would end the worker: it waits until they stand.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # A signal that comes between a worker's start and its handlers would end the worker: it waits until they stand.
+    _hold_signals(True)
     try:
         loaded = iter(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _hold_signals(False)
     try:
         for rows, pixels in zip(batches, loaded, strict=True):
             if isinstance(pixels, DatasetError):
@@ -144,9 +146,20 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
 
 def _pass_first_signal_over(worker_id: int) -> None:
     """A signal to the whole process group is for the main process, which needs its workers to finish a step."""
-    for number in _SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    _hold_signals(False)
+
+
+def _hold_signals(hold: bool) -> None:
+    """
+    Has signals to stop wait, or come, where the system can: Windows cannot.
+
+    Nor do they wait under `forkserver`, whose server begins with the first worker: it, and all processes that it starts
+    from then on, would never get any.
+    """
+    if hasattr(signal, "pthread_sigmask") and multiprocessing.get_start_method() != "forkserver":
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 class _BatchStream(IterableDataset):

@@ -10,6 +10,7 @@ row), and frost. Its photographs do not travel with this project; `synthetic_fro
 import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -177,12 +178,14 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 def with_photographs(photographs: list[np.ndarray]) -> dict[str, Corruption]:
     """The 15 with `frost` in the place of its stand-in: pieces of photographs, RGB in 0–1, float64 `[H, W, 3]` each."""
+    frost = partial(_frost, photographs=photographs)
+    return dict(("frost", frost) if name == "synthetic_frost" else (name, each) for name, each in CORRUPTIONS.items())
 
-    def frost(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
-        return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
 
-    fifteen = (frost if name == "synthetic_frost" else corruption for name, corruption in CORRUPTIONS.items())
-    return {corruption.__name__: corruption for corruption in fifteen}
+def _frost(
+    images: np.ndarray, severity: int, generators: Generators, photographs: list[np.ndarray]
+) -> np.ndarray:  # not within the other: it is sent to workers, who have to find it by its name
+    return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
 
 
 def overlapping_augmentations(trivial_augment: bool, gaussian_blur_prob: float) -> dict[str, tuple[str, ...]]:

@@ -104,7 +104,8 @@ def test_ctrl_c_before_the_first_step(flags, tmp_path):
     process = start(train_and_interrupt_before_the_first_step, flags, log)
     process.join(SECONDS)
     output = log.read_text()
-    assert process.exitcode == 130 and "Traceback" not in output and "stopped by SIGINT" in output
+    assert process.exitcode == 130, output
+    assert "Traceback" not in output and "stopped by SIGINT" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -34,7 +34,7 @@ def has_bf16(device_type: str) -> bool:
 
 def processor_name() -> str:
     """Maker and family of the CPU."""
-    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
 
 
 def keep_freed_memory() -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from accelerate import Accelerator
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from cifar10.loading import STOP_SIGNALS
 
 
 class InterruptedRun(Exception):
@@ -30,7 +30,7 @@ class StopRequest:
         self._signal: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -40,7 +40,7 @@ class StopRequest:
     def _note(self, number: int, _) -> None:
         if self._signal is not None:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         self._signal = signal.Signals(number)
         if self._accelerator.is_main_process:
             # Not print: the signal may have come within one. Nor may a terminal that is gone end the run here.

@@ -52,6 +52,8 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     )
     recipe.mixed_precision = accelerator.mixed_precision
     recipe.resolve_batch_size(accelerator.num_processes)
+    if accelerator.device.type == "mps" and recipe.trivial_augment:
+        raise RecipeError("--trivial_augment computes in float64, which Apple's GPUs do not have: add --use_cpu.")
     if accelerator.device.type == "cuda":
         # Where float32 is asked for, scores are those of a CPU; what is to be fast has bf16.
         torch.backends.cudnn.allow_tf32 = False
