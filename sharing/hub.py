@@ -76,15 +76,15 @@ def collect(
         for name in files:
             if name.endswith(".json"):
                 read_json(folder / name)
+        recipe = shared_recipe(folder, license)
+        files[RECIPE_NAME] = recipe.to_yaml().encode()
+        card = folder / CARD_NAME
+        if overwrite_card or not is_edited(card):
+            files[CARD_NAME] = render_model_card(folder, repo_id, license).encode()
+        else:
+            _check_metadata(folder, card, recipe.license)
     except ModelError as error:
         raise HubError(f"{error} Nobody could use such a folder.") from error
-    recipe = shared_recipe(folder, license)
-    files[RECIPE_NAME] = recipe.to_yaml().encode()
-    card = folder / CARD_NAME
-    if overwrite_card or not is_edited(card):
-        files[CARD_NAME] = render_model_card(folder, repo_id, license).encode()
-    else:
-        _check_metadata(folder, card, recipe.license)
     return files
 
 
