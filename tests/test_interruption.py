@@ -161,17 +161,29 @@ def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
         assert stop.exit_code == (130 if signalled == "this one" else 143) and "behind checkpoint 7:" in str(stop)
 
 
-def kill_without_drawing():
-    train_script.draw_finished = lambda *_: None
+def measure_without_drawing():
+    train_script.draw = faults.eval_script.draw = lambda *_: None
     faults.main()
 
 
-def test_a_random_kill(tmp_path):
-    """The benchmark, one kill of it."""
+def test_random_faults(tmp_path):
+    """The benchmark, two faults of each kind."""
     file, log = tmp_path / "faults.json", tmp_path / "log"
-    process = start(kill_without_drawing, ["--kills=1", f"--output={file}"], log)
-    process.join(2 * SECONDS)
+    process = start(measure_without_drawing, ["--kills=2", f"--output={file}"], log)
+    process.join(4 * SECONDS)
     assert process.exitcode == 0, log.read_text()
-    counts = json.loads(file.read_text())["faults"]
-    assert counts["kills"] == 1 and counts["damaged checkpoints"] == 0
+    measured = json.loads(file.read_text())
+    counts = measured["faults"]
+    assert counts["kills"] == 2 and counts["damaged checkpoints"] == 0
     assert counts["runs with the weights of the uninterrupted one"] == counts["runs"] >= 1
+    for title in ("kills in a finished folder", "full disks"):
+        tools = [each for each in measured[title].values() if isinstance(each, dict)]
+        assert len(tools) == 3
+        for counts in tools:
+            assert set(counts["found after it"]) <= {"old", "new"} and sum(counts["found after it"].values()) == 2
+            assert counts["came to their end by the same command"] == 2
+            assert counts.get("came to its end, or said why not in a sentence", 2) == 2
+    counts = measured["two runs in a folder"]
+    assert counts["the first had the weights of a run alone"] == 2 and set(counts["the second was told"]) <= {
+        "is in use", "holds a finished run"
+    }  # fmt: skip

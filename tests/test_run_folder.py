@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from training_runs import snapshot
 
+from benchmarks.broken_disk import before_each_change
 from run_folder import changes, ownership, writing
 from run_folder.changes import OWN_NAME, change, foreign, is_own, is_pending, recorded, settle
 from run_folder.ownership import own, owner_of, prepare_to_read, refuse_if_owned
@@ -212,29 +213,8 @@ def with_a_run(tmp_path):
     return folder
 
 
-_SYSTEM_CALLS = ("replace", "rename", "fsync", "unlink", "mkdir", "rmdir", "open")
-
-
-def stop_at(number, stop):
-    """Has the process stop before its `number`-th call that changes files; returns how many there were so far."""
-    count = [0]
-
-    def counting(call):
-        def counted(*arguments, **named):
-            count[0] += 1
-            if count[0] == number:
-                stop()
-            return call(*arguments, **named)
-
-        return counted
-
-    for name in _SYSTEM_CALLS:
-        setattr(os, name, counting(getattr(os, name)))
-    return count
-
-
-def replace_run_and_stop_at(folder, number):
-    stop_at(number, lambda: os._exit(9))
+def replace_run_and_die_at(folder, number):
+    before_each_change(lambda each: os._exit(9) if each == number else None)
     replace_run(folder)
 
 
@@ -244,7 +224,7 @@ def test_killed_at_any_call_the_old_set_or_the_new_one_is_whole(with_a_run, tmp_
     while True:
         number += 1
         folder = Path(shutil.copytree(with_a_run, tmp_path / f"run-{number}"))
-        process = in_a_process(replace_run_and_stop_at, folder, number)
+        process = in_a_process(replace_run_and_die_at, folder, number)
         process.join()
         found = visible(folder)
         if "results" in found:
@@ -266,15 +246,20 @@ def test_killed_at_any_call_the_old_set_or_the_new_one_is_whole(with_a_run, tmp_
 def replace_run_on_a_disk_full_at(folder, number):
     """Exit code 0: it was done all the same; 7: refused in a sentence; 5: there are not so many calls."""
 
-    def refuse():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    calls = 0
 
-    count = stop_at(number, refuse)
+    def hear(each):
+        nonlocal calls
+        calls = each
+        if each == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before_each_change(hear)
     try:
         replace_run(folder)
     except FolderError as error:
         os._exit(7 if "\n" not in str(error) else 8)
-    os._exit(5 if count[0] < number else 0)
+    os._exit(5 if calls < number else 0)
 
 
 def test_refused_at_any_call_it_is_said_in_a_sentence_and_nothing_is_lost(with_a_run, tmp_path):
