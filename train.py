@@ -316,7 +316,7 @@ def main() -> None:
     except InterruptedRun as stop:
         leave(str(stop), stop.exit_code)
     except KeyboardInterrupt:
-        leave("stopped by SIGINT before the first step or after the last: nothing was written.", 128 + signal.SIGINT)
+        leave("stopped by SIGINT before the first step or after the last: what is saved is whole.", 128 + signal.SIGINT)
 
 
 def leave(sentence: str, exit_code: int) -> NoReturn:

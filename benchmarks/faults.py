@@ -284,7 +284,7 @@ def fill_disks(times: int, folders: FinishedFolders, draw: random.Random) -> dic
         finished = said = 0
         for number in range(times):
             here, log = folders.copy(), folders.log.with_name(f"full-{number}.txt")
-            if number % 2:
+            if draw.random() < 0.5:
                 fault = partial(limit_files, draw.choice(folders.sizes) - 1)
             else:
                 fault = partial(refuse_call, draw.randint(1, calls), here)
