@@ -60,6 +60,8 @@ _READ = (
     *(f"figures/{name}" for name in _FIGURES),
 )  # fmt: skip
 
+_WRITERS = {"text": as_text, "code": as_code, "literal": as_literal}  # of what comes from data
+
 
 def write_model_card(made: Change, home: Path) -> None:
     """
@@ -129,9 +131,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         ),
         template_path=str(_TEMPLATE),
         name=name,
-        text=as_text,
-        code=as_code,
-        literal=as_literal,
+        **_WRITERS,
         image_size=config.image_size,
         num_labels=config.num_labels,
         label_names=[as_text(each) for each in names] if len(names) <= 20 else None,
@@ -153,17 +153,22 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         corruptions=read_json(folder / _CORRUPTIONS_NAME).get("none"),
         exports=exports,
         js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],
-        figures=[
-            (f"figures/{file}", caption)
-            for file, caption in _FIGURES.items()
-            if (folder / "figures" / file).exists() and not file.startswith(others)
-        ],
+        figures=_figures(folder, others),
         changed_settings=as_block(_changed_settings(recipe), "yaml"),
         training_facts=_training_facts(results, recipe),
         is_cifar10=dataset in _CIFAR10 and is_local is False,
     )
     text = card.content.rstrip("\n") + "\n\n"
     return text + _MARK.format(_digest(text))
+
+
+def _figures(folder: Path, others: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Path and caption of each picture of the folder that is not of other data than the recipe's."""
+    return [
+        (f"figures/{file}", caption)
+        for file, caption in _FIGURES.items()
+        if (folder / "figures" / file).exists() and not file.startswith(others)
+    ]
 
 
 def _own_figures(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
