@@ -9,6 +9,7 @@ from test_evaluation import evaluate_folder
 
 from evaluation.schemas import find_fault
 from evaluation.trained import ModelError, load_normalize, read_json
+from run_folder.changes import change
 from sharing.hub import HubError, collect
 
 WRONG = [
@@ -71,7 +72,8 @@ def test_nesting_without_an_end_is_no_json(tmp_path):
 def test_scoring_and_pushing_say_it(trained, tmp_path):
     """Before anything is scored, and where the card is written."""
     folder = shutil.copytree(trained, tmp_path / "run")
-    (folder / "exports.json").write_text('{"onnx/model.onnx": 3}')
+    with change(folder) as made:  # as a file of the run's: no card is written from others
+        (made.files / "exports.json").write_text('{"onnx/model.onnx": 3}')
     with pytest.raises(HubError, match=r"exports\.json: onnx/model\.onnx must be an object of names and values, got 3"):
         collect(folder, "user/name")
     with pytest.raises(ModelError, match=r"exports\.json: onnx/model\.onnx must be"):
