@@ -1,6 +1,7 @@
 """Build the demo page: python -m demo.build MODEL --output_dir DIR [--dataset_name …]"""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from evaluation.backends import QUANTIZED_ONNX_FILE
 from evaluation.trained import ModelError, find_folder
 from exporting.graphs import ExportError
 from modeling_slimresnet import SlimResNetConfig
+from run_folder.changes import OWN_NAME, change, recorded
 from run_folder.console import tolerant_output
-from run_folder.writing import FolderError, write_json
+from run_folder.ownership import own
+from run_folder.writing import FolderError, check_place, write_json
 from training.output_dir import read_recipe
 from training.recipe import RecipeError
 
@@ -46,19 +49,21 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the page beside its place, which it takes when it is complete."""
+    """Builds the page beside the folder's files, whose places it takes when it is complete."""
     output_dir = arguments.output_dir
-    if output_dir.exists() and not (arguments.overwrite_output_dir and (output_dir / "about.json").is_file()):
+    check_place("--output_dir", output_dir)
+    is_page = "about.json" in recorded(output_dir)
+    holds_something = output_dir.exists() and set(os.listdir(output_dir)) - {OWN_NAME}
+    if holds_something and not (arguments.overwrite_output_dir and is_page):
         raise ExportError(
             f"--output_dir {output_dir} is there already: name another folder, or replace a page with "
             "--overwrite_output_dir."
         )
     folder = find_folder(arguments.model)
     dataset_name = arguments.dataset_name or read_recipe(folder).dataset_name
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir.parent) as staging:
-        page = Path(staging) / "page"
-        shutil.copytree(FOLDER / "page", page)
+    with own(output_dir), change(output_dir) as made, TemporaryDirectory() as staging:
+        page = made.files
+        shutil.copytree(FOLDER / "page", page, dirs_exist_ok=True)
         copy_runtime(page / "onnxruntime")
         exported = Path(staging) / "exported"
         flags = ["--quantize=int8", "--uint8_pixels", f"--output_dir={exported}", f"--dataset_name={dataset_name}"]
@@ -76,10 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
         # For push_to_hub.py: whatever else comes to lie in the folder stays there.
         files = [file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()]
         write_json(page / "about.json", about | {"files": sorted([*files, "about.json"])})
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        page.rename(output_dir)
-    size = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file())
+        made.remove(name for name in recorded(output_dir) if name not in files)
+        size = sum(file.stat().st_size for file in page.rglob("*") if file.is_file())
     print(f"saved to {output_dir}, {size / 1e6:.1f} MB; look at it with")
     print(f"  python -m http.server --bind 127.0.0.1 --directory {output_dir}")
 
