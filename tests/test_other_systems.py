@@ -3,14 +3,20 @@
 import ast
 import ctypes
 import multiprocessing
+import os
 import platform
 import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import REPOSITORY, SAMPLE, run_python
+from joblib import cpu_count
 from PIL import Image
 from training_runs import assert_same_weights, train
 
@@ -24,6 +30,7 @@ from training import hardware
 from training.recipe import Recipe, RecipeError
 from training.setup import start_accelerator
 
+CORES = cpu_count(only_physical_cores=True)
 BATCHES = [np.arange(4), np.arange(4, 8)]
 
 
@@ -156,3 +163,54 @@ def test_apples_gpus_have_no_float64(monkeypatch):
     start_accelerator(Recipe())
     with pytest.raises(RecipeError, match=r"--trivial_augment .* float64, .*: add --use_cpu"):
         start_accelerator(Recipe(trivial_augment=True))
+
+
+THREADS = """
+import torch
+from training.recipe import Recipe
+from training.setup import start_accelerator
+
+start_accelerator(Recipe(use_cpu=True))
+print("threads", torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("environment", "threads"), [({}, CORES), ({"OMP_NUM_THREADS": "1"}, 1)])
+def test_the_number_of_threads_is_a_persons_word(tmp_path, environment, threads):
+    """A launcher says 1 by itself."""
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS)
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=1"]
+    bare = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    process = subprocess.run(
+        [sys.executable, *launch, script],
+        cwd=REPOSITORY,
+        env=bare | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert f"threads {threads}" in process.stdout, process.stdout + process.stderr
+
+
+@pytest.mark.parametrize(
+    ("launched", "before", "words", "is_the_launchers"),
+    [
+        (True, {}, ["accelerate", "launch", "train.py"], True),
+        (True, {"OMP_NUM_THREADS": "1"}, ["accelerate", "launch"], False),
+        (True, {"MKL_NUM_THREADS": "1"}, ["torchrun"], False),
+        (True, {}, ["accelerate", "launch", "--num-cpu-threads-per-process", "1"], False),
+        (True, {}, ["accelerate", "launch", "--num_cpu_threads_per_process=1"], False),
+        (True, psutil.AccessDenied(), [], False),
+        (False, {}, ["bash"], False),
+    ],
+)
+def test_whose_word_the_number_of_threads_is(monkeypatch, launched, before, words, is_the_launchers):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    launcher = Mock()
+    launcher.environ.side_effect = [before]
+    launcher.cmdline.return_value = words
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parent=lambda: launcher))
+    assert hardware.are_threads_the_launchers() is is_the_launchers

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -48,6 +49,23 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap too
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # whose free end stays, up to the largest number of bytes it takes
+
+
+def are_threads_the_launchers() -> bool:
+    """
+    Whether the number of threads is a launcher's own choice, which is 1, and nobody's who started it.
+
+    `accelerate launch` and torchrun set OMP_NUM_THREADS where it is not set. Only the environment that they themselves
+    were started in tells whose it is; where that cannot be read, it is taken for a person's.
+    """
+    if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        return False
+    try:
+        launcher = psutil.Process().parent()
+        before, words = launcher.environ(), " ".join(launcher.cmdline()).replace("-", "_")
+    except (psutil.Error, OSError, AttributeError):
+        return False
+    return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & before.keys() and "num_cpu_threads_per_process" not in words
 
 
 class Choice(NamedTuple):

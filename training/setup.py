@@ -16,7 +16,7 @@ from cifar10.reading import TRAIN_SPLIT, ImageSplit, open_split
 from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
-from .hardware import choose_mixed_precision, keep_freed_memory
+from .hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
 from .recipe import Recipe, RecipeError
 
 
@@ -65,9 +65,8 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
         if recipe.sync_batchnorm and accelerator.num_processes > 1:
             raise RecipeError("--sync_batchnorm works on GPUs alone: leave it out where several processes share CPUs.")
         keep_freed_memory()
-        # `accelerate launch` sets OMP_NUM_THREADS to 1 unless it is told more.
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        if torch.get_num_threads() == 1:
+        if torch.get_num_threads() == 1 and are_threads_the_launchers():
             torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
