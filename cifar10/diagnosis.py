@@ -158,7 +158,7 @@ def explain_missing_split(name: str, split: str, splits: Sequence[str]) -> str:
 
 def explain_capitals(name: str) -> str | None:
     """A split of a folder that `datasets` does not take for one, since it is written with capitals."""
-    wrong = miswritten_split(read_folder(Path(name))) if Path(name).is_dir() else None
+    wrong = miswritten_split(Path(name)) if Path(name).is_dir() else None
     return wrong and (
         f"{name} has {wrong} where a split is called {wrong.lower()}, in small letters: rename it, since its images "
         "count for no split, or for another one."

@@ -65,8 +65,7 @@ class Folder:
     @property
     def names_its_splits(self) -> bool:
         """Whether a card in it says which files are of which split."""
-        cards = [self.path / card for card in _CARDS if card in self.names]
-        return any(re.search(rb"^configs:", card.read_bytes(), re.MULTILINE) for card in cards)
+        return _has_configs(self.path)
 
 
 def read_folder(path: Path) -> Folder:
@@ -91,7 +90,16 @@ def read_folder(path: Path) -> Folder:
             has_links |= os.path.islink(inside)
             around[inside] = (*real, target)
         names += [(relative / file).as_posix() for file in files]
-    return Folder(path, sorted(names, key=PurePosixPath), sorted(subfolders, key=PurePosixPath), has_links)
+    return Folder(path, sorted(names, key=_parts), sorted(subfolders, key=_parts), has_links)
+
+
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _has_configs(path: Path) -> bool:
+    cards = [path / card for card in _CARDS if (path / card).is_file()]
+    return any(re.search(rb"^configs:", card.read_bytes(), re.MULTILINE) for card in cards)
 
 
 def _raise(error: OSError) -> None:
@@ -100,7 +108,7 @@ def _raise(error: OSError) -> None:
 
 def is_hidden(name: str) -> bool:
     """Whether a file is none that a person put there, `.name`, or a folder, whose name ends in `/`: `__MACOSX/` too."""
-    last = PurePosixPath(name).name
+    last = name.removesuffix("/").rpartition("/")[2]
     return last.startswith(".") or (name.endswith("/") and last.startswith("__"))
 
 
@@ -164,9 +172,9 @@ def _matching(names: list[str], patterns: list[str]) -> list[str]:
     return [name for matches in matchers for name in names if matches(name)]
 
 
-def miswritten_split(folder: Folder) -> str | None:
+def miswritten_split(path: Path) -> str | None:
     """What is named like a split at the top of a folder, but with capitals, which `datasets` does not know."""
-    tops = {PurePosixPath(name).parts[0].split(".")[0] for name in (*folder.visible, *folder.subfolders)}
+    tops = {name.split(".")[0] for name in os.listdir(path) if not is_hidden(name)}
     keywords = {keyword for split in SPLIT_KEYWORDS.values() for keyword in split}
     wrong = [top for top in sorted(tops) if top.lower() in keywords and top != top.lower()]
-    return wrong[0] if wrong and not folder.names_its_splits else None
+    return wrong[0] if wrong and not _has_configs(path) else None

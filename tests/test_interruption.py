@@ -68,10 +68,7 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
     assert f"stopped by {number.name} behind checkpoint 10:" in output and "Traceback" not in output
     assert list_checkpoints(folder) == [folder / "checkpoint-10"]
     assert find_damage(folder / "checkpoint-10") is None and not (folder / "all_results.json").exists()
-    for unfinished in (
-        folder,
-        folder / "checkpoint-10",
-    ):  # by eval.py, export.py and predict.py, then by push_to_hub.py
+    for unfinished in (folder, folder / "checkpoint-10"):  # by the scripts that take a MODEL, and by push_to_hub.py
         with pytest.raises(ModelError, match="resume with the command that began it and --resume_from_checkpoint"):
             find_folder(str(unfinished))
         with pytest.raises(HubError, match="resume with the command that began it and --resume_from_checkpoint"):
