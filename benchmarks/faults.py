@@ -285,7 +285,7 @@ def fill_disks(times: int, folders: FinishedFolders, draw: random.Random) -> dic
         for number in range(times):
             here, log = folders.copy(), folders.log.with_name(f"full-{number}.txt")
             if draw.random() < 0.5:
-                fault = partial(limit_files, draw.choice(folders.sizes) - 1)
+                fault = partial(limit_files, draw.choice(folders.sizes) - 1, here)
             else:
                 fault = partial(refuse_call, draw.randint(1, calls), here)
             process = folders.start(name, here, fault, log)
@@ -324,9 +324,13 @@ def refuse_call(number: int, here: Path) -> None:
     before_each_change(hear, here)
 
 
-def limit_files(size: int) -> None:
-    """No file grows beyond so many bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def limit_files(size: int, here: Path) -> None:
+    """No file grows beyond so many bytes, from when the tool begins to write: its workers' memory is files, too."""
+
+    def hear(_: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    before_each_change(hear, here / OWN_NAME / "change")
 
 
 def start_two(times: int, base: list[str], folder: Path, expected: str, draw: random.Random) -> dict:
