@@ -54,7 +54,7 @@ def record(frozen: bool, seen_dir: Path, flags: list[str]) -> None:
         return model
 
     train.TrainingInputs = Recorded
-    train.draw_finished = lambda *arguments: None  # it makes inputs too, for a picture
+    train.draw = lambda *arguments: None  # one of the pictures makes inputs, too
     if frozen:
         train.build_network = build_frozen
     train.run(parse_recipe(flags))
