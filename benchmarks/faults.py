@@ -258,12 +258,11 @@ def kill_in_finished_folders(kills: int, folders: FinishedFolders, draw: random.
         while found.total() < kills:
             here = folders.copy()
             process = folders.start(name, here)
-            if draw.random() < 0.5:
-                time.sleep(seconds * draw.random())
-            else:
-                while process.is_alive() and not (here / OWN_NAME / "change").exists():
-                    time.sleep(0.0002)
-                time.sleep(0.1 * draw.random() ** 3)
+            # At any moment, while new files are made, or while they take their places.
+            awaited, longest = draw.choice([("", seconds), ("change", 0.3), ("change/journal.json", 0.01)])
+            while process.is_alive() and not (here / OWN_NAME / awaited).exists():
+                time.sleep(0.0002)
+            time.sleep(longest * draw.random())
             process.kill()
             process.join()
             if process.exitcode == -signal.SIGKILL:
