@@ -23,7 +23,7 @@ from modeling_slimresnet import SlimResNetConfig
 from run_folder.changes import OWN_NAME, change, recorded
 from run_folder.console import tolerant_output
 from run_folder.ownership import own
-from run_folder.writing import FolderError, check_place, write_json
+from run_folder.writing import FolderError, write_json
 from training.output_dir import read_recipe
 from training.recipe import RecipeError
 
@@ -51,7 +51,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Builds the page beside the folder's files, whose places it takes when it is complete."""
     output_dir = arguments.output_dir
-    check_place("--output_dir", output_dir)
     is_page = "about.json" in recorded(output_dir)
     holds_something = output_dir.exists() and set(os.listdir(output_dir)) - {OWN_NAME}
     if holds_something and not (arguments.overwrite_output_dir and is_page):
