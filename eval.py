@@ -35,7 +35,13 @@ from run_folder.console import tolerant_output
 from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, check_place, write_json
 from sharing.model_card import renew_model_card
-from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
+from training.output_dir import (
+    RECIPE_NAME,
+    RESULTS_NAME,
+    is_of_an_earlier_version,
+    read_recipe,
+    read_recipe_with,
+)
 from training.recipe import Recipe, RecipeError
 from training.rows import HELD_OUT, VALIDATION, ScoredRows, count_test, is_fact_of_training, open_rows, unreserved
 from training.setup import start_accelerator
@@ -402,6 +408,8 @@ def write(output_dir: Path, weights: str | None, findings: Findings) -> None:
         pictures = dict(findings.pictures)
         is_run = (output_dir / RECIPE_NAME).is_file()
         with change(output_dir) as made:
+            if is_of_an_earlier_version(output_dir):
+                made.own |= {RESULTS_NAME, *findings.details, *(f"figures/{name}" for name in pictures)}
             if is_refitted(earlier, findings.results):
                 pictures |= forget_scaling(made, output_dir, earlier, findings)
             made.remove(f"figures/{name}" for name in pictures)  # of other figures: they come anew, or not at all

@@ -23,15 +23,22 @@ OWN_NAME = ".slimresnet"  # in a run's folder: all in it is this package's
 _RECORD = "record.json"
 _CHANGE = "change"
 _JOURNAL = "journal.json"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON that says something else
 
 
 def recorded(folder: Path) -> dict[str, str]:
     """The files that were written here, by their path in the folder, each with the SHA-256 of what was written."""
     try:
         files = json.loads((folder / OWN_NAME / _RECORD).read_text(encoding="utf-8"))["files"]
-        return {str(name): str(digest) for name, digest in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {str(name): str(digest) for name, digest in files.items() if _is_below(name)}
+    except UNREADABLE:
         return {}  # none, or damaged: then nothing here is known to be ours
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name says where in a folder something is, and not where else."""
+    path = PurePosixPath(name)
+    return name == path.as_posix() and not path.is_absolute() and path.parts != () and ".." not in path.parts
 
 
 def is_own(folder: Path, name: str) -> bool:
@@ -46,8 +53,28 @@ def foreign(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _is_as_written(folder: Path, name: str, record: dict[str, str]) -> bool:
-    file = folder / name
-    return name in record and file.is_file() and not file.is_symlink() and _digest(file) == record[name]
+    return name in record and _digest_of(folder, name) == record[name]
+
+
+def _digest_of(folder: Path, name: str) -> str | None:
+    """Of a file in a folder; None where there is none, or where a link stands on the way to it or in its place."""
+    way = [folder / name, *(folder / parent for parent in PurePosixPath(name).parents[:-1])]
+    if any(each.is_symlink() for each in way) or not (folder / name).is_file():
+        return None
+    return _digest(folder / name)
+
+
+def refuse_links(folder: Path) -> None:
+    """
+    Looks before anything is written or removed in `.slimresnet`: a folder may come from a stranger.
+
+    Raises:
+        FolderError: it is a link, or holds one: what happens in it would happen elsewhere.
+    """
+    home = folder / OWN_NAME
+    for path in [home, *(home.iterdir() if home.is_dir() and not home.is_symlink() else ())]:
+        if path.is_symlink():
+            raise FolderError(f"{path} is a link, which this program does not make: remove it, then try again.")
 
 
 def _digest(file: Path) -> str:
@@ -62,15 +89,14 @@ class Change:
     Attributes:
         files: a folder for what is to come, laid out as the run's folder.
         own: names of what is known to be ours though the record may not say so.
-        renamed: after the change, where files of others went that stood in the place of ours.
     """
 
     def __init__(self, folder: Path):
         self._folder, self._home = folder, folder / OWN_NAME / _CHANGE
         self.files = self._home / "files"
         self.own: set[str] = set()
-        self.renamed: dict[str, str] = {}
-        self._removed: list[str] = []
+        self._removed: dict[str, str | None] = {}  # with the digest of each that is a file
+        self._last: set[str] = set()
         self._moved: dict[str, str] = {}
 
     def bring(self, names: Iterable[str]) -> None:
@@ -87,11 +113,14 @@ class Change:
 
         One that comes anew, too, leaves before any other file comes, and comes after all others.
         """
-        self._removed += [name for name in names if is_own(self._folder, name) or name in self.own]
+        names = list(names)
+        self._last |= set(names)
+        mine = [name for name in names if is_own(self._folder, name) or name in self.own]
+        self._removed |= {name: _digest_of(self._folder, name) for name in mine}
 
     def remove_folders(self, names: Iterable[str]) -> None:
         """Takes out whole folders, of which the caller knows that all in them was written here."""
-        self._removed += names
+        self._removed |= dict.fromkeys(names)
 
     def move(self, source: Path, name: str) -> None:
         """Brings a folder that lies elsewhere in `.slimresnet` to its place."""
@@ -108,31 +137,19 @@ class Change:
         if not (files or self._removed or self._moved):
             return False
         record = recorded(self._folder)
-        for name in [*files, *self._moved.values()]:
-            self._make_way(name, record)
-        gone = set(self._removed)
-        kept = {name: digest for name, digest in record.items() if name not in gone}
+        kept = {name: digest for name, digest in record.items() if name not in self._removed}
         write_json(self._home / _RECORD, {"files": kept | {name: _digest(self.files / name) for name in files}})
         for path in [*self.files.rglob("*"), self.files, self._home]:
             force_to_disk(path)
+        mine = [name for name in files if name in self.own or _is_as_written(self._folder, name, record)]
         journal = {
             "removed": self._removed,
             "moved": self._moved,
-            "renamed": self.renamed,
-            "files": sorted(files, key=lambda name: (name in gone, name)),
+            "files": sorted(files, key=lambda name: (name in self._last, name)),
+            "replaced": {name: _digest_of(self._folder, name) for name in mine},
         }
         write_json(self._home / _JOURNAL, journal)
         return True
-
-    def _make_way(self, name: str, record: dict[str, str]) -> None:
-        """Notes a new name for whatever of others stands in the place of a file, or of a folder that it lies in."""
-        path = PurePosixPath(name)
-        folders = [parent.as_posix() for parent in reversed(path.parents[:-1])]
-        blocking = [each for each in folders if _stands_for_no_folder(self._folder / each)]
-        if not blocking and os.path.lexists(self._folder / name) and name not in (*self._removed, *self.own):
-            blocking = [] if _is_as_written(self._folder, name, record) else [name]
-        for each in blocking[:1]:
-            self.renamed[each] = free_name(self._folder / each).relative_to(self._folder).as_posix()
 
 
 def _stands_for_no_folder(path: Path) -> bool:
@@ -155,6 +172,7 @@ def change(folder: Path) -> Iterator[Change]:
             its files lie whole in `.slimresnet/change`, and come to their places when the folder is opened again.
     """
     made = Change(folder)
+    refuse_links(folder)
     try:
         settle(folder)
         made.files.mkdir(parents=True)
@@ -169,16 +187,12 @@ def change(folder: Path) -> Iterator[Change]:
             shutil.rmtree(folder / OWN_NAME / _CHANGE, ignore_errors=True)
     if is_decided:
         settle(folder)
-    for name, to in made.renamed.items():
-        print(
-            f"{folder / name} was not written by this program, or was changed since: it is {folder / to} now",
-            file=sys.stderr,
-        )
 
 
 def is_pending(folder: Path) -> bool:
     """Whether a change was decided on and is not complete."""
-    return (folder / OWN_NAME / _CHANGE / _JOURNAL).is_file()
+    home = folder / OWN_NAME
+    return not any(map(Path.is_symlink, (home, home / _CHANGE))) and (home / _CHANGE / _JOURNAL).is_file()
 
 
 def settle(folder: Path) -> None:
@@ -189,46 +203,42 @@ def settle(folder: Path) -> None:
         FolderError: the file system refuses a step, or the journal cannot be read.
     """
     home = folder / OWN_NAME / _CHANGE
+    refuse_links(folder)
     if not is_pending(folder):
         shutil.rmtree(home, ignore_errors=True)
         return
     try:
         _complete(folder, json.loads((home / _JOURNAL).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise FolderError(
             f"{folder}: new files lie whole in {home / 'files'}, but cannot take their places ({error}). Mend that: "
             "they take them when the folder is opened again."
         ) from error
 
 
-def _check_journal(folder: Path, journal: dict) -> None:
-    """A folder may come from a stranger: its journal moves nothing into it, or out of it."""
-    home = OWN_NAME / PurePosixPath(_CHANGE)
-    names = [*journal["removed"], *journal["files"], *journal["renamed"], *journal["renamed"].values()]
-    names += [*journal["moved"], *journal["moved"].values()]
-    for name in [*names, *(str(home / kind / each) for kind in ("files", "removed") for each in names)]:
-        is_inside = (folder / name).parent.resolve().is_relative_to(folder.resolve())
-        if not is_inside or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"the journal names {name}, which lies outside of the folder")
-
-
 def _complete(folder: Path, journal: dict) -> None:
-    """Each step can be repeated: it does not matter how often the process is killed in between."""
+    """
+    Each step can be repeated: it does not matter how often the process is killed in between.
+
+    What came to stand in the folder since the journal was written is somebody else's, as it would have been before. And
+    the journal may be a stranger's: nothing moves into the folder, or out of it.
+    """
     home = folder / OWN_NAME / _CHANGE
-    _check_journal(folder, journal)
-    for name in journal["removed"]:
-        if os.path.lexists(folder / name) and not os.path.lexists(home / "removed" / name):
-            _rename(folder / name, home / "removed" / name)
+    names = [*journal["removed"], *journal["files"], *journal["moved"], *journal["moved"].values()]
+    for name in names:
+        if not _is_below(name):
+            raise ValueError(f"the journal names {name}, which lies outside of the folder")
+    for name, digest in journal["removed"].items():
+        is_here = _digest_of(folder, name) == digest if digest else (folder / name).is_dir()
+        if is_here and not os.path.lexists(home / "removed" / name):
+            _rename(folder, folder / name, home / "removed" / name)
     arrivals = {folder / source: name for source, name in journal["moved"].items()}
     arrivals |= {home / "files" / name: name for name in journal["files"]}
     for source, name in arrivals.items():
         if not os.path.lexists(source):
             continue  # it came before the process was killed
-        for each in (name, *map(str, PurePosixPath(name).parents)):
-            to = journal["renamed"].get(each)
-            if to is not None and os.path.lexists(folder / each) and not os.path.lexists(folder / to):
-                os.rename(folder / each, folder / to)
-        _rename(source, folder / name)
+        _make_way(folder, name, journal["replaced"].get(name))
+        _rename(folder, source, folder / name)
     for path in {folder, *((folder / name).parent for name in arrivals.values())}:
         force_to_disk(path)
     if (home / _RECORD).exists():
@@ -239,6 +249,26 @@ def _complete(folder: Path, journal: dict) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _rename(source: Path, target: Path) -> None:
+def _make_way(folder: Path, name: str, replaced: str | None) -> None:
+    """Puts aside what stands in the place of a file, unless it is to be `replaced`, or of a folder that it lies in."""
+    parents = [folder / parent for parent in reversed(PurePosixPath(name).parents[:-1])]
+    blocking = [parent for parent in parents if _stands_for_no_folder(parent)]
+    if not blocking and os.path.lexists(folder / name) and (replaced is None or _digest_of(folder, name) != replaced):
+        blocking = [folder / name]
+    for path in blocking[:1]:
+        put_aside(path)
+
+
+def put_aside(path: Path) -> None:
+    """Renames what somebody else put where a file or a folder of ours has to stand, and says so."""
+    to = free_name(path)
+    os.rename(path, to)
+    print(f"{path} was not written by this program, or was changed since: it is {to} now", file=sys.stderr)
+
+
+def _rename(folder: Path, source: Path, target: Path) -> None:
+    for path in (source, target):
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"the journal names {path}, which lies outside of the folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(source, target)

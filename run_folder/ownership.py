@@ -12,12 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .changes import OWN_NAME, is_pending, settle
+from .changes import OWN_NAME, UNREADABLE, is_pending, refuse_links, settle
 from .writing import FolderError, explain, write_json
 
 _LOCK, _OWNER = "lock", "owner.json"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a file system that has none
 PATIENCE = 5.0  # seconds: whoever writes only figures is done by then
+_GLANCE = 0.5  # seconds: whoever looks, as this process does, holds the lock for a moment, too
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def own(folder: Path) -> Iterator[None]:
         FolderError: another process owns it, or it cannot be written to.
     """
     home = folder / OWN_NAME
+    refuse_links(folder)
     lock = FileLock(home / _LOCK, fallback_to_soft=False)
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -58,10 +60,10 @@ def own(folder: Path) -> Iterator[None]:
         lock.release(force=True)
 
 
-def owner_of(folder: Path, patience: float = 0.0) -> str | None:
+def owner_of(folder: Path, patience: float) -> str | None:
     """Who is at work in a folder, after so many seconds still, for people; None if nobody is, or nobody can tell."""
     file = folder / OWN_NAME / _LOCK
-    if not file.is_file():
+    if not file.is_file() or any(map(Path.is_symlink, (file, file.parent))):
         return None
     lock = FileLock(file, fallback_to_soft=False)
     try:
@@ -95,7 +97,7 @@ def prepare_to_read(folder: Path) -> None:
     if is_pending(folder):
         with own(folder):
             pass
-    elif (owner := owner_of(folder)) is not None:
+    elif (owner := owner_of(folder, _GLANCE)) is not None:
         print(f"{folder}: {owner} is at work there; what is read is what was finished before", file=sys.stderr)
 
 
@@ -109,5 +111,5 @@ def _owner(folder: Path) -> str:
     try:
         owner = json.loads((folder / OWN_NAME / _OWNER).read_text(encoding="utf-8"))
         return "{program} (process {process} on {host}, since {since})".format(**owner)
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return "another process"

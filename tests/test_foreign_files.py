@@ -31,7 +31,7 @@ from cifar10.unlabelled import open_images
 from evaluation.trained import ModelError, load_model
 from modeling_slimresnet.__main__ import main as print_table
 from sharing.hub import HubError, collect
-from training.checkpoints import CHECKSUMS_NAME, CheckpointError, _write_checksums, list_checkpoints
+from training.checkpoints import CHECKSUMS_NAME, CheckpointError, Checkpoints, _write_checksums, list_checkpoints
 from training.progress import Progress
 from training.recipe import Recipe, RecipeError
 from training.setup import load_network_config
@@ -110,6 +110,23 @@ def test_nothing_in_a_checkpoint_is_run(written, tmp_path, write_payload):
     for name in UNREAD:
         write_payload(checkpoint / name)
     assert_same_weights(resume(written, checkpoint, tmp_path), written[2])
+
+
+@pytest.mark.parametrize("machine", [None, {}, {"device": 3, "processor": "x"}])
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(written, tmp_path, machine):
+    checkpoint = Path(shutil.copytree(written[0], tmp_path / "checkpoint-14"))
+    run = read(checkpoint, "run.json") | {"machine": machine}
+    (checkpoint / "run.json").unlink()
+    if machine is not None:
+        (checkpoint / "run.json").write_text(json.dumps(run))
+    with pytest.raises(CheckpointError, match=r"checkpoint-14 cannot be told to be of this run \("):
+        resume(written, checkpoint, tmp_path)
+
+
+def test_a_checkpoint_whose_very_folder_cannot_be_made_is_a_sentence(state, tmp_path):
+    checkpoints = Checkpoints(None, state, tmp_path / "replacement", None, keep=None)
+    error = checkpoints._write_error(tmp_path / "replacement/unfinished/checkpoint-1", OSError("no room"))
+    assert "no checkpoint could be written to" in str(error) and "are free there" in str(error)
 
 
 @pytest.fixture

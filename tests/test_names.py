@@ -82,20 +82,19 @@ def hostile(trained, tmp_path_factory):
     config["id2label"], config["label2id"] = dict(enumerate(NAMES[:10])), {}
     (folder / "config.json").write_text(json.dumps(config))
     results = json.loads((folder / "all_results.json").read_text())
-    results |= dict.fromkeys(("train_device", "test_precision", "test_tta"), "<script>|`x`\n# h")
+    results |= dict.fromkeys(("train_device", "test_precision"), "<script>|`x`\n# h")
     bad = "<i>`data`](x)\n```\n# h"
     results |= {name: bad for name in results if name.endswith("_dataset")}
     (folder / "all_results.json").write_text(json.dumps(results))
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"dataset_name": bad, "dataset_revision": bad}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "test_corruptions.json").write_text(json.dumps({"none": {NAMES[0]: [0.5] * 5, "a|b": [0.5] * 5}}))
-    facts = {"pixel_values": "<b>", "bytes": 1, "same_class": 1, "checked_images": "<b>", "checked_on": "a|b\n# h"}
+    facts = {"pixel_values": "<b>", "bytes": 1, "same_class": 1, "checked_images": 2, "checked_on": "a|b\n# h"}
     (folder / "exports.json").write_text(json.dumps({"`<b>|`": facts}))
     return folder
 
 
-def test_a_card_holds_names_as_text(hostile, monkeypatch):
-    monkeypatch.setattr("sharing.model_card.POLICIES", {"<script>|`x`\n# h": {}, "none": {}})
+def test_a_card_holds_names_as_text(hostile):
     results = json.loads((hostile / "all_results.json").read_text())
     (hostile / "all_results.json").write_text(
         json.dumps(results | {"test_corruption_accuracy": 0.5, "test_corruption_samples": 9})

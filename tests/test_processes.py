@@ -136,7 +136,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(flags, tmp_path):
 
 
 def test_processes_that_diverge_stop_together(flags, tmp_path):
-    run = [*flags, "--learning_rate=1e36", "--max_train_steps=1"]
+    run = [*flags, "--learning_rate=1e30", "--max_train_steps=1"]
     started = start_two(run, tmp_path)
     for process, log in started:
         process.join(SECONDS)
@@ -144,7 +144,7 @@ def test_processes_that_diverge_stop_together(flags, tmp_path):
     output = "".join(log.read_text() for _, log in started)
     assert "accuracy" not in output
     said = [line for line in output.splitlines() if line.startswith("train.py: ")]
-    assert len(said) == 1 and "after step 1 at a learning rate of 1e+36: lower --learning_rate" in said[0]
+    assert len(said) == 1 and "after step 1 at a learning rate of 1e+30: lower --learning_rate" in said[0]
     assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
 
 

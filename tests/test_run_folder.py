@@ -1,12 +1,15 @@
 """A folder is changed as a whole or not at all, by one process at a time, and nobody's files but ours are."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -293,31 +296,115 @@ def test_a_journal_that_cannot_be_read_is_said(tmp_path):
 
 @pytest.mark.parametrize("journal", [
     {"files": ["../stolen"]}, {"files": ["link/stolen"]}, {"files": ["/ROOT/stolen"]}, {"files": [".."]},
-    {"removed": ["../mine"]}, {"removed": ["link/mine"]}, {"removed": ["/ROOT/mine"]},
+    {"removed": {"../mine": "DIGEST"}}, {"removed": {"link/mine": "DIGEST"}}, {"removed": {"/ROOT/mine": "DIGEST"}},
+    {"removed": {"link/kept": None}}, {"removed": {"../kept": None}}, {"removed": ["../mine"]},
     {"moved": {"../mine": "here"}}, {"moved": {"link/mine": "here"}}, {"moved": {".slimresnet/change/x": "../stolen"}},
-    {"files": ["a"], "renamed": {"a": "../stolen"}}, {"renamed": {"../mine": "here"}, "files": ["../mine"]},
-    {"files": ["mine"], "linked": True},
+    {"files": ["mine"], "linked": "files"}, {"removed": {"a": None}, "linked": "removed"},
 ])  # fmt: skip
 def test_a_strangers_journal_moves_nothing_into_the_folder_or_out_of_it(tmp_path, journal):
     mine = tmp_path / "mine"
     mine.write_text("mine")
+    (tmp_path / "kept").mkdir()
     folder = tmp_path / "folder"
     home = folder / OWN_NAME / "change"
     (home / "x").mkdir(parents=True)
     (folder / "link").symlink_to(tmp_path)
-    (folder / "a").write_text("a")
-    if journal.pop("linked", False):
-        (home / "files").symlink_to(tmp_path)
-    else:
-        for name in ("a", "stolen", "link/stolen"):
+    (folder / "a").mkdir()
+    if linked := journal.get("linked"):
+        (home / linked).symlink_to(tmp_path)
+    for name in ("a", "stolen", "link/stolen"):
+        if linked != "files":
             (home / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (home / "files" / name).write_text("theirs")
-    whole = {"removed": [], "moved": {}, "renamed": {}, "files": []} | journal
-    (home / "journal.json").write_text(json.dumps(whole).replace("ROOT", str(tmp_path).lstrip("/")))
-    with pytest.raises(FolderError, match=r"the journal names .*, which lies outside of the folder"):
+    whole = {"removed": {}, "moved": {}, "files": [], "replaced": {}} | journal
+    text = json.dumps(whole).replace("ROOT", str(tmp_path).lstrip("/"))
+    (home / "journal.json").write_text(text.replace("DIGEST", hashlib.sha256(b"mine").hexdigest()))
+    with suppress(FolderError):
         settle(folder)
-    assert sorted(os.listdir(tmp_path)) == ["folder", "mine"] and mine.read_text() == "mine"
-    assert (folder / "a").read_text() == "a"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "kept", "mine"] and mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("linked", [OWN_NAME, f"{OWN_NAME}/change", f"{OWN_NAME}/lock", f"{OWN_NAME}/record.json"])
+def test_nothing_happens_in_a_folder_whose_own_part_is_a_link(tmp_path, linked):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    write_change(elsewhere, "theirs")
+    (elsewhere / OWN_NAME / "change").mkdir()
+    (elsewhere / OWN_NAME / "change" / "thesis").write_text("mine")
+    before = snapshot(elsewhere)
+    (folder / linked).parent.mkdir(parents=True)
+    (folder / linked).symlink_to(elsewhere / linked)
+    with pytest.raises(FolderError, match=r"is a link, which this program does not make: remove it"):
+        write_change(folder, "new")
+    assert not is_pending(folder)
+    prepare_to_read(folder)
+    assert snapshot(elsewhere) == before
+
+
+def test_a_link_to_a_folder_elsewhere_is_put_aside(tmp_path, capsys):
+    """What lies there is nobody's to replace or remove, recorded or not."""
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    write_change(folder, "old")
+    (folder / "figures").rename(elsewhere)
+    (folder / "figures").symlink_to(elsewhere)
+    assert not is_own(folder, "figures/b.png")
+    write_change(folder, "new", ["a.json", "figures/c.png"], removed=["figures/b.png"])
+    assert os.listdir(elsewhere) == ["b.png"] and (folder / "figures.bak").is_symlink()
+    assert (folder / "figures/c.png").read_text() == "new" and "it is" in capsys.readouterr().err
+    prepare_to_read(folder)
+
+
+def test_what_comes_between_a_change_and_its_end_is_put_aside(with_a_run, monkeypatch):
+    """A process died; its owner wrote a note before the folder was opened again."""
+    monkeypatch.setattr(changes, "_complete", lambda *_: (_ for _ in ()).throw(OSError("died")))
+    with pytest.raises(FolderError):
+        replace_run(with_a_run)
+    monkeypatch.undo()
+    for name in ("weights", "figures/new", "figures/old"):
+        (with_a_run / name).write_text("mine")
+    prepare_to_read(with_a_run)
+    kept = {"weights.bak": "mine", "figures/new.bak": "mine", "figures/old": "mine", "theirs.bak": "mine"}
+    assert visible(with_a_run) == NEW | kept
+
+
+def write_first_run_and_die_at(folder, number):
+    before_each_change(lambda each: os._exit(9) if each == number else None)
+    with own(folder), change(folder) as made:
+        for name in ("a results", "b weights"):
+            (made.files / name).write_text("new")
+        made.remove(["a results"])
+
+
+def test_the_last_file_of_a_first_run_comes_last(tmp_path):
+    number, seen = 0, []
+    while True:
+        number += 1
+        folder = tmp_path / f"run-{number}"
+        process = in_a_process(write_first_run_and_die_at, folder, number)
+        process.join()
+        seen.append(tuple(sorted(visible(folder))))
+        if process.exitcode == 0:
+            break
+    assert set(seen) == {(), ("b weights",), ("a results", "b weights")}
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"files": {"../mine": "DIGEST"}}'])
+def test_a_strangers_record_makes_nothing_ours(tmp_path, content):
+    (tmp_path / "mine").write_text("mine")
+    folder = tmp_path / "folder"
+    write_change(folder, "old")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    (folder / OWN_NAME / "record.json").write_text(content.replace("DIGEST", digest))
+    assert recorded(folder) == {}
+    write_change(folder, "new", removed=["../mine"])
+    assert (tmp_path / "mine").read_text() == "mine" and not is_pending(folder)
+
+
+def test_who_only_looks_is_nobody_at_work(tmp_path, capsys):
+    """A look takes the lock for a moment."""
+    write_change(tmp_path, "old")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: prepare_to_read(tmp_path), range(200)))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
@@ -356,7 +443,7 @@ def test_one_process_at_a_time_and_the_other_is_told_who(another, tmp_path, impa
     assert snapshot(folder) == before
     another[1].set()
     another[0].join()
-    assert owner_of(folder) is None
+    assert owner_of(folder, 0.0) is None
     with own(folder):
         pass
 

@@ -332,7 +332,7 @@ def test_a_run_that_breaks_ends_with_its_workers(flags, tmp_path, broken):
     more = ["--dataset_name", tmp_path / "data", "--streaming=true", "--dataloader_num_workers=2",
             "--total_train_batch_size=8", "--max_train_samples=64", "--validation_size=0", "--num_train_epochs=1",
             "--logging_steps=1"]  # fmt: skip
-    more += ["--learning_rate=1e36"] if broken == "the loss" else []
+    more += ["--learning_rate=1e30"] if broken == "the loss" else []
     process = start(train_script.main, [*flags, *more], tmp_path / "log")
     process.join(SECONDS)
     output = (tmp_path / "log").read_text()
@@ -446,8 +446,8 @@ def test_broken_weights_do_not_push_a_checkpoint_out(flags, tmp_path, breaks_at)
 
 @pytest.mark.parametrize("validation_size", [0, 100])
 def test_weights_too_large_for_finite_logits(flags, tmp_path, validation_size):
-    run = [*flags, "--learning_rate=1e36", "--max_train_steps=1", f"--validation_size={validation_size}"]
-    with pytest.raises(DivergedError, match=r"after step 1 at a learning rate of 1e\+36: lower --learning_rate"):
+    run = [*flags, "--learning_rate=1e30", "--max_train_steps=1", f"--validation_size={validation_size}"]
+    with pytest.raises(DivergedError, match=r"after step 1 at a learning rate of 1e\+30: lower --learning_rate"):
         train(run)
     assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
 

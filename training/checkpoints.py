@@ -13,7 +13,7 @@ from accelerate.utils import gather_object, recursively_apply
 from transformers.trainer_callback import TrainerState
 
 from cifar10.reading import first_line
-from run_folder.changes import OWN_NAME, free_name
+from run_folder.changes import OWN_NAME, UNREADABLE, put_aside
 from run_folder.writing import force_to_disk
 
 from .identity import RunIdentity
@@ -88,7 +88,7 @@ class Checkpoints:
         if is_ours(finished):
             _remove(finished)
         elif os.path.lexists(finished):
-            finished.rename(free_name(finished))
+            put_aside(finished)
         unfinished.rename(finished)
         force_to_disk(self._output_dir)
         if self._keep is not None:
@@ -106,7 +106,8 @@ class Checkpoints:
         for each in vars(self._state).values():
             if each is not None:
                 recursively_apply(lambda tensor: sizes.append(tensor.nbytes), each.state_dict())
-        free = shutil.disk_usage(self._output_dir).free
+        # The folder may not be there: its making may be what failed.
+        free = shutil.disk_usage(next(each for each in unfinished.absolute().parents if each.exists())).free
         return CheckpointError(
             f"no checkpoint could be written to {self._output_dir} ({first_line(error)}): it takes about "
             f"{_megabytes(sum(sizes))}, and {_megabytes(free)} are free there. Those written before are whole: make "
@@ -122,7 +123,7 @@ class Checkpoints:
         """
         try:
             there = RunIdentity.load(checkpoint)
-        except (RecursionError, ValueError) as error:
+        except UNREADABLE as error:
             raise CheckpointError(
                 f"checkpoint {checkpoint} cannot be told to be of this run ({error}): go on with that version, or "
                 "train anew with --overwrite_output_dir."
@@ -253,7 +254,7 @@ def _steps(output_dir: Path) -> dict[Path, int]:
         try:
             state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
             steps[folder] = int(state["global_step"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (*UNREADABLE, OverflowError):
             continue  # none of ours, or damaged: neither counted nor removed
     return dict(sorted(steps.items(), key=lambda item: item[1]))
 

@@ -87,12 +87,15 @@ class RunIdentity:
         Reads `run.json`.
 
         Raises:
-            ValueError: it is of a version of this program that knew runs by something else.
+            ValueError: it is of a version of this program that knew runs by something else, or damaged.
+            OSError: it is not there.
         """
         content = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
         known = {each.name for each in fields(cls)}
         if not isinstance(content, dict) or content.keys() != known or not all(map(_is_object, content.values())):
             raise ValueError(f"{RUN_NAME} was written by another version of this program")
+        if not all(isinstance(content["machine"].get(name), str) for name in ("device", "processor")):
+            raise ValueError(f"{RUN_NAME} does not say what machine it is of")
         return cls(**content)
 
     def differences(self, there: "RunIdentity") -> list[str]:

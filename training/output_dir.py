@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ RUN_FILES = (
     CARD_NAME, "configuration_slimresnet.py", "modeling_slimresnet.py", "eval_details.json", "test_details.json",
     *FIGURES,
 )  # fmt: skip
+_SECONDS_TO_COMPLETE = 60  # that other processes wait for the first, which renames files
 _REPLACEMENT = f"{OWN_NAME}/replacement"  # checkpoints of a run that is to take the place of the one in the folder
 
 
@@ -49,6 +51,10 @@ def check_output_dir(recipe: Recipe) -> Path:
         if is_pending(output_dir):
             with own(output_dir):
                 pass
+    else:
+        give_up = time.monotonic() + _SECONDS_TO_COMPLETE
+        while is_pending(output_dir) and time.monotonic() < give_up:
+            time.sleep(0.1)
     _check_what_is_there(recipe, output_dir)
     return output_dir
 
@@ -107,6 +113,11 @@ def is_written_here(folder: Path, name: str) -> bool:
     """
     record = recorded(folder)
     return RECIPE_NAME not in record or name in record
+
+
+def is_of_an_earlier_version(folder: Path) -> bool:
+    """Whether a folder is a run of a version that kept no record: what tells of it is by its name this program's."""
+    return (folder / RECIPE_NAME).is_file() and RECIPE_NAME not in recorded(folder)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -171,7 +182,8 @@ def finished_files(output_dir: Path, checkpoints: Path) -> Iterator[Change]:
         checkpoints: where those of the run are, which come along.
 
     Raises:
-        RecipeError: a file cannot be written. What `output_dir` held is as it was.
+        RecipeError: a file cannot be written. What `output_dir` held is as it was, or the files of the run lie whole
+            beside it, and take their places when the folder is opened again.
     """
     try:
         with change(output_dir) as made:
@@ -183,9 +195,9 @@ def finished_files(output_dir: Path, checkpoints: Path) -> Iterator[Change]:
                 for folder in checkpoint_folders(checkpoints):
                     made.move(folder, folder.name)
     except (FolderError, SafetensorError) as error:
+        then = "" if is_pending(output_dir) else " Then run the same command with --resume_from_checkpoint last."
         raise RecipeError(
-            f"the finished run could not be written to --output_dir {output_dir}: {error} Then run the same command "
-            "with --resume_from_checkpoint last."
+            f"the finished run could not be written to --output_dir {output_dir}: {error}{then}"
         ) from error
     if checkpoints != output_dir:
         shutil.rmtree(checkpoints, ignore_errors=True)
