@@ -53,6 +53,7 @@ TINY = [
 ]  # fmt: skip
 RESUME = "--resume_from_checkpoint=last"
 THEIRS = ("figures/my_plot.png", "experiment_details.json", "onnx/other.onnx", "checkpoint-4-keep-this-backup/notes")
+REPLACING, *_ = TOOLS = ["a run that replaces it", "eval.py", "export.py"]
 CONTEXT = multiprocessing.get_context("fork")  # a child has all imports done, and starts within a moment
 
 
@@ -164,13 +165,14 @@ class FinishedFolders:
 
     Args:
         base: flags of a run.
+        names: of the tools to watch.
     """
 
-    def __init__(self, base: list[str], folder: Path):
+    def __init__(self, base: list[str], folder: Path, names: list[str]):
         self._folder, self._number, self.log = folder, 0, folder / "log.txt"
         self._origin, other = folder / "origin", folder / "other"
         self.tools = {
-            "a run that replaces it": Tool(
+            REPLACING: Tool(
                 train, lambda here: [*base, "--seed=2", f"--output_dir={here}", "--overwrite_output_dir", RESUME]
             ),
             "eval.py": Tool(eval_script, lambda here: [str(here), f"--output_dir={here}", "--tta=flip"]),
@@ -187,7 +189,7 @@ class FinishedFolders:
         self._weights = {digest(self._origin): 42, digest(other): 2}  # and the seed of each
         self._before = self._visible(self._origin)
         self.calls, self.seconds = {}, {}
-        for name in self.tools:
+        for name in names:
             self._watch(name)
         self.sizes = sorted({file.stat().st_size for file in self._origin.rglob("*") if file.is_file()} - {0})
 
@@ -387,6 +389,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
     parser.add_argument("--kills", type=int, default=100, help="Of each kind, and as many full disks and double runs.")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="At work in a finished folder.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=FOLDER / "faults.json")
     arguments = parser.parse_args()
@@ -404,7 +407,7 @@ def main() -> None:
 
         # The children come first: this process must not have computed anything before it forks.
         measure("faults", lambda: kill_and_resume(kills, base, folder, draw))
-        folders = FinishedFolders(base, folder)
+        folders = FinishedFolders(base, folder, arguments.tools)
         measure("kills in a finished folder", lambda: kill_in_finished_folders(kills, folders, draw))
         measure("full disks", lambda: fill_disks(kills, folders, draw))
         expected = result["faults"]["model.safetensors, SHA-256"]
