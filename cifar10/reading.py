@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from datasets import ClassLabel, DatasetBuilder, Features, Image, IterableDataset, load_dataset_builder
+from fsspec.core import split_protocol, strip_protocol
 from PIL import UnidentifiedImageError
 from PIL.Image import Image as PILImage
 from PIL.Image import Resampling, fromarray
@@ -40,6 +41,7 @@ from .images import FORMATS, open_picture
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 _ROWS_PER_CHUNK = 1000
+_ARCHIVE_PROTOCOLS = frozenset({"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"})  # which read what the rest names
 
 
 class DatasetError(ValueError):
@@ -217,24 +219,15 @@ def open_builder(
         raise DatasetError(explain_opening(error, dataset_name, config_name, revision, flag)) from error
 
 
-def open_stream(
-    dataset_name: str,
-    split: str,
-    config_name: str | None = None,
-    revision: str | None = None,
-    *,
-    flag: str = DATASET_FLAG,
-) -> IterableDataset:
+def open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> IterableDataset:
     """
-    The rows of a split, nothing read yet; arguments as `open_split` and `open_builder`.
+    The rows of a split, nothing read yet; arguments as `open_split`.
+
+    Whoever decodes its images asks the `place_checker` first.
 
     Raises:
-        DatasetError: no such dataset or split, or its columns have no types.
+        DatasetError: no such split, or its columns have no types.
     """
-    return _open_stream(open_builder(dataset_name, config_name, revision, flag=flag), dataset_name, split)
-
-
-def _open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> IterableDataset:
     if reason := explain_capitals(dataset_name):
         raise DatasetError(reason)
     splits = [str(name) for name in builder.config.data_files or {}]
@@ -295,7 +288,7 @@ def open_split(
             the classes in different ways, or a file that is in the split twice or in the training split too.
     """
     builder = open_builder(dataset_name, config_name, revision)
-    stream = _open_stream(builder, dataset_name, split)
+    stream = open_stream(builder, dataset_name, split)
     files = _check_files(builder, dataset_name, split)
     description = f"split {split!r} of {dataset_name}"
     kinds = {type(feature) for feature in stream.features.values()}
@@ -311,7 +304,7 @@ def open_split(
     if len(label_names) < 2:
         raise DatasetError(f"column {label_column} of {description} names {len(label_names)} classes: two are needed.")
     _check_names(builder, files, label_column, label_names)
-    check_place = _place_checker(builder, dataset_name)
+    check_place = place_checker(builder, dataset_name)
     labels, fingerprint = _read_rows(stream, image_column, label_column, label_names, description, check_place)
     images = StreamedImages(stream, image_column, len(labels), image_size, description)
     if resident_on is not None:
@@ -410,7 +403,7 @@ def _read_arrow_schema(file) -> pyarrow.Schema:
         return pyarrow.ipc.open_file(file).schema
 
 
-def _place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
+def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
     """
     What looks at where a row's image lies, if not in the row: a dataset of others may name any file of this machine.
 
@@ -420,12 +413,21 @@ def _place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict
     files = {str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split}
     folder = Path(dataset_name).resolve()
 
+    def is_own(path: str) -> bool:
+        *archives, file = path.split("::")  # as in zip://image.png::archive.zip, of which fsspec opens the first
+        if any(split_protocol(each)[0] not in _ARCHIVE_PROTOCOLS for each in archives):
+            return False
+        if file in files:
+            return True
+        if "\0" in file or split_protocol(file)[0] is not None:
+            return False
+        # As fsspec reads a name: `file:/place` and `~/place` are no names in this folder.
+        return folder.is_dir() and Path(strip_protocol(file)).resolve().is_relative_to(folder)
+
     def check(encoded: dict | None, row: str) -> None:
         if encoded is None or encoded["bytes"] is not None or encoded["path"] is None:
             return
-        file = encoded["path"].split("::")[-1]  # of zip://image.png::archive.zip
-        is_inside = folder.is_dir() and "\0" not in file and Path(file).resolve().is_relative_to(folder)
-        if file not in files and not is_inside:
+        if not is_own(encoded["path"]):
             raise DatasetError(
                 f"{row} names an image file outside of the dataset, {encoded['path']}: write the image into the row, "
                 "as `to_parquet` does, or put the file into the dataset's folder."

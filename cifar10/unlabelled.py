@@ -11,7 +11,16 @@ from PIL.Image import fromarray
 from .diagnosis import looks_like_path, nearest
 from .folders import Folder, count_kinds, extension, is_hidden, is_picture, printable, read_folder
 from .pickles import read_pickle
-from .reading import DatasetError, decode_image, find_column, open_stream, read_tables, resized
+from .reading import (
+    DatasetError,
+    decode_image,
+    find_column,
+    open_builder,
+    open_stream,
+    place_checker,
+    read_tables,
+    resized,
+)
 
 _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
@@ -117,14 +126,17 @@ def _from_dataset(
     source: str, image_size: int, split: str, config_name: str | None, image_column: str | None
 ) -> Images:
     description = f"split {split!r} of {source}"
-    stream = open_stream(source, split, config_name, flag="INPUT")
+    builder = open_builder(source, config_name, flag="INPUT")
+    stream = open_stream(builder, source, split)
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     encoded = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    check_place = place_checker(builder, source)
 
     def read() -> Iterator[NamedImage]:
         row = 0
         for table in read_tables(encoded, description):
             for image in table[image_column].to_pylist():
+                check_place(image, f"row {row} of {description}")
                 try:
                     yield NamedImage(str(row), decode_image(image, image_size))
                 except ValueError as error:

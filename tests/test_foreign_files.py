@@ -1,11 +1,13 @@
 """Files of strangers are data: whatever lies in a checkpoint or a model's folder, none of our tools runs it."""
 
+import gzip
 import io
 import json
 import os
 import pickle
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -304,23 +306,43 @@ def test_no_file_of_a_dataset_is_run(tmp_path):
     assert not marker.exists()
 
 
-def test_a_row_names_no_file_outside_of_its_dataset(tmp_path):
+def test_a_row_names_no_file_outside_of_its_dataset(tmp_path, monkeypatch):
     """It would come into a figure, and with that to the Hub."""
     secret, data = tmp_path / "secret.png", tmp_path / "data"
     Image.new("RGB", (8, 8)).save(secret)
     data.mkdir()
     shutil.copy(secret, data / "own.png")
+    for archive in (data / "own.zip", tmp_path / "secret.zip"):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.write(secret, "in/it.png")
+    (data / "own.png.gz").write_bytes(gzip.compress(secret.read_bytes()))
     features = Features({"img": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    monkeypatch.chdir(data)  # where any name that is relative would seem to lie inside
+    monkeypatch.setenv("HOME", str(tmp_path))
 
     def write(place):
         image = pyarrow.array([{"bytes": None, "path": place}] * 2, features.arrow_schema.field("img").type)
         table = pyarrow.table([image, [0, 1]], schema=features.arrow_schema)
         pyarrow.parquet.write_table(table, data / "train.parquet")
 
-    for place in (str(secret), f"file://{secret}", "https://localhost:1/secret.png", f"{data}/../secret.png", "\0"):
+    outside = [
+        str(secret), f"file://{secret}", f"file:{secret}", "https://localhost:1/secret.png", f"{data}/../secret.png",
+        "~/secret.png", "\0", f"{secret}::{data}/own.png", f"file://{secret}::{data}/own.png",
+        f"https://localhost:1/secret.png::{data}/own.png", f"zip://in/it.png::{tmp_path}/secret.zip",
+        f"{secret}::zip://in/it.png::{data}/own.zip", f"zip://in/it.png::{tmp_path}/secret.zip::{data}/own.zip",
+        "simplecache::https://localhost:1/secret.png", f"simplecache::{data}/own.png", "zip://in/it.png",
+    ]  # fmt: skip
+    for place in outside:
         write(place)
-        with pytest.raises(DatasetError, match=r"row 0 of .* names an image file outside of the dataset, ") as refused:
-            open_split(str(data), "train", image_size=8)
-        assert place in str(refused.value)
-    write(str(data / "own.png"))
-    assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]
+        for read_it in (
+            lambda: open_split(str(data), "train", image_size=8),
+            lambda: next(open_images(str(data), 8, split="train").stream),
+        ):
+            with pytest.raises(DatasetError, match=r"row 0 of .* names an image file outside of the dataset, ") as said:
+                read_it()
+            assert place in str(said.value)
+    inside = [str(data / "own.png"), "own.png", f"zip://in/it.png::{data}/own.zip", f"gzip://it::{data}/own.png.gz"]
+    for place in inside:
+        write(place)
+        assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]
+        assert [image.reason for image in open_images(str(data), 8, split="train").stream] == ["", ""]

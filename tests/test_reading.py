@@ -268,7 +268,7 @@ def test_the_config_and_the_revision_asked_for_are_opened(monkeypatch):
     with pytest.raises(DatasetError, match="asked"):
         open_split("user/images", "test", image_size=8, config_name="small", revision="v1")
     with pytest.raises(DatasetError, match="asked"):
-        reading.open_stream("user/images", "test", "small", "v1")
+        reading.open_builder("user/images", "small", "v1")
     assert asked == 2 * [("user/images", "small", "v1")]
 
 
