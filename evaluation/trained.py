@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from huggingface_hub import snapshot_download
 from PIL.Image import fromarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
 from cifar10.augmentation import normalize
@@ -29,6 +29,9 @@ from run_folder.ownership import prepare_to_read
 from .schemas import find_fault
 
 _CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
+# Processors with no more to them than settings of what all do.
+_PROCESSORS = {"ViTImageProcessor": ViTImageProcessorPil, "DeiTImageProcessor": DeiTImageProcessorPil}
+_LARGEST_TRIED = 256  # pixels; they do the same at any size
 
 
 class ModelError(ValueError):
@@ -200,6 +203,7 @@ def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
         processor = _load_processor(folder)
         mean, std = _mean_and_std(processor).tolist()
         made = partial(normalize, mean=tuple(mean), std=tuple(std))
+        _check_sizes(processor, image_size)
         _check_processor(processor, made, image_size)
     except Exception as error:  # each processor has its own
         raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error
@@ -208,15 +212,16 @@ def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
 
 def _load_processor(folder: Path) -> BaseImageProcessor:
     """
-    The processor of transformers that a folder names, in its form for Pillow: another one rounds in its own way.
+    The processor that a folder names, in its form for Pillow: another one rounds in its own way.
 
-    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked.
+    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked. Others of transformers open
+    files that the folder names, or fetch them.
     """
     settings, _ = BaseImageProcessor.get_image_processor_dict(folder)
     name = settings.get("image_processor_type")
-    kind = getattr(transformers, f"{str(name).removesuffix('Fast').removesuffix('Pil')}Pil", None)
-    if not isinstance(kind, type) or not issubclass(kind, BaseImageProcessor):
-        raise ValueError(f"its image_processor_type {name} is none that transformers has for Pillow.")
+    kind = _PROCESSORS.get(str(name).removesuffix("Fast").removesuffix("Pil"))
+    if kind is None:
+        raise ValueError(f"its image_processor_type {name} is not known here, where {' and '.join(_PROCESSORS)} are.")
     return kind.from_dict(settings)
 
 
@@ -238,18 +243,29 @@ def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
     return np.stack([mean, std])
 
 
+def _check_sizes(processor: BaseImageProcessor, image_size: int) -> None:
+    """Refuses other sizes than the network's before an image of such a size is made: a file may name any."""
+    is_used = {"size": True, "crop_size": processor.do_center_crop, "pad_size": processor.do_pad}
+    for name in [name for name in is_used if is_used[name]]:
+        value = getattr(processor, name)
+        if value is not None and dict(value) != {"height": image_size, "width": image_size}:
+            raise ValueError(f"its {name} {dict(value)} is not that of the network, {image_size}×{image_size}.")
+
+
 def _check_processor(processor: BaseImageProcessor, made: Callable[[Tensor], Tensor], image_size: int) -> None:
     """Tries a processor on images of the network's size, of more pixels and of fewer."""
-    for height, width in ((image_size, image_size), (image_size + 9, 2 * image_size + 3), (image_size // 2 + 4, 5)):
+    side = min(image_size, _LARGEST_TRIED)
+    sizes = {name: {"height": side, "width": side} for name in ("size", "crop_size", "pad_size")}
+    for height, width in ((side, side), (side + 9, 2 * side + 3), (side // 2 + 4, 5)):
         image = fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-        ours = made(torch.tensor(resized(image, image_size)).permute(2, 0, 1)[None])
-        theirs = processor(images=image, return_tensors="pt")["pixel_values"]
+        ours = made(torch.tensor(resized(image, side)).permute(2, 0, 1)[None])
+        theirs = processor(images=image, return_tensors="pt", **sizes)["pixel_values"]
         is_alike = (theirs.dtype, theirs.shape) == (ours.dtype, ours.shape)
         if not (is_alike and torch.allclose(theirs, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))):
             raise ValueError(
                 f"its {type(processor).__name__} makes other pixel_values of an image of {height}×{width} "
                 f"({theirs.dtype}, {list(theirs.shape[1:])}) than these tools, which resize it (bilinear) to "
-                f"{image_size}×{image_size}, rescale and normalise it. Correct the file, or use transformers' pipeline."
+                f"{side}×{side}, rescale and normalise it. Correct the file, or use transformers' pipeline."
             )
 
 

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import evaluate
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -14,6 +15,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
 from training_runs import read, snapshot, train
 from transformers import AutoImageProcessor, ViTImageProcessorPil
+from transformers.models.oneformer import image_processing_pil_oneformer as oneformer
 
 import eval as eval_script
 import export as export_script
@@ -514,13 +516,19 @@ def test_a_processor_that_only_scales_is_followed(untrained, edits):
         ({"image_mean": [0.5, 0.5]}, "no preprocessor_config.json that can be used"),
         ({"resample": 3}, r"other pixel_values of an image of 41×67 .*bilinear"),
         ({"resample": 0}, r"other pixel_values of an image of 41×67"),
-        ({"size": {"height": 64, "width": 64}}, r"image of 32×32 \(torch\.float32, \[3, 64, 64\]\)"),
-        ({"size": {"shortest_edge": 32}}, r"image of 41×67 \(torch\.float32, \[3, 32, 52\]\)"),
+        (
+            {"size": {"height": 64, "width": 64}},
+            "its size {'height': 64, 'width': 64} is not that of the n.*k, 32×32",
+        ),
+        ({"size": {"shortest_edge": 32}}, "its size {'shortest_edge': 32} is not that of the network"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "its size .* is not that of the network"),  # terabytes
+        ({"do_center_crop": True, "crop_size": {"height": 10**6, "width": 10**6}}, "its crop_size .* is not that"),
+        ({"do_pad": True, "pad_size": {"height": 10**6, "width": 10**6}}, "its pad_size .* is not that of"),
         ({"do_resize": False}, r"image of 41×67 \(torch\.float32, \[3, 41, 67\]\)"),
         ({"do_rescale": False, "do_normalize": False}, r"torch\.uint8"),
-        ({"image_processor_type": "CLIPImageProcessor"}, r"its CLIPImageProcessor\w* makes other .*\[3, 224, 224\]"),
-        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}}, "ConvNextImageProcessor"),
-        ({"image_processor_type": "NoSuchProcessor"}, "no preprocessor_config.json that can be used"),
+        ({"image_processor_type": "DeiTImageProcessor", "do_center_crop": True}, "its crop_size"),  # 224, unless said
+        ({"image_processor_type": "CLIPImageProcessor"}, "CLIPImageProcessor is not known here, where ViTImageProc"),
+        ({"image_processor_type": None}, "its image_processor_type None is not known here"),
     ],
 )
 def test_a_processor_that_does_anything_else_is_refused(untrained, edits, said):
@@ -528,6 +536,34 @@ def test_a_processor_that_does_anything_else_is_refused(untrained, edits, said):
     with pytest.raises(ModelError, match=said) as refused:
         load_normalize(untrained)
     assert "preprocessor_config.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_no_processor_fetches_what_its_file_names(untrained, monkeypatch):
+    """As OneFormer's does, of any repository or folder."""
+    fetch = Mock(side_effect=OSError("fetched"))
+    monkeypatch.setattr(oneformer, "hf_hub_download", fetch)
+    settings = {"class_info_file": "it.json", "num_text": 1, "repo_path": "somebody/beacon"}
+    with pytest.raises(OSError, match="fetched"):
+        oneformer.OneFormerImageProcessorPil(**settings)
+    fetch.reset_mock()
+    edit_processor(untrained, image_processor_type="OneFormerImageProcessor", **settings)
+    with pytest.raises(ModelError, match="its image_processor_type OneFormerImageProcessor is not known here"):
+        load_normalize(untrained)
+    fetch.assert_not_called()
+
+
+def test_a_large_network_is_not_tried_at_its_size(untrained, monkeypatch):
+    """Three images of 8192×8192 and more would be gigabytes."""
+    config = read(untrained, "config.json")
+    (untrained / "config.json").write_text(json.dumps(config | {"image_size": 8192}))
+    edit_processor(untrained, size={"height": 8192, "width": 8192})
+    made = Mock(wraps=PIL.Image.fromarray)
+    monkeypatch.setattr("evaluation.trained.fromarray", made)
+    load_normalize(untrained)
+    assert made.call_count == 3 and max(each.args[0].size for each in made.call_args_list) < 1 << 20
+    edit_processor(untrained, resample=3)
+    with pytest.raises(ModelError, match="makes other pixel_values"):
+        load_normalize(untrained)
 
 
 def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
