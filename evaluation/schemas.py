@@ -1,6 +1,7 @@
 """What the JSON files of a run hold, as far as these tools rely on it: the types, by the name of the file."""
 
 import re
+import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import NamedTuple
@@ -16,7 +17,8 @@ class Kind(NamedTuple):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is one that a float can be; JSON has whole numbers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 NUMBER = Kind("a number", _is_number)
@@ -36,28 +38,44 @@ BINS = Kind(
     ),
 )
 
-Schema = dict[str, "Kind | Schema"]
-"""Kinds of the values of an object by name, a regular expression; the first that fits counts, and others are free."""
+
+class Schema(NamedTuple):
+    """
+    What an object has to be.
+
+    Attributes:
+        kinds: of its values by name, a regular expression; the first that fits counts, and others are free.
+        required: names without which it says nothing.
+    """
+
+    kinds: "dict[str, Kind | Schema]"
+    required: tuple[str, ...] = ()
+
 
 _FIGURES = "accuracy|accuracy_low|accuracy_high|loss|expected_calibration_error|expected_calibration_error_scaled"
-_RESULTS: Schema = {
-    rf"epoch|temperature|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
-    r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
-    r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
-    r".*_is_local": SWITCH,
-    r".*_tta": POLICY,
-}
-_EXPORT: Schema = {
-    "bytes|checked_images|calibration_images|opset": COUNT,
-    "same_class|largest_logit|largest_difference": NUMBER,
-    "checked_on|pixel_values": TEXT,
-    "smallest_side": Kind("a whole number, or null", lambda value: value is None or COUNT.holds(value)),
-}
-_SCHEMAS: dict[str, Schema] = {
-    "all_results.json": _RESULTS,
-    "exports.json": {".*": _EXPORT},
-    "*_corruptions.json": {".*": {".*": NUMBERS}},
-    "*_details.json": {"reliability|reliability_scaled": BINS},
+_RESULTS = Schema(
+    {
+        rf"epoch|temperature|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
+        r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
+        r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
+        r".*_is_local": SWITCH,
+        r".*_tta": POLICY,
+    }
+)
+_EXPORT = Schema(
+    {
+        "bytes|checked_images|calibration_images|opset": COUNT,
+        "same_class|largest_logit|largest_difference": NUMBER,
+        "checked_on|pixel_values": TEXT,
+        "smallest_side": Kind("a whole number, or null", lambda value: value is None or COUNT.holds(value)),
+    },
+    required=("pixel_values", "bytes", "same_class", "checked_images"),
+)
+_SCHEMAS = {
+    "all_results.json": _RESULTS,  # of which a run has those that it measured
+    "exports.json": Schema({".*": _EXPORT}),
+    "*_corruptions.json": Schema({".*": Schema({".*": NUMBERS})}),
+    "*_details.json": Schema({"reliability|reliability_scaled": BINS}),
 }
 
 
@@ -68,14 +86,14 @@ def find_fault(name: str, content: dict) -> str | None:
     Args:
         content: the object that the file is.
     """
-    schema = next((schema for pattern, schema in _SCHEMAS.items() if fnmatch(name, pattern)), {})
+    schema = next((schema for pattern, schema in _SCHEMAS.items() if fnmatch(name, pattern)), Schema({}))
     return _find_fault(content, schema, "")
 
 
 def _find_fault(content: dict, schema: Schema, path: str) -> str | None:
     for name, value in content.items():
-        kind = next((kind for pattern, kind in schema.items() if re.fullmatch(pattern, name)), None)
-        if isinstance(kind, dict):
+        kind = next((kind for pattern, kind in schema.kinds.items() if re.fullmatch(pattern, name)), None)
+        if isinstance(kind, Schema):
             inside = f"{path}{name}"
             fault = (
                 _find_fault(value, kind, f"{inside}: ")
@@ -88,7 +106,8 @@ def _find_fault(content: dict, schema: Schema, path: str) -> str | None:
             )
         if fault:
             return fault
-    return None
+    missing = [name for name in schema.required if name not in content]
+    return f"{path}{missing[0]} is missing" if missing else None
 
 
 def _short(value: object) -> str:

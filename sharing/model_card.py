@@ -140,7 +140,10 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         recipe=recipe,
         results=results,
         results_table=_results_table(results),
-        chosen=[_CHOICES.get(choice, as_text(choice)).format(tta=recipe.tta) for choice in _chosen_together(results)],
+        chosen=[
+            _CHOICES[choice].format(tta=recipe.tta) if choice in _CHOICES else as_text(choice)
+            for choice in _chosen_together(results)
+        ],
         precisions={
             title: results[f"{prefix}_precision"]
             for title, prefix in (("test", "test"), ("validation", "eval"))
@@ -212,7 +215,7 @@ def _exports(folder: Path, results: dict) -> list[dict]:
             for each in SCORED_AS.get(name, ())
             if f"test_{each}_accuracy" in results
         }
-        rows.append({"file": name, "accuracies": accuracies, **facts})
+        rows.append({**facts, "file": name, "accuracies": accuracies})
     return rows
 
 
@@ -220,7 +223,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
     """
     The figures of a finished folder as the Hub's model-index has them: of the test split, and of validation.
 
-    Only of figures whose data are known, and are the run's own.
+    Only of figures whose data, images and policy are known, and are the run's own.
     """
     recipe = shared_recipe(folder)
     results, _ = _own_figures(folder, recipe)
@@ -230,8 +233,8 @@ def eval_results(folder: Path) -> list[EvalResult]:
             continue
         dataset = results[f"{prefix}_dataset"]
         for key, (metric, title) in _METRICS.items():
-            value = results.get(f"{prefix}_{key}")
-            if value is None:
+            value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key)
+            if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
                 continue
             entries.append(
                 EvalResult(
@@ -239,7 +242,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
                     dataset_type=dataset,
                     dataset_name=dataset,
                     dataset_config=recipe.dataset_config_name,
-                    dataset_split=_rows_scored(results, prefix, key),
+                    dataset_split=rows,
                     dataset_revision=recipe.dataset_revision,
                     metric_type=metric,
                     metric_name=title.format(
@@ -252,18 +255,21 @@ def eval_results(folder: Path) -> list[EvalResult]:
     return entries
 
 
-def _rows_scored(results: dict, prefix: str, key: str) -> str:
+def _rows_scored(results: dict, prefix: str, key: str) -> str | None:
     """Name of the split that a figure is of, with the number of its images where they are not the whole split."""
-    split = results[f"{prefix}_split"]
-    samples = results[f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples"]
+    split = results.get(f"{prefix}_split")
+    samples = results.get(f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples")
+    if split is None or samples is None:
+        return None
     if prefix == "eval":
         return f"{split} ({samples:,} held out)"
-    whole = results.get(f"{prefix}_num_rows", results[f"{prefix}_samples"])
+    whole = results.get(f"{prefix}_num_rows", results.get(f"{prefix}_samples"))
     return split if samples == whole else f"{split} ({samples:,} images)"
 
 
 def _results_table(results: dict) -> list[list[str]]:
     columns = {
+        "images": lambda prefix, got: f"{got[f'{prefix}_samples']:,}",
         "accuracy": _with_interval("accuracy"),
         "with test-time augmentation": _with_policy,
         "top-5": lambda prefix, got: f"{got[f'{prefix}_top_5_accuracy']:.2%}",
@@ -280,21 +286,21 @@ def _results_table(results: dict) -> list[list[str]]:
         return []
     rows = []
     for title, prefix in splits:
-        cells = [title, f"{results[f'{prefix}_samples']:,}"]
+        cells = [title]
         for write in columns.values():
             try:
                 cells.append(write(prefix, results))
             except KeyError:  # not measured in this run
                 cells.append("")
         rows.append(cells)
-    header = ["split", "images", *columns]
+    header = ["split", *columns]
     filled = [column for column in range(len(header)) if any(row[column] for row in rows)]
     return [[row[column] for column in filled] for row in (header, *rows)]
 
 
 def _with_policy(prefix: str, results: dict) -> str:
     """The interval, and the policy where it is not that of the test row, which a sentence names."""
-    policy = results.get(f"{prefix}_tta")
+    policy = results[f"{prefix}_tta"]
     return _with_interval("accuracy", "_tta")(prefix, results) + (
         f", {as_code(policy)}" if policy != results.get("test_tta") else ""
     )
@@ -305,7 +311,7 @@ def _with_interval(name: str, suffix: str = ""):
         value, low, high = (results.get(f"{prefix}_{name}{bound}{suffix}") for bound in ("", "_low", "_high"))
         if value is None:
             raise KeyError(name)
-        return f"{value:.2%}" if low is None else f"{value:.2%} ({low:.2%} – {high:.2%})"
+        return f"{value:.2%}" if None in (low, high) else f"{value:.2%} ({low:.2%} – {high:.2%})"
 
     return write
 
@@ -325,7 +331,8 @@ def _changed_settings(recipe: Recipe) -> str:
 def _training_facts(results: dict, recipe: Recipe) -> list[str]:
     facts, speed = [], "train_samples_per_second"
     if "train_samples" in results:
-        facts.append(f"{results['train_samples']:,} training images, {results['epoch']:.4g} epochs")
+        epochs = f", {results['epoch']:.4g} epochs" if "epoch" in results else ""
+        facts.append(f"{results['train_samples']:,} training images{epochs}")
     if "train_runtime" in results:
         where = f" on {as_text(results['train_device'])}" if results.get("train_device") else ""
         many = results.get("train_num_processes", 1)

@@ -217,6 +217,39 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
     assert "Every choice" not in card
 
 
+def test_any_fact_may_be_missing(folder):
+    """A figure whose own facts are not there is left out; the rest stays."""
+    state(
+        folder,
+        test_corruption_accuracy=0.5,
+        test_corruption_accuracy_tta=0.5,
+        test_corruption_samples=90,
+        test_corruption_tta="flip",
+        test_tta="flip",
+        test_accuracy_tta=0.75,
+        eval_tta="flip_shift",
+        eval_accuracy_tta=0.625,
+        eval_accuracy_low_tta=0.5,
+        eval_accuracy_high_tta=0.75,
+        train_num_processes=2,
+    )
+    whole, entries = read(folder), eval_results(folder)
+    assert len(entries) > 10
+    for name in whole:
+        state(folder, **{name: None})
+        card = render_model_card(folder, "user/name")
+        assert "\n# user/name\n" in card and "None" not in card, name
+        lost = len(entries) - len(eval_results(folder))
+        assert lost == 1 if name in ("test_accuracy", "test_tta", "test_corruption_samples") else lost >= 0, name
+        state(folder, **whole)
+
+
+def test_what_a_file_says_was_chosen_is_text(folder):
+    state(folder, eval_chose="epoch, {x}, tta.__class__, {tta}")
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert r"the run chose the epoch whose weights were kept, {x}, tta.\_\_class\_\_, {tta}." in card
+
+
 def test_only_what_was_used_is_said_to_have_been(folder):
     plain = render_model_card(folder, "user/name")
     set_recipe(folder, cutmix_prob=0.0, stem_initialization="whitening")
@@ -233,6 +266,9 @@ def test_what_was_exported_is_in_the_card_with_the_figures_of_each_file(folder):
     scores = {"onnxruntime": 0.81, "onnxruntime_int8": 0.82, "openvino": 0.83, "torch_export": 0.84}
     state(folder, **{f"test_{name}_accuracy": score for name, score in scores.items()})
     card = render_model_card(folder, "user/name")
+    state_of_file = {**facts, "file": "other", "accuracies": None}  # which are the card's own names
+    (folder / EXPORTS_NAME).write_text(json.dumps(dict.fromkeys(files, state_of_file)))
+    assert render_model_card(folder, "user/name") == card
     rows = {line.split("`")[1]: line for line in card.splitlines() if line.startswith("| `")}
     assert rows[ONNX_FILE].endswith("| 81.00% (onnxruntime), 83.00% (openvino) |") and "| 1.2 |" in rows[ONNX_FILE]
     assert rows[QUANTIZED_ONNX_FILE].endswith("| 82.00% (onnxruntime) |") and "90.00% of 20" in rows[ONNX_FILE]

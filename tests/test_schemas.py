@@ -12,6 +12,7 @@ from evaluation.trained import ModelError, load_normalize, read_json
 from run_folder.changes import change
 from sharing.hub import HubError, collect
 
+EXPORT = {"pixel_values": "uint8", "bytes": 9, "same_class": 1.0, "checked_images": 20}
 WRONG = [
     ("all_results.json", {"temperature": "warm"}, "temperature must be a number, got 'warm'"),
     ("all_results.json", {"test_tta": "wild"}, "test_tta must be one of none, flip, flip_shift, paper, got 'wild'"),
@@ -31,6 +32,10 @@ WRONG = [
     ("exports.json", {"model.pt2": {"bytes": "many"}}, "model.pt2: bytes must be a whole number"),
     ("exports.json", {"model.pt2": {"same_class": [1]}}, "model.pt2: same_class must be a number, got [1]"),
     ("exports.json", {"model.pt2": {"smallest_side": "8"}}, "smallest_side must be a whole number, or null, got '8'"),
+    ("exports.json", {"onnx/model.onnx": {}}, "onnx/model.onnx: pixel_values is missing"),
+    ("exports.json", {"a": EXPORT, "b": {**EXPORT, "same_class": None}}, "b: same_class must be a number, got None"),
+    ("exports.json", {"a": {**EXPORT, "bytes": 10**400}}, "a: bytes must be a whole number, 0 or more, got 1000"),
+    ("all_results.json", {"test_accuracy": -(10**400)}, "test_accuracy must be a number, got -1000"),
     ("test_corruptions.json", {"none": 3}, "none must be an object of names and values, got 3"),
     ("test_corruptions.json", {"none": {"fog": ["a"]}}, "none: fog must be a list of numbers, got ['a']"),
     ("test_details.json", {"reliability": "none"}, "reliability must be a list of bins"),
@@ -54,6 +59,13 @@ def test_the_files_of_all_runs_that_are_kept_are_right():
     assert len(files) > 20
     for file in files:
         assert find_fault(file.name, json.loads(file.read_text())) is None, file
+
+
+@pytest.mark.parametrize("name", EXPORT)
+def test_a_fact_of_an_export_that_is_missing_is_named(name):
+    facts = {key: value for key, value in EXPORT.items() if key != name}
+    assert find_fault("exports.json", {"a": EXPORT, "b": facts}) == f"b: {name} is missing"
+    assert find_fault("exports.json", {"a": EXPORT}) is None
 
 
 def test_what_others_put_there_is_free(tmp_path):
