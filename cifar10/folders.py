@@ -1,5 +1,6 @@
 """What lies in a local folder of images: its files, those that are no pictures, and the split that each belongs to."""
 
+import errno
 import glob
 import os
 import re
@@ -25,6 +26,7 @@ from .images import picture_suffixes
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # what files end in: what `datasets` reads them with
 _READ_BY_DATASETS = frozenset(ImageFolder.EXTENSIONS)
+_MOST_WAYS = 64  # to one folder: two links each in twenty folders, one after the other, would be a million
 _CARDS = ("README.md", ".huggingface.yaml")  # where a dataset may say itself which files are whose
 
 
@@ -33,7 +35,8 @@ class Folder:
     """
     The files below a folder.
 
-    Links to folders are followed, but for those that lead to a folder around them; hidden folders are not looked into.
+    Links to folders are followed, but for those that lead to a folder around them, in this one or above it; hidden
+    folders are not looked into.
 
     Attributes:
         path: the folder.
@@ -73,10 +76,12 @@ def read_folder(path: Path) -> Folder:
     Looks through a folder.
 
     Raises:
-        OSError: a folder in it cannot be read.
+        OSError: a folder in it cannot be read, or links lead to it in more than `_MOST_WAYS` ways.
     """
     names, subfolders, has_links = [], [], False
-    around: dict[str, tuple[str, ...]] = {str(path): (os.path.realpath(path),)}  # of a folder: it, and all above it
+    root = os.path.realpath(path)
+    around = {str(path): (root, *map(str, Path(root).parents))}  # of a folder: it, and all above it
+    ways: Counter[str] = Counter()
     for parent, folders, files in os.walk(path, onerror=_raise, followlinks=True):
         real = around.pop(parent)
         relative = Path(parent).relative_to(path)
@@ -87,6 +92,9 @@ def read_folder(path: Path) -> Folder:
             if target in real or is_hidden(f"{folder}/"):  # a link upwards has no end
                 folders.remove(folder)
                 continue
+            ways[target] += 1
+            if ways[target] > _MOST_WAYS:
+                raise OSError(errno.ELOOP, f"links lead to this folder in more than {_MOST_WAYS} ways", inside)
             has_links |= os.path.islink(inside)
             around[inside] = (*real, target)
         names += [(relative / file).as_posix() for file in files]

@@ -326,6 +326,33 @@ def test_folders_are_read_in_the_order_of_their_paths(tmp_path):
     assert read_folder(tmp_path).names == ["B.png", "a/b.png", "a-b.png", "a.png"]
 
 
+@pytest.mark.parametrize("count", [15, 40])
+def test_links_that_multiply_are_named(tmp_path, count):
+    """Each folder has two links to the next: 2¹⁵ ways to the last of 15, and no end of 40."""
+    data = tmp_path / "data"
+    write(data, "start/cat/a.png", "start/dog/b.png", *(f"all/{number}/c.png" for number in range(count)))
+    for before, number in zip(["start", *(f"all/{number}" for number in range(count))], range(count), strict=False):
+        for name in ("x", "y"):
+            (data / before / name).symlink_to(data / "all" / str(number), target_is_directory=True)
+    said = rf"{data} cannot be read \({data}/.*: links lead to this folder in more than 64 ways\)"
+    with pytest.raises(DatasetError, match=f"--dataset_name {said}: give a folder that can"):
+        open_split(str(data), "train", image_size=8)
+    with pytest.raises(DatasetError, match=f"INPUT {said}"):
+        open_images(str(data), 8)
+
+
+def test_many_links_to_one_folder_are_read_and_none_to_what_is_around(tmp_path):
+    data = tmp_path / "data"
+    write(data, "train/cat/a.png")
+    write(tmp_path, "beside.png")
+    for number in range(30):
+        (data / "train" / str(number)).symlink_to(data / "train" / "cat", target_is_directory=True)
+    (data / "up").symlink_to(tmp_path, target_is_directory=True)
+    folder = read_folder(data)
+    assert folder.names == sorted(["train/cat/a.png", *(f"train/{number}/a.png" for number in range(30))])
+    assert "up" in folder.subfolders
+
+
 # --- the Hub ---------------------------------------------------------------------------------------------------------
 
 
