@@ -90,9 +90,9 @@ def test_all_that_goes_to_workers_can_go_to_another_process(tmp_path):
         assert torch.equal(next(sent.read(BATCHES[:1])), next(source.read(BATCHES[:1])))
 
 
+@pytest.mark.parametrize("start_method", ["spawn"], indirect=True)  # its workers have least of this process
 def test_a_run_whose_workers_share_nothing_has_the_same_weights(flags, trained, start_method):
-    if start_method == "spawn":
-        assert_same_weights(train(flags, "--streaming=true", "--dataloader_num_workers=1"), trained)
+    assert_same_weights(train(flags, "--streaming=true", "--dataloader_num_workers=1"), trained)
 
 
 def test_without_masks_of_signals(monkeypatch, flags, trained):
