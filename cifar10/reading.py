@@ -201,7 +201,7 @@ def open_builder(
         flag: what gave the name, for the message.
 
     Raises:
-        DatasetError: there is no such dataset.
+        DatasetError: there is no such dataset, or one of the Hub names files of this machine for its own.
     """
     try:
         is_folder = dataset_name.strip() and Path(dataset_name).is_dir()
@@ -214,9 +214,24 @@ def open_builder(
         if found is not None:
             builder_name, data_files = found
             return load_dataset_builder(builder_name, data_files=data_files)
-        return load_dataset_builder(dataset_name, config_name, revision=revision)
+        builder = load_dataset_builder(dataset_name, config_name, revision=revision)
     except Exception as error:  # `datasets` raises its own, fsspec's, httpx's and OSErrors
         raise DatasetError(explain_opening(error, dataset_name, config_name, revision, flag)) from error
+    if not is_folder and (files := [file for file in _data_files(builder) if _is_local(file)]):
+        raise DatasetError(
+            f"{flag} {dataset_name} is on the Hub, but its README.md names a file of this machine, {files[0]}, under "
+            "configs and data_files: give another one."
+        )
+    return builder
+
+
+def _data_files(builder: DatasetBuilder) -> list[str]:
+    return [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
+
+
+def _is_local(file: str) -> bool:
+    """Whether a part of a chain, as `zip://image.png::archive.zip` is one, lies on this machine."""
+    return any(split_protocol(part)[0] in (None, "file", "local") for part in file.split("::"))
 
 
 def open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> IterableDataset:
@@ -410,7 +425,7 @@ def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict 
     Raises, when called with the image and what its row is called:
         DatasetError: it is neither one of the dataset's files, or in one, nor in its folder.
     """
-    files = {str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split}
+    files = {*_data_files(builder)}
     folder = Path(dataset_name).resolve()
 
     def is_own(path: str) -> bool:

@@ -17,8 +17,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import SAMPLE, tiny_run_flags
-from datasets import ClassLabel, Features
+from datasets import ClassLabel, Features, load_dataset_builder
 from datasets import Image as ImageFeature
+from datasets.data_files import DataFilesDict, DataFilesList
 from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -346,3 +347,22 @@ def test_a_row_names_no_file_outside_of_its_dataset(tmp_path, monkeypatch):
         write(place)
         assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]
         assert [image.reason for image in open_images(str(data), 8, split="train").stream] == ["", ""]
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "zip://in.png::{}", "{}::https://localhost:1/file"])
+def test_a_dataset_of_the_hub_has_no_file_of_this_machine(tmp_path, monkeypatch, form):
+    """Its README.md says which files it has, and `datasets` looks for them where it says."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    place = form.format(secret)
+    builder = load_dataset_builder("imagefolder", data_files=DataFilesDict(train=DataFilesList([place], [])))
+    monkeypatch.setattr("cifar10.reading.load_dataset_builder", lambda *_, **__: builder)
+    for read_it, flag in (
+        (lambda: open_split("user/images", "train", image_size=8), "--dataset_name"),
+        (lambda: open_images("user/images", 8, split="train"), "INPUT"),
+    ):
+        with pytest.raises(DatasetError) as said:
+            read_it()
+        assert f"{flag} user/images is on the Hub, but its README.md names a file of this machine, {place}, under" in (
+            str(said.value)
+        )
