@@ -34,8 +34,9 @@ from run_folder.changes import Change, change
 from run_folder.console import tolerant_output
 from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, check_place, write_json
-from sharing.model_card import renew_model_card
+from sharing.model_card import renew_model_card, say_if_edited
 from training.output_dir import (
+    CARD_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
     is_of_an_earlier_version,
@@ -385,7 +386,8 @@ def forget_scaling(made: Change, output_dir: Path, earlier: dict, renewed: Findi
         content = read_json(output_dir / name)
         if name not in renewed.details and content.pop("reliability_scaled", None):
             write_json(made.files / name, content)
-            pictures[reliability_picture(prefix)] = partial(plot_reliability, content["reliability"], None)
+            if "reliability" in content:
+                pictures[reliability_picture(prefix)] = partial(plot_reliability, content["reliability"], None)
     return pictures
 
 
@@ -419,6 +421,8 @@ def write(output_dir: Path, weights: str | None, findings: Findings) -> None:
             if is_run:
                 renew_model_card(made, output_dir)
         print(f"written to {output_dir / RESULTS_NAME} and {', '.join(findings.details)}")
+        if is_run:
+            say_if_edited(output_dir / CARD_NAME)
         if pictures:
             with change(output_dir) as made:
                 draw(pictures, made.files / "figures")

@@ -43,7 +43,7 @@ from run_folder.console import tolerant_output
 from run_folder.ownership import own, refuse_if_owned
 from run_folder.writing import FolderError, check_place, explain, write_json
 from sharing.hub import shared_files
-from sharing.model_card import CARD_NAME, is_edited, renew_model_card
+from sharing.model_card import CARD_NAME, is_edited, renew_model_card, say_if_edited
 from training.output_dir import RECIPE_NAME, RESULTS_NAME, read_recipe, read_recipe_with
 from training.recipe import RecipeError
 from training.rows import open_rows
@@ -245,6 +245,7 @@ def write(output_dir: Path, folder: Path, weights: str | None, exported: dict[st
         forget_scores(made, output_dir, replaced)
         if any((each / RECIPE_NAME).is_file() for each in (made.files, output_dir)):
             renew_model_card(made, output_dir)
+            say_if_edited(output_dir / CARD_NAME)
 
 
 def forget_scores(made: Change, output_dir: Path, names: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ from run_folder.changes import change
 from run_folder.console import tolerant_output
 from run_folder.writing import FolderError, write_json
 from sharing.hub import HubError, collect, create_repository, push
-from sharing.model_card import renew_model_card, write_model_card
+from sharing.model_card import renew_model_card, say_if_edited, write_model_card
 from training.arithmetic import total_flos
 from training.checkpoints import TRAINER_STATE_NAME, CheckpointError, find_checkpoint
 from training.hardware import choose_channels_last, choose_cuda_graphs, choose_torch_compile
@@ -39,6 +39,7 @@ from training.interruption import InterruptedRun
 from training.loop import DivergedError, fit
 from training.optimization import schedule
 from training.output_dir import (
+    CARD_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
     check_output_dir,
@@ -154,6 +155,7 @@ def train(recipe: Recipe, until_the_end: ExitStack) -> None:
         with finished_files(output_dir, checkpoints) as made:
             write_finished(made.files, recipe, final, progress, results, scored.details)
             write_model_card(made, output_dir)
+        say_if_edited(output_dir / CARD_NAME)
         add_pictures(output_dir, pictures_of(recipe, data, make_inputs, progress, scored))
         print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
         if recipe.tta != "none":

@@ -71,7 +71,6 @@ def write_model_card(made: Change, home: Path) -> None:
         home: the folder that is changed.
     """
     if is_edited(home / CARD_NAME):
-        print(f"{home / CARD_NAME} was edited by hand and stays as it is")
         return
     name = read_recipe(made.files).hub_model_id or printable(home.resolve().name)
     (made.files / CARD_NAME).write_text(render_model_card(made.files, name), encoding="utf-8")
@@ -82,6 +81,12 @@ def renew_model_card(made: Change, home: Path) -> None:
     """The same of a run whose files are in the folder, for a change that adds to them."""
     made.bring(name for name in _READ if is_written_here(home, name))
     write_model_card(made, home)
+
+
+def say_if_edited(card: Path) -> None:
+    """Says of a card that a person edited why it is not renewed."""
+    if is_edited(card):
+        print(f"{card} was edited by hand and stays as it is")
 
 
 def is_edited(card: Path) -> bool:
