@@ -407,7 +407,7 @@ def main() -> None:
 
         # The children come first: this process must not have computed anything before it forks.
         measure("faults", lambda: kill_and_resume(kills, base, folder, draw))
-        folders = FinishedFolders(base, folder, arguments.tools)
+        folders = FinishedFolders([*base, "--num_train_epochs=2"], folder, arguments.tools)
         measure("kills in a finished folder", lambda: kill_in_finished_folders(kills, folders, draw))
         measure("full disks", lambda: fill_disks(kills, folders, draw))
         expected = result["faults"]["model.safetensors, SHA-256"]

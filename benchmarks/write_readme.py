@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -49,14 +50,30 @@ def _percent(share: float | None) -> str:
 
 
 def faults() -> str:
-    """What the kills came to, and what a checkpoint costs."""
+    """What the kills, full disks and doubled runs came to, and what a checkpoint costs."""
     result = _read("faults")
     faults, cost = result["faults"], result["checkpoint of the default network, with averaged weights"]
+    kills, disks = (
+        [each for each in result[title].values() if isinstance(each, dict)]
+        for title in ("kills in a finished folder", "full disks")
+    )
+    found = sum((Counter(each["found after it"]) for each in kills + disks), Counter())
+    ended = sum(each["came to their end by the same command"] for each in kills + disks)
+    said = sum(each["came to its end, or said why not in a sentence"] for each in disks)
+    two = result["two runs in a folder"]
+    wrong = found.total() - found["old"] - found["new"]
+    killed, full = sum(each["kills"] for each in kills), sum(each["full disks"] for each in disks)
     return (
         f"`{result['command']}`: {faults['kills']} kills at random moments, {faults['damaged checkpoints']} damaged "
         f"checkpoints, {faults['runs with the weights of the uninterrupted one']} of {faults['runs']} runs with the "
         f"weights of the uninterrupted one. A checkpoint of the network with averaged weights takes "
-        f"{cost['seconds, median']} s and {cost['megabytes']['in all']:.0f} MB."
+        f"{cost['seconds, median']} s and {cost['megabytes']['in all']:.0f} MB.\n\n"
+        f"In a finished folder eval.py, export.py and a run that replaces another were killed {killed} times, and "
+        f"found the disk full {full} times, at any call or at a size that a file may not pass. Behind it all files "
+        f"were the old ones {found['old']} times, all were the new ones {found['new']} times, and something else "
+        f"{wrong} times. The full disk was overcome or said in a sentence {said} times; the same command, once more, "
+        f"came to its end {ended} of {found.total()} times. {two['times']} times two runs were started in one "
+        f"folder: the first had the weights of a run alone {two['the first had the weights of a run alone']} times."
     )
 
 
