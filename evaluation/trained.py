@@ -1,7 +1,6 @@
 """A trained folder, or one on the Hub, as something to score and to predict with."""
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from cifar10.hub_errors import explain_hub_error
 from cifar10.reading import resized
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
+from run_folder.changes import sha256
 from run_folder.ownership import prepare_to_read
 
 from .schemas import find_fault
@@ -86,8 +86,7 @@ def explain_unfinished(folder: Path) -> str | None:
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 of a folder's weights; None where it has none."""
     try:
-        with (folder / "model.safetensors").open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(folder / "model.safetensors")
     except FileNotFoundError:
         return None
 

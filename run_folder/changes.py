@@ -61,7 +61,7 @@ def _digest_of(folder: Path, name: str) -> str | None:
     way = [folder / name, *(folder / parent for parent in PurePosixPath(name).parents[:-1])]
     if any(each.is_symlink() for each in way) or not (folder / name).is_file():
         return None
-    return _digest(folder / name)
+    return sha256(folder / name)
 
 
 def refuse_links(folder: Path) -> None:
@@ -77,7 +77,8 @@ def refuse_links(folder: Path) -> None:
             raise FolderError(f"{path} is a link, which this program does not make: remove it, then try again.")
 
 
-def _digest(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """SHA-256, as `sha256sum` writes it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -131,14 +132,14 @@ class Change:
         files = sorted(file.relative_to(self.files).as_posix() for file in self.files.rglob("*") if file.is_file())
         for name in set(files) - set(self._removed):
             there = self._folder / name
-            if there.is_file() and not there.is_symlink() and _digest(self.files / name) == _digest(there):
+            if there.is_file() and not there.is_symlink() and sha256(self.files / name) == sha256(there):
                 (self.files / name).unlink()  # nothing changes, whoever wrote it
                 files.remove(name)
         if not (files or self._removed or self._moved):
             return False
         record = recorded(self._folder)
         kept = {name: digest for name, digest in record.items() if name not in self._removed}
-        write_json(self._home / _RECORD, {"files": kept | {name: _digest(self.files / name) for name in files}})
+        write_json(self._home / _RECORD, {"files": kept | {name: sha256(self.files / name) for name in files}})
         for path in [*self.files.rglob("*"), self.files, self._home]:
             force_to_disk(path)
         mine = [name for name in files if name in self.own or _is_as_written(self._folder, name, record)]

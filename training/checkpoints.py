@@ -1,6 +1,5 @@
 """Checkpoints: complete or absent, proven whole before they are used, the oldest removed."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from accelerate.utils import gather_object, recursively_apply
 from transformers.trainer_callback import TrainerState
 
 from cifar10.reading import first_line
-from run_folder.changes import OWN_NAME, UNREADABLE, put_aside
+from run_folder.changes import OWN_NAME, UNREADABLE, put_aside, sha256
 from run_folder.writing import force_to_disk
 
 from .identity import RunIdentity
@@ -194,7 +193,7 @@ def find_damage(checkpoint: Path) -> str | None:
         present = {file.name for file in checkpoint.iterdir()} - {CHECKSUMS_NAME}
         if differing := present ^ sums.keys():
             return f"{', '.join(sorted(differing))}: in the folder or in {CHECKSUMS_NAME}, but not in both"
-        changed = [name for name, checksum in sums.items() if _checksum(checkpoint / name) != checksum]
+        changed = [name for name, checksum in sums.items() if sha256(checkpoint / name) != checksum]
     except OSError as error:
         return str(error)
     return f"{', '.join(changed)}: not as written" if changed else None
@@ -267,14 +266,9 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(condemned)
 
 
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _write_checksums(folder: Path) -> None:
     files = sorted(folder.iterdir())
-    text = "".join(f"{_checksum(file)}  {file.name}\n" for file in files)
+    text = "".join(f"{sha256(file)}  {file.name}\n" for file in files)
     (folder / CHECKSUMS_NAME).write_text(text, encoding="ascii")
     for path in (*files, folder / CHECKSUMS_NAME, folder):
         force_to_disk(path)
