@@ -23,16 +23,19 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import FOLDER, machine
-from cifar10.loading import Loading, TrainingLoader
-from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
 from modeling_slimresnet import SlimResNetConfig
-from run_folder.writing import write_json
-from training.cuda_graphs import NUM_EAGER_STEPS
-from training.inputs import TrainingInputs, batches_at_once
-from training.optimization import build_optimizer
-from training.recipe import Recipe, parse_recipe
-from training.setup import build_network, start_accelerator
-from training.step import build_step
+from slimresnet.data.inputs import TrainingInputs, batches_at_once
+from slimresnet.data.loader import Loading, TrainingLoader
+from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.recipe.launch import start_accelerator
+from slimresnet.recipe.reading import parse_recipe
+from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.writing import write_json
+from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS
+from slimresnet.training.network import build_network
+from slimresnet.training.optim.optimizer import build_optimizer
+from slimresnet.training.step import build_step
 
 RECIPE = FOLDER.parent / "configuration" / "best_long.yaml"
 LIGHT = {"trivial_augment": False, "random_erasing_prob": 0.0, "cutmix_prob": 0.0}  # crop and flip stay
@@ -64,7 +67,7 @@ class Loop:
             seed=recipe.seed,
             batch_size=recipe.total_train_batch_size,
             accumulation=1,
-            window=recipe.shuffle_buffer_size,
+            shuffle_buffer_size=recipe.shuffle_buffer_size,
         )
         self._batches = make_inputs.of(batch for _ in itertools.count() for batch in loader.epoch(0))
         self.batches_at_once = batches_at_once(next(loader.epoch(0)).pixels)

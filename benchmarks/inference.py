@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-import export as export_script
 from benchmarks.measuring import FOLDER, report, take_turns
-from cifar10.loading import Loading
-from cifar10.reading import open_split
-from evaluation.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
-from evaluation.scoring import measure, predict_logits
-from evaluation.trained import fold_batchnorm, load_model, load_normalize
 from modeling_slimresnet import SlimResNetConfig
-from training.hardware import has_bf16
-from training.output_dir import read_recipe
+from slimresnet.cli import export as export_script
+from slimresnet.data.loader import Loading
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.evaluation.scoring import measure, predict_logits
+from slimresnet.formats.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
+from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
+from slimresnet.recipe.hardware import has_bf16
+from slimresnet.recipe.reading import read_recipe
 
 THREADS = (1, 2)
 BATCHES = {"one image at a time": 1, "128 images at a time": 128}

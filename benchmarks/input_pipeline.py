@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
-from cifar10.augmentation import Augmentation
-from cifar10.randomness import Draws
-from cifar10.reading import SAMPLE_FOLDER, ImageSplit, open_split
+from slimresnet.data.randomness import Draws
+from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.data.transforms.augmentation import Augmentation
 
 BATCH = 128
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from run_folder.writing import write_json
-from training.hardware import has_bf16, processor_name
+from slimresnet.recipe.hardware import has_bf16, processor_name
+from slimresnet.run_folder.writing import write_json
 
 FOLDER = Path(__file__).parent
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar10.loading import Loading, TrainingLoader
-from cifar10.reading import ImageSplit
 from modeling_slimresnet import SlimResNetConfig
-from training.inputs import TrainingInputs
-from training.recipe import Recipe
+from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.loader import Loading, TrainingLoader
+from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.recipe.settings import Recipe
 
 
 def batches(split: ImageSplit, settings: dict, batch_size: int) -> Iterator[dict[str, Tensor]]:
@@ -23,7 +23,7 @@ def batches(split: ImageSplit, settings: dict, batch_size: int) -> Iterator[dict
         seed=0,
         batch_size=batch_size,
         accumulation=1,
-        window=50000,
+        shuffle_buffer_size=50000,
     )
     epoch = 0
     while True:

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import train
 from benchmarks.measuring import FOLDER, machine
 from benchmarks.scaling import LAUNCH_FILES
-from cifar10.reading import SAMPLE_FOLDER
-from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
-from run_folder.writing import write_json
-from training.inputs import TrainingInputs
-from training.recipe import parse_recipe
+from slimresnet.cli import train
+from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.recipe.reading import parse_recipe
+from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.writing import write_json
 
 STEPS = 20
 

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import FOLDER, report
-from cifar10.reading import SAMPLE_FOLDER
-from evaluation.trained import read_json
+from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.run_folder.reading import read_json
 
 LAUNCH_FILES = {1: "configuration/accelerate/cpu.yaml", 2: "configuration/accelerate/multi_cpu.yaml"}
 FLOP_PER_IMAGE = 3 * 2 * 271.4e6  # forward and backward of 271.4 million multiply-adds at 32×32

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
-from cifar10.reading import SAMPLE_FOLDER, open_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 
 BATCH = 128
 AUGMENTED = {"crop_padding": 2, "vertical_flip_prob": 0.05, "gaussian_blur_prob": 0.3, "cutmix_prob": 1.0}
@@ -123,7 +124,7 @@ def main() -> None:
         "ours, eager": Trainer(our_batches(arguments.dataset_name), **fast),
         "ours, compiled": Trainer(our_batches(arguments.dataset_name), **fast, compiled=True),
     }
-    levers = {
+    changes = {
         "eager, float32, NCHW": Trainer(same),
         "channels_last": Trainer(same, channels_last=True),
         "bf16": Trainer(same, bf16=True),
@@ -140,11 +141,11 @@ def main() -> None:
     }
     tables = {
         "whole loops, data included": ("the report's loop", take_turns(loops, arguments.rounds)),
-        "the step alone, batch 128, each lever": ("eager, float32, NCHW", take_turns(levers, arguments.rounds)),
+        "the step alone, batch 128, each lever": ("eager, float32, NCHW", take_turns(changes, arguments.rounds)),
     }
     profiles = {
-        "before: eager, float32, NCHW": shares(levers["eager, float32, NCHW"]),
-        "after: channels_last + bf16, eager": shares(levers["channels_last + bf16"]),
+        "before: eager, float32, NCHW": shares(changes["eager, float32, NCHW"]),
+        "after: channels_last + bf16, eager": shares(changes["channels_last + bf16"]),
     }
     print("\nshares of a step's time")
     for name, parts in profiles.items():

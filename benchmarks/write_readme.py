@@ -13,15 +13,15 @@ from functools import partial
 import yaml
 
 from benchmarks.measuring import FOLDER
-from evaluation.corruptions import overlapping_augmentations
-from evaluation.trained import read_json
 from modeling_slimresnet import SlimResNetConfig
-from training.checkpoints import TRAINER_STATE_NAME
-from training.identity import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
-from training.inputs import resolution
-from training.output_dir import RESULTS_NAME, read_recipe
-from training.recipe import parse_resizing
-from training.sharpness import is_sharpness_aware
+from slimresnet.data.corruptions.standard import overlapping_augmentations
+from slimresnet.data.inputs import resolution
+from slimresnet.recipe.reading import read_recipe
+from slimresnet.recipe.settings import parse_resizing
+from slimresnet.run_folder.names import RESULTS_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.reading import read_json
+from slimresnet.training.optim.sam import is_sharpness_aware
+from slimresnet.training.state.fingerprint import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
 
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
@@ -49,9 +49,9 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"  # empty where it was not measured
 
 
-def faults() -> str:
+def kill_resume() -> str:
     """What the kills, full disks and doubled runs came to, and what a checkpoint costs."""
-    result = _read("faults")
+    result = _read("kill_resume")
     faults, cost = result["faults"], result["checkpoint of the default network, with averaged weights"]
     kills, disks = (
         [each for each in result[title].values() if isinstance(each, dict)]
@@ -123,9 +123,9 @@ def speed() -> str:
     return "\n".join(lines).strip()
 
 
-def levers() -> str:
+def ablations() -> str:
     """What each change of the short run does to validation, in points against the first row."""
-    result = _read("levers")
+    result = _read("ablations")
     rows = result["rows"]
     base = next(iter(rows.values()))["validation accuracy"]
     lines = [
@@ -343,11 +343,11 @@ def tried(name: str) -> str:
 
 BLOCKS = {
     "results": results,
-    "levers": levers,
+    "ablations": ablations,
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
     "gpu step": gpu_step,
-    "faults": faults,
+    "kill_resume": kill_resume,
     "processes": processes,
     "inference": inference,
     "benchmarks": speed,

@@ -14,18 +14,18 @@ import yaml
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-import export as export_script
-from cifar10.reading import DatasetError, open_split
-from evaluation.backends import QUANTIZED_ONNX_FILE
-from evaluation.trained import ModelError, find_folder
-from exporting.graphs import ExportError
 from modeling_slimresnet import SlimResNetConfig
-from run_folder.changes import OWN_NAME, change, recorded
-from run_folder.console import tolerant_output
-from run_folder.ownership import own
-from run_folder.writing import FolderError, write_json
-from training.output_dir import read_recipe
-from training.recipe import RecipeError
+from slimresnet.cli import export as export_script
+from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.formats.backends import QUANTIZED_ONNX_FILE
+from slimresnet.formats.graphs import ExportError
+from slimresnet.formats.trained import ModelError, find_folder
+from slimresnet.recipe.reading import read_recipe
+from slimresnet.recipe.settings import RecipeError
+from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.run_folder.console import tolerant_output
+from slimresnet.run_folder.ownership import own
+from slimresnet.run_folder.writing import FolderError, write_json
 
 FOLDER = Path(__file__).parent
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")

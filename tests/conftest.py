@@ -21,9 +21,9 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
 
-import cifar10.reading
 import modeling_slimresnet
-from cifar10.images import open_picture
+import slimresnet.data.sources.dataset
+from slimresnet.data.images import open_picture
 
 # The same examples each time, on machines of any speed.
 settings.register_profile(
@@ -36,7 +36,7 @@ settings.register_profile(
 settings.load_profile("repository")
 
 REPOSITORY = Path(__file__).parent.parent
-SAMPLE = REPOSITORY / "cifar10" / "sample"
+SAMPLE = REPOSITORY / "examples" / "cifar10_sample"
 
 _DRAW = Figure.savefig
 _open_once = functools.lru_cache(maxsize=4096)(open_picture)
@@ -48,7 +48,7 @@ def cheap_runs():
     blank = PILImage.new("RGB", (1, 1))
     with (
         patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
-        patch.object(cifar10.reading, "open_picture", _open_once),
+        patch.object(slimresnet.data.sources.dataset, "open_picture", _open_once),
     ):
         yield
 

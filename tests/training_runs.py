@@ -16,20 +16,21 @@ from accelerate.state import AcceleratorState
 from conftest import SAMPLE
 from safetensors.torch import load_file
 
-import train as train_script
-from cifar10.augmentation import normalize
-from cifar10.randomness import sample_order
-from cifar10.reading import open_split
-from cifar10.splitting import random_subset, stratified_split
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from run_folder.changes import change
-from run_folder.ownership import own
-from training.loop import fit
-from training.recipe import parse_recipe
+from slimresnet.cli import eval as eval_script
+from slimresnet.cli import train as train_script
+from slimresnet.data.randomness import sample_order
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.splits import random_subset, stratified_split
+from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.recipe.reading import parse_recipe
+from slimresnet.run_folder.changes import change
+from slimresnet.run_folder.ownership import own
+from slimresnet.training.loop import fit
 
 SECONDS = 300  # of patience with a process, on a machine that may have other things to do
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train"])  # imports take seconds: they are done once, and a child has them
+PROCESSES.set_forkserver_preload(["slimresnet.cli.train"])  # imports take seconds: done once, a child has them
 # Python would wait at its end for those that a failed test left.
 atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])
 
@@ -155,3 +156,8 @@ def write_as_ours(folder, *names):
         for name in names:
             (made.files / name).parent.mkdir(exist_ok=True)
             (made.files / name).write_text("{}")
+
+
+def evaluate_folder(folder, *flags):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    eval_script.run(eval_script.parse([str(folder), *flags]))

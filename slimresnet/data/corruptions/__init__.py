@@ -1,0 +1,1 @@
+"""Corruptions of images that a model is scored under, and never trained on."""

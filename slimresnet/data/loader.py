@@ -1,0 +1,182 @@
+"""Batches of uint8 pixels for one process: which rows, in which order, from which workers."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from slimresnet.data.device import to_device
+from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
+from slimresnet.data.sources.dataset import DatasetError, ImageSplit, ResidentImages
+
+# What asks a process to stop, as far as its system has it: Ctrl-C, a scheduler, Ctrl-Break.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+
+class TrainingBatch(NamedTuple):
+    """Pixels uint8 `[B, 3, H, W]` and labels int64 `[B]`, both on the device, and the draws that belong to them."""
+
+    pixels: Tensor
+    labels: Tensor
+    draws: Draws | JoinedDraws
+
+
+def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
+    """Batches of one epoch as one."""
+    if len(batches) == 1:
+        return batches[0]
+    pixels, labels, draws = zip(*batches, strict=True)
+    return TrainingBatch(torch.cat(pixels), torch.cat(labels), JoinedDraws(draws))
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a process gets its batches: its place among the processes, and the machine it runs on."""
+
+    device: torch.device
+    process_index: int = 0
+    num_processes: int = 1
+    num_workers: int = 0
+
+
+class TrainingLoader:
+    """
+    The training batches of this process, epoch by epoch.
+
+    An epoch is a list of global batches, each of `batch_size × num_processes × accumulation` consecutive positions of
+    `sample_order`. Their part that no full batch fits into is left out, another one each epoch. So all processes do
+    the same number of steps, and together see the same samples as one process would.
+
+    Args:
+        split: where the samples are.
+        rows: rows that are trained on, int64.
+        seed: see `randomness`.
+        batch_size: samples a process takes at once.
+        accumulation: batches a process takes for one optimiser step.
+        shuffle_buffer_size: samples within which the order is shuffled.
+
+    Raises:
+        DatasetError: there are fewer rows than one global batch needs.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        rows: np.ndarray,
+        loading: Loading,
+        *,
+        seed: int,
+        batch_size: int,
+        accumulation: int,
+        shuffle_buffer_size: int,
+    ):
+        self._split, self._rows, self._loading = split, rows, loading
+        self._seed, self._batch_size, self._accumulation, self._shuffle_buffer_size = (
+            seed,
+            batch_size,
+            accumulation,
+            shuffle_buffer_size,
+        )
+        self.total_batch_size = batch_size * loading.num_processes * accumulation
+        self.steps_per_epoch = len(rows) // self.total_batch_size
+        if self.steps_per_epoch == 0:
+            raise DatasetError(
+                f"{len(rows)} training images are fewer than one batch of {self.total_batch_size} "
+                "(--per_device_train_batch_size × processes × --gradient_accumulation_steps): lower the batch size."
+            )
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainingBatch]:
+        """The batches of an epoch from optimiser step `first_step` of it on, `accumulation` of them a step."""
+        order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
+        starts = [
+            step * self.total_batch_size
+            + (part * self._loading.num_processes + self._loading.process_index) * self._batch_size
+            for step in range(first_step, self.steps_per_epoch)
+            for part in range(self._accumulation)
+        ]
+        batches = [order[start : start + self._batch_size] for start in starts]
+        loaded = load_batches(self._split, batches, self._loading)
+        for start, rows, (pixels, labels) in zip(starts, batches, loaded, strict=True):
+            yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows))
+
+
+def evaluation_batches(
+    split: ImageSplit, rows: np.ndarray, batch_size: int, loading: Loading
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """
+    This process's consecutive share of `rows`, each row once among all processes, the shares in order of process.
+
+    Yields:
+        pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device; the last batch may be smaller.
+    """
+    share = np.array_split(rows, loading.num_processes)[loading.process_index]
+    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    return load_batches(split, batches, loading)
+
+
+def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
+    """Reads batches of row numbers; yields pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device."""
+    if isinstance(split.images, ResidentImages):
+        loader = split.images.read(batches)  # on the device already: a worker could only copy them
+    else:
+        loader = DataLoader(
+            _BatchStream(split.images, batches),
+            batch_size=None,
+            num_workers=min(loading.num_workers, len(batches)),
+            worker_init_fn=_pass_first_signal_over,
+            pin_memory=loading.device.type == "cuda",
+        )
+    # A signal that comes between a worker's start and its handlers would end the worker: it waits until they stand.
+    _hold_signals(True)
+    try:
+        loaded = iter(loader)
+    finally:
+        _hold_signals(False)
+    try:
+        for rows, pixels in zip(batches, loaded, strict=True):
+            if isinstance(pixels, DatasetError):
+                raise pixels
+            yield pixels.to(loading.device, non_blocking=True), to_device(split.labels[rows], loading.device)
+    finally:
+        # Workers end with the last reference to what they load. An error's traceback would keep it for the garbage
+        # collector, which takes the queues first that tell them to end: the program would wait for them for ever.
+        del loaded
+
+
+def _pass_first_signal_over(worker_id: int) -> None:
+    """A signal to the whole process group is for the main process, which needs its workers to finish a step."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    _hold_signals(False)
+
+
+def _hold_signals(hold: bool) -> None:
+    """
+    Has signals to stop wait, or come, where the system can: Windows cannot.
+
+    Nor do they wait under `forkserver`, whose server begins with the first worker: it, and all processes that it starts
+    from then on, would never get any.
+    """
+    if hasattr(signal, "pthread_sigmask") and multiprocessing.get_start_method() != "forkserver":
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+class _BatchStream(IterableDataset):
+    """Worker `k` of `n` reads the batches `k, k + n, …`: the DataLoader takes from workers in turn, so order holds."""
+
+    def __init__(self, images, batches: Sequence[np.ndarray]):
+        self._images, self._batches = images, batches
+
+    def __iter__(self) -> Iterator[Tensor | DatasetError]:
+        worker = get_worker_info()
+        batches = self._batches if worker is None else self._batches[worker.id :: worker.num_workers]
+        try:
+            yield from self._images.read(batches)
+        except DatasetError as error:  # as an item: the DataLoader would wrap it in the worker's traceback
+            yield error

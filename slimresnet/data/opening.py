@@ -1,0 +1,86 @@
+"""The data that a recipe names, and which rows of it are trained on, validated on and tested on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from slimresnet.data.loader import Loading, TrainingLoader
+from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.splits import random_subset, stratified_split
+from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits, and which of their rows are trained on, validated on and tested on."""
+
+    train: ImageSplit
+    test: ImageSplit
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    test_rows: np.ndarray
+
+
+def open_recipe_split(
+    recipe: Recipe, split: str, image_size: int, resident_on: torch.device | None = None
+) -> ImageSplit:
+    """
+    A split of the dataset that the recipe names; `resident_on` as in `open_split`.
+
+    Raises:
+        DatasetError: as `open_split`.
+    """
+    return open_split(
+        recipe.dataset_name,
+        split,
+        image_size=image_size,
+        config_name=recipe.dataset_config_name,
+        revision=recipe.dataset_revision,
+        image_column=recipe.image_column_name,
+        label_column=recipe.label_column_name,
+        resident_on=resident_on,
+    )
+
+
+def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
+    """
+    Opens both splits and cuts off validation.
+
+    Raises:
+        DatasetError: as `open_split` and `stratified_split`.
+        RecipeError: what is to be tested on is the training split, or has other classes.
+    """
+    resident_on = None if recipe.streaming else loading.device
+    train = open_recipe_split(recipe, TRAIN_SPLIT, image_size, resident_on)
+    test = open_recipe_split(recipe, recipe.test_split, image_size, resident_on)
+    if test.fingerprint == train.fingerprint:
+        raise RecipeError(
+            f"--test_split {recipe.test_split} of {recipe.dataset_name} holds the very images of the training split: "
+            "name another split."
+        )
+    if test.label_names != train.label_names:
+        raise RecipeError(
+            f"--test_split {recipe.test_split} of {recipe.dataset_name} names other classes than the training split."
+        )
+    train_rows, validation_rows = stratified_split(train.labels, recipe.validation_size, recipe.seed)
+    return TrainingData(
+        train,
+        test,
+        train_rows=random_subset(train_rows, recipe.max_train_samples, recipe.seed),
+        validation_rows=random_subset(validation_rows, recipe.max_eval_samples, recipe.seed),
+        test_rows=random_subset(np.arange(len(test.labels)), recipe.max_eval_samples, recipe.seed),
+    )
+
+
+def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading) -> TrainingLoader:
+    """The recipe's order and batch size over the training rows."""
+    return TrainingLoader(
+        data.train,
+        data.train_rows,
+        loading,
+        seed=recipe.seed,
+        batch_size=recipe.per_device_train_batch_size,
+        accumulation=recipe.gradient_accumulation_steps,
+        shuffle_buffer_size=recipe.shuffle_buffer_size,
+    )

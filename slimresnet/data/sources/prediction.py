@@ -1,0 +1,192 @@
+"""Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Image
+from PIL.Image import fromarray
+
+from slimresnet.data.sources.dataset import (
+    DatasetError,
+    decode_image,
+    find_column,
+    open_builder,
+    open_stream,
+    place_checker,
+    read_tables,
+    resized,
+)
+from slimresnet.data.sources.diagnosis import looks_like_path, nearest
+from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
+from slimresnet.data.sources.pickles import read_pickle
+from slimresnet.errors import printable
+
+_PICKLE_START = b"\x80"  # of every protocol from 2 on
+
+
+class NamedImage(NamedTuple):
+    """Its name, and its RGB pixels, uint8 `[image_size, image_size, 3]`, or why they cannot be had."""
+
+    name: str
+    pixels: np.ndarray | None
+    reason: str = ""
+
+
+class Images(NamedTuple):
+    """
+    Images that are decoded as they are asked for.
+
+    Attributes:
+        count: how many there are; None if nothing says so beforehand.
+        passed_over: a sentence on the files of a folder that are no pictures; empty where all are.
+    """
+
+    stream: Iterator[NamedImage]
+    count: int | None
+    passed_over: str = ""
+
+
+def open_images(
+    source: str,
+    image_size: int,
+    *,
+    split: str = "test",
+    config_name: str | None = None,
+    image_column: str | None = None,
+) -> Images:
+    """
+    Opens what to predict on.
+
+    Args:
+        source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
+            if it has some; a dataset on the Hub; or a pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or
+            `[N, H, W, 3]`, and `ids`, `[N]`.
+        split, config_name, image_column: of a dataset.
+
+    Raises:
+        DatasetError: there is nothing of the kind.
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            folder = read_folder(path)
+            if any(extension(name) == ".parquet" for name in folder.visible):
+                return _from_dataset(source, image_size, split, config_name, image_column)
+            return _from_folder(folder, image_size)
+        if path.is_file():
+            with path.open("rb") as file:
+                is_pickle = file.read(1) == _PICKLE_START
+            if is_pickle:
+                return _from_pickle(path, image_size)
+            return Images(iter([_from_file(path, printable(path.name), image_size)]), 1)
+    except OSError as error:
+        raise DatasetError(f"INPUT {source} cannot be read ({error.filename}: {error.strerror}).") from error
+    if path.exists():
+        raise DatasetError(f"INPUT {source} is neither a file nor a folder: give one of them.")
+    if looks_like_path(source) or is_picture(source) or extension(source) in (".pkl", ".pickle"):
+        raise DatasetError(
+            f"INPUT {source} is not there{nearest(source)}: give an image, a folder of them or of Parquet files, a "
+            "dataset on the Hub, or a Kaggle pickle."
+        )
+    return _from_dataset(source, image_size, split, config_name, image_column)
+
+
+def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
+    if not file.is_file():  # reading from a pipe would wait for ever
+        return NamedImage(name, None, "it is no file, or a link to none")
+    try:
+        return NamedImage(name, decode_image({"bytes": file.read_bytes(), "path": None}, image_size))
+    except OSError as error:
+        return NamedImage(name, None, error.strerror or str(error))
+    except ValueError as error:
+        return NamedImage(name, None, str(error))
+
+
+def _from_folder(folder: Folder, image_size: int) -> Images:
+    pictures = [name for name in folder.visible if is_picture(name)]
+    others = [name for name in folder.names if name not in {*pictures}]
+    others += [f"{name}/" for name in folder.subfolders if is_hidden(f"{name}/")]
+    alike = [name for name in folder.subfolders if is_picture(name) and not is_hidden(name)]
+    kinds = ", ".join(filter(None, [count_kinds(others), f"folders named like pictures {len(alike)}" if alike else ""]))
+    if not pictures:
+        raise DatasetError(
+            f"INPUT {folder.path} holds neither image files nor Parquet{kinds and f' ({kinds})'}: give a folder that "
+            "does."
+        )
+    passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
+    return Images(
+        (_from_file(folder.path / name, printable(name), image_size) for name in pictures),
+        len(pictures),
+        kinds and passed_over,
+    )
+
+
+def _from_dataset(
+    source: str, image_size: int, split: str, config_name: str | None, image_column: str | None
+) -> Images:
+    description = f"split {split!r} of {source}"
+    builder = open_builder(source, config_name, flag="INPUT")
+    stream = open_stream(builder, source, split)
+    image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
+    encoded = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    check_place = place_checker(builder, source)
+
+    def read() -> Iterator[NamedImage]:
+        row = 0
+        for table in read_tables(encoded, description):
+            for image in table[image_column].to_pylist():
+                check_place(image, f"row {row} of {description}")
+                try:
+                    yield NamedImage(str(row), decode_image(image, image_size))
+                except ValueError as error:
+                    yield NamedImage(str(row), None, str(error))
+                row += 1
+
+    sizes = stream.info.splits
+    return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
+
+
+def _from_pickle(file: Path, image_size: int) -> Images:
+    try:
+        content = read_pickle(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"INPUT {file} is a pickle that cannot be read: {error}.") from error
+    try:
+        named = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        data, names = named["data"], _names(named["ids"])
+        if not isinstance(data, np.ndarray):
+            raise ValueError(f"data is a {type(data).__name__}")
+        if data.dtype != np.uint8 or data.ndim not in (2, 4):
+            raise ValueError(f"data is {data.dtype} {data.shape}")
+        if data.ndim == 2:
+            side = round((data.shape[1] / 3) ** 0.5)
+            data = data.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+        if data.shape[3] != 3 or 0 in data.shape[1:] or len(names) != len(data):
+            raise ValueError(f"data is {data.shape} as images, and there are {len(names)} ids")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"INPUT {file} must be a pickle of a dict of data, uint8 [N, 3072] or [N, H, W, 3], and ids, [N]; "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+    def read() -> Iterator[NamedImage]:
+        for name, pixels in zip(names, data, strict=True):
+            yield NamedImage(name, resized(fromarray(pixels), image_size))
+
+    return Images(read(), len(data))
+
+
+def _names(ids: Any) -> list[str]:
+    """What a pickle calls its images; a number of more than 64 bits, or text that no file could hold, is refused."""
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if not isinstance(ids, list | tuple):
+        raise ValueError(f"ids is a {type(ids).__name__}")
+    names = [each.decode() if isinstance(each, bytes) else each for each in ids]
+    for each in names:
+        if isinstance(each, str):
+            each.encode()
+        elif not isinstance(each, int | float) or abs(each) >= 1 << 64:
+            raise ValueError("ids are neither text nor numbers")
+    return [str(each) for each in names]

@@ -1,0 +1,283 @@
+"""Pictures of a run and of what its model gets right: PNG, legible at their full size, safe for the colour-blind."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: training machines have no display
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from slimresnet.data.loader import Loading, load_batches
+from slimresnet.data.sources.dataset import ImageSplit
+
+# Okabe and Ito's palette, told apart by the colour-blind; line styles and markers say the same once more.
+_BLACK, _BLUE, _VERMILION, _GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+_TRAIN = {"color": _BLACK, "linestyle": "-", "marker": "o", "label": "training"}
+_VALIDATION = {"color": _BLUE, "linestyle": "--", "marker": "s", "label": "validation"}
+_AVERAGED = {"color": _VERMILION, "linestyle": "-.", "marker": "^", "label": "validation, averaged weights"}
+_LINES = {
+    "loss": [("loss", _TRAIN), ("eval_loss", _VALIDATION), ("eval_loss_ema", _AVERAGED)],
+    "accuracy": [("eval_accuracy", _VALIDATION), ("eval_accuracy_ema", _AVERAGED)],
+}
+_MOST_CLASSES_WITH_NUMBERS = 20  # of a heat map, beyond which they would not be legible
+_MOST_CLASSES = 50  # of a heat map or of bars whose names are legible
+
+
+def draw(pictures: dict[str, Callable[[Path], None]], folder: Path) -> None:
+    """
+    Draws pictures into a folder; one that cannot be drawn is left out, with a warning, whatever the reason.
+
+    Args:
+        pictures: what draws each to a path, by the name of its file.
+    """
+    for name, draw_one in pictures.items():
+        try:
+            draw_one(folder / name)
+        except Exception as error:  # fonts, memory, the disk, the data: each its own
+            plt.close("all")
+            (folder / name).unlink(missing_ok=True)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"picture {name} could not be drawn, and is left out: {reason}", file=sys.stderr)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_curves(log_history: list[dict], path: Path) -> None:
+    """
+    Draws loss and, where there was validation, accuracy over the epochs.
+
+    Args:
+        log_history: an entry an epoch, with `epoch`, `loss` and maybe `eval_loss`, `eval_accuracy` and the same with
+            `_ema` behind it; accuracies in 0–1.
+        path: of the PNG, as for all functions here; its folder is made.
+    """
+    panels = {name: [(key, style) for key, style in lines if key in log_history[-1]] for name, lines in _LINES.items()}
+    panels = {name: lines for name, lines in panels.items() if lines}
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
+        for key, style in lines:
+            entries = [entry for entry in log_history if key in entry]
+            axis.plot(
+                [entry["epoch"] for entry in entries],
+                [entry[key] for entry in entries],
+                markevery=max(1, len(entries) // 20),
+                markersize=4,
+                **style,
+            )
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend()
+        if name == "accuracy":
+            axis.set_ylabel("accuracy")
+            axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        else:
+            axis.set_ylabel("cross entropy (nats)")
+    _save(figure, path)
+
+
+def plot_learning_rate(epochs: np.ndarray, rates: np.ndarray, path: Path) -> None:
+    """Draws the learning rate of each step, `[num_steps]`, over the epochs that are done before it, `[num_steps]`."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.plot(epochs, rates, color=_BLACK)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("learning rate")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_confusion_matrix(matrix: list[list[int]], names: list[str], path: Path) -> None:
+    """Draws counts `[num_labels, num_labels]`, a row a true class, with the share of the row in each cell."""
+    counts = np.array(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(6.0, 0.85 * len(names)), 20)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    _name_ticks(axis.set_xticks, names, rotation=45, ha="right", rotation_mode="anchor")
+    _name_ticks(axis.set_yticks, names)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
+        for row, column in np.ndindex(*counts.shape):
+            axis.text(
+                column,
+                row,
+                f"{counts[row, column]:,}\n{shares[row, column]:.1%}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(xmax=1))
+    bar.set_label("share of the true class")
+    _save(figure, path)
+
+
+def plot_classes(scores: dict[str, list[float]], names: list[str], path: Path) -> None:
+    """Draws bars of precision, recall and F1, `[num_labels]` each, by class."""
+    kinds = [("precision", _BLUE, None), ("recall", _VERMILION, "//"), ("f1", _GREEN, "..")]
+    figure, axis = plt.subplots(figsize=(min(max(8.0, 1.1 * len(names)), 40), 4.5), layout="constrained")
+    for offset, (kind, color, hatch) in zip((-0.27, 0, 0.27), kinds, strict=True):
+        label = "F1" if kind == "f1" else kind
+        places = np.arange(len(names)) + offset
+        axis.bar(places, scores[kind], 0.25, color=color, hatch=hatch, edgecolor="white", label=label)
+    lowest = min(min(scores[kind]) for kind, *_ in kinds)
+    axis.set_ylim(max(0, np.floor(10 * lowest - 0.5) / 10), 1)  # most of a bar that starts at 0 says nothing
+    _name_ticks(axis.set_xticks, names, rotation=30, ha="right", rotation_mode="anchor")
+    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3)
+    _save(figure, path)
+
+
+def plot_reliability(bins: list[dict], scaled: list[dict] | None, path: Path) -> None:
+    """
+    Draws accuracy over confidence, and how many samples lie where.
+
+    Args:
+        bins: `confidence`, `accuracy` and `share` of each, as `evaluation/metrics/calibration` gives them.
+        scaled: the same after temperature scaling; None where there was none.
+    """
+    figure, (above, below) = plt.subplots(2, figsize=(6, 6.5), height_ratios=(3, 1), sharex=True, layout="constrained")
+    above.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
+    groups = [(bins, _BLUE, "-", "o", "as it is"), (scaled, _VERMILION, "--", "^", "temperature-scaled")]
+    for group, color, line, marker, label in groups:
+        if group is not None:
+            confidence = [each["confidence"] for each in group]
+            above.plot(confidence, [each["accuracy"] for each in group], line, color=color, marker=marker, label=label)
+            below.plot(confidence, [each["share"] for each in group], line, color=color, marker=marker)
+    above.set_ylabel("accuracy")
+    above.legend()
+    below.set_ylabel("share of samples")
+    below.set_xlabel("confidence")
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _save(figure, path)
+
+
+def most_confident_mistakes(logits: Tensor, labels: np.ndarray, count: int = 24) -> np.ndarray:
+    """The samples, int64 `[at most count]`, whose class was missed with the largest probability, that one first."""
+    probabilities = logits.softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    wrong = (predicted != torch.from_numpy(labels)).nonzero()[:, 0]
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count].numpy()
+
+
+def plot_mistakes(pixels: Tensor, logits: Tensor, labels: np.ndarray, names: list[str], path: Path) -> None:
+    """Draws images, uint8 `[N, 3, H, W]`, each with its true class and what was said of it and how surely."""
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    captions = [
+        f"{names[label]}\n→ {names[guess]} {sure:.1%}"
+        for label, guess, sure in zip(labels, predicted.tolist(), confidence.tolist(), strict=True)
+    ]
+    _contact_sheet(pixels, captions, path, columns=6)
+
+
+def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
+    """
+    Draws training images as they are, and below each what the network sees of it and the label that it gets.
+
+    Args:
+        before, after: uint8 `[N, 3, H, W]`; H and W may differ between the two.
+        labels: float `[N, num_labels]`, each summing to 1.
+    """
+    columns = 8
+    pixels, captions = [], []
+    for start in range(0, len(before), columns):
+        pixels += [*before[start : start + columns], *after[start : start + columns]]
+        captions += [""] * len(before[start : start + columns])
+        for label in labels[start : start + columns]:
+            largest = label.topk(2)
+            floor = label.min()  # what label smoothing gives to each class
+            captions.append(
+                "\n".join(
+                    f"{names[index]} {share:.0%}"
+                    for share, index in zip(largest.values.tolist(), largest.indices.tolist(), strict=True)
+                    if share > floor + 0.005
+                )
+            )
+    _contact_sheet(pixels, captions, path, columns)
+
+
+def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Path, columns: int) -> None:
+    """Images `[3, H, W]` of any size side by side, each in a square of side 1 with its caption above it."""
+    rows = -(-len(captions) // columns)
+    width, height = 1.1, 1.45
+    figure, axis = plt.subplots(figsize=(1.5 * columns * width, 1.5 * rows * height))
+    # One pair of axes for all: a pair for each takes several times as long to lay out.
+    for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = column * width, row * height
+        axis.imshow(
+            image.permute(1, 2, 0).cpu().numpy(), extent=(left, left + 1, top + 1, top), interpolation="nearest"
+        )
+        axis.text(
+            left + 0.5,
+            top - 0.04,
+            caption,
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            linespacing=1.05,
+            parse_math=False,
+        )
+    axis.set_xlim(-0.05, columns * width - 0.05)
+    axis.set_ylim(rows * height - height + 1.05, -height + 1)
+    axis.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    _save(figure, path)
+
+
+def _name_ticks(set_ticks, names: list[str], **style) -> None:
+    every = -(-len(names) // _MOST_CLASSES)
+    set_ticks(range(0, len(names), every), names[::every], parse_math=False, **style)  # a name may be $1_$2
+
+
+def split_pictures(
+    prefix: str, split: ImageSplit, rows: np.ndarray, logits: Tensor, details: dict
+) -> dict[str, Callable[[Path], None]]:
+    """
+    Confusion matrix, classes, reliability diagram and most confident mistakes of a scored split, for `draw`.
+
+    Args:
+        prefix: of the names of the files.
+        rows: that were scored.
+        logits: of them, `[len(rows), num_labels]`.
+        details: as `report_split` gives them.
+    """
+    names, labels = split.label_names, split.labels[rows]
+    pictures = {
+        f"{prefix}_confusion_matrix.png": partial(plot_confusion_matrix, details["confusion_matrix"], names),
+        f"{prefix}_classes.png": partial(plot_classes, details, names),
+        reliability_picture(prefix): partial(
+            plot_reliability, details["reliability"], details.get("reliability_scaled")
+        ),
+    }
+    missed = most_confident_mistakes(logits, labels)
+
+    def draw_mistakes(path: Path) -> None:
+        [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
+        plot_mistakes(pixels, logits[missed], labels[missed], names, path)
+
+    return pictures | ({f"{prefix}_mistakes.png": draw_mistakes} if len(missed) else {})
+
+
+def reliability_picture(prefix: str) -> str:
+    """The file that `plot_reliability` draws to."""
+    return f"{prefix}_reliability.png"

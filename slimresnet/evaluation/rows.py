@@ -1,0 +1,168 @@
+"""Which rows a figure is of: what the names in `all_results.json` begin with, and the facts that stand beside them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slimresnet.data.opening import TrainingData, open_recipe_split
+from slimresnet.data.sources.dataset import ImageSplit, open_builder, shared_name
+from slimresnet.data.splits import random_subset, stratified_split
+from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
+
+HELD_OUT = "held_out"  # the rows that a run kept back from its training split
+VALIDATION = "validation"  # the same, where the data has no split of this name
+HELD_OUT_PREFIX, TEST_PREFIX = "eval", "test"
+TIMES_SCORED = "test_times_scored"
+_TRAIN_PREFIX = "train_split"  # of the training split as something to score
+_RESERVED = (HELD_OUT_PREFIX, TEST_PREFIX, "train")  # first words of what a run itself has to say
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """
+    Rows to score.
+
+    Attributes:
+        split: that they are rows of.
+        rows: their numbers, int64, ascending.
+        prefix: what the names of their figures begin with: `eval` for the held-out rows of a run, `test` for its test
+            split; never one of these, nor `train`, for other rows.
+        dataset: name of the data, as others may know it.
+        split_name: name of the split there.
+    """
+
+    split: ImageSplit
+    rows: np.ndarray
+    prefix: str
+    dataset: str
+    split_name: str
+
+    @property
+    def are_held_out(self) -> bool:
+        """Whether choices may be made on them."""
+        return self.prefix == HELD_OUT_PREFIX
+
+    @property
+    def are_trained_on(self) -> bool:
+        """Whether they are of the split that the run was trained on."""
+        return self.prefix == _TRAIN_PREFIX
+
+    def facts(self, prefix: str) -> dict[str, str | int]:
+        """What figures whose names begin with `prefix` are of."""
+        return {
+            f"{prefix}_dataset": self.dataset,
+            f"{prefix}_split": self.split_name,
+            f"{prefix}_num_rows": len(self.split.labels),
+            f"{prefix}_fingerprint": self.split.fingerprint,
+        }
+
+
+def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool]:
+    """What a run is trained on; recorded once, since other machines have other folders."""
+    return {
+        "train_dataset": shared_name(recipe.dataset_name),
+        "train_dataset_is_local": Path(recipe.dataset_name).exists(),
+        "train_data_fingerprint": data.train.fingerprint,
+    }
+
+
+def rows_of_run(recipe: Recipe, data: TrainingData) -> tuple[ScoredRows, ScoredRows]:
+    """The held-out rows of a run, which may be none, and its test rows."""
+    dataset = shared_name(recipe.dataset_name)
+    return (
+        ScoredRows(data.train, data.validation_rows, HELD_OUT_PREFIX, dataset, TRAIN_SPLIT),
+        ScoredRows(data.test, data.test_rows, TEST_PREFIX, dataset, recipe.test_split),
+    )
+
+
+def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results: dict, image_size: int) -> ScoredRows:
+    """
+    The rows that `--split` means, of the data that a recipe names.
+
+    Args:
+        asked_for: name of a split; `held_out` for the held-out rows of the run, as is `validation` where the data has
+            no split of that name; None for the split that the recipe tests on.
+        run: the recipe that the model was trained with; None where that is not known.
+        results: of the run, whose fingerprints say whether data is its own, wherever it lies; where they have none, the
+            recipes do, by their names.
+
+    Raises:
+        DatasetError: as `open_split`.
+        RecipeError: there are no held-out rows, or `held_out` has two meanings.
+    """
+    splits = _split_names(recipe) if asked_for in (HELD_OUT, VALIDATION) else []
+    if asked_for == HELD_OUT and HELD_OUT in splits:
+        raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
+    held_out = asked_for in (HELD_OUT, VALIDATION) and asked_for not in splits
+    name = TRAIN_SPLIT if held_out else asked_for or recipe.test_split
+    split = open_recipe_split(recipe, name, image_size)
+    rows, prefix = np.arange(len(split.labels)), _prefix(split, name, recipe, run, results)
+    if held_out:
+        if prefix != _TRAIN_PREFIX:
+            raise RecipeError(
+                f"--split {asked_for} means the images that the run held out of its training, and "
+                f"{recipe.dataset_name} is not known to be its data: name one of the splits there "
+                f"({', '.join(splits)})."
+            )
+        _, rows = stratified_split(split.labels, recipe.validation_size, recipe.seed)
+        if not len(rows):
+            raise RecipeError(f"--split {asked_for}: the model was trained without one (--validation_size 0).")
+        prefix = HELD_OUT_PREFIX
+    rows = random_subset(rows, recipe.max_eval_samples, recipe.seed)
+    dataset = shared_name(recipe.dataset_name)
+    if prefix in (HELD_OUT_PREFIX, TEST_PREFIX, _TRAIN_PREFIX):  # a copy goes by the name of the run's own data
+        dataset = results.get("train_dataset", dataset)
+    return ScoredRows(split, rows, prefix, dataset, name)
+
+
+def _prefix(split: ImageSplit, name: str, recipe: Recipe, run: Recipe | None, results: dict) -> str:
+    """What figures of a whole split are called; arguments as in `open_rows`."""
+    same_names = run is not None and _names_of_data(recipe) == _names_of_data(run)
+
+    def is_that_of_run(fact: str, split_of_run: str | None) -> bool:
+        return split.fingerprint == results[fact] if fact in results else same_names and name == split_of_run
+
+    test_split = run.test_split if run else None
+    if is_that_of_run("test_fingerprint", test_split):
+        return TEST_PREFIX
+    if is_that_of_run("train_data_fingerprint", TRAIN_SPLIT):
+        return _TRAIN_PREFIX
+    if same_names and name not in (TRAIN_SPLIT, test_split):
+        return free_prefix(name)
+    return free_prefix(shared_name(recipe.dataset_name).split("/")[-1], name)
+
+
+def free_prefix(*names: str) -> str:
+    """Names as one word of small letters, figures and `_`, which no figure or fact of a run begins with."""
+    prefix = "_".join(re.sub(r"\W+", "_", name.lower()).strip("_") or "data" for name in names)
+    return unreserved(prefix)
+
+
+def unreserved(prefix: str) -> str:
+    """The prefix, with `_split` behind it where a run's own figures or facts could begin with it."""
+    return f"{prefix}_split" if prefix.split("_")[0] in _RESERVED else prefix
+
+
+def is_fact_of_training(name: str) -> bool:
+    """Whether a name in `all_results.json` tells of training, and so is no score."""
+    return name in ("epoch", "total_flos") or (name.startswith("train_") and "_split_" not in name)
+
+
+def count_test(scored: ScoredRows, results: dict) -> dict[str, int]:
+    """The count of a run's scorings of its test rows, one higher; nothing for other rows, or where none was kept."""
+    if scored.prefix != TEST_PREFIX or TIMES_SCORED not in results:
+        return {}
+    return {TIMES_SCORED: results[TIMES_SCORED] + 1}
+
+
+def _split_names(recipe: Recipe) -> list[str]:
+    builder = open_builder(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
+    return [str(name) for name in builder.config.data_files or {}]
+
+
+def _names_of_data(recipe: Recipe) -> dict:
+    path = Path(recipe.dataset_name)
+    names = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
+    return {name: getattr(recipe, name) for name in names} | {"path": path.resolve() if path.exists() else str(path)}

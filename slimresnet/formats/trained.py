@@ -1,0 +1,262 @@
+"""A trained folder, or one on the Hub, as something to score and to predict with."""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from PIL.Image import fromarray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
+
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
+from slimresnet.data.sources.dataset import resized
+from slimresnet.data.sources.diagnosis import looks_like_path, nearest
+from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.errors import SlimResNetError
+from slimresnet.hub_errors import explain_hub_error
+from slimresnet.run_folder.changes import sha256
+from slimresnet.run_folder.ownership import prepare_to_read
+
+_CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
+# Processors with no more to them than settings of what all do.
+_PROCESSORS = {"ViTImageProcessor": ViTImageProcessorPil, "DeiTImageProcessor": DeiTImageProcessorPil}
+_LARGEST_TRIED = 256  # pixels; they do the same at any size
+
+
+class ModelError(SlimResNetError):
+    """The model cannot be used; the message, one line, names it and says what to do."""
+
+
+def find_folder(name: str) -> Path:
+    """
+    The folder of a model: `name` itself, or a copy of the repository of that name on the Hub.
+
+    Raises:
+        ModelError: there is neither, or the folder is of a run that was not finished.
+        FolderError: its files are changing places.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"MODEL {name} is a file: give the folder that train.py wrote.")
+        if looks_like_path(name):
+            raise ModelError(f"MODEL {name} is not there{nearest(name)}: give a folder that train.py wrote.")
+        try:
+            folder = Path(snapshot_download(name))
+        except Exception as error:  # huggingface_hub's, httpx's and OSErrors
+            raise ModelError(
+                f"MODEL {name} is no folder here{nearest(name)}, and {explain_hub_error(error, name, 'model')}; or "
+                "give a folder that train.py wrote."
+            ) from error
+    prepare_to_read(folder)
+    if reason := explain_unfinished(folder):
+        raise ModelError(f"MODEL {reason}")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
+    return folder
+
+
+def explain_unfinished(folder: Path) -> str | None:
+    """Why a folder is no finished run, though train.py wrote it, and how it goes on; None where that is not so."""
+    if (folder / _CHECKSUMS_NAME).is_file():
+        return (
+            f"{folder} is a checkpoint, which train.py alone makes use of: give the folder of the finished run, or "
+            f"resume with the command that began it and --resume_from_checkpoint {folder}."
+        )
+    checkpoints = list(folder.glob(f"*checkpoint-*/{_CHECKSUMS_NAME}"))
+    if checkpoints and not (folder / "config.json").is_file():
+        return f"{folder} is unfinished: resume with the command that began it and --resume_from_checkpoint last."
+    return None
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of a folder's weights; None where it has none."""
+    try:
+        return sha256(folder / "model.safetensors")
+    except FileNotFoundError:
+        return None
+
+
+def holds_another_model(folder: Path, weights: str | None) -> bool:
+    """Whether a folder has weights, and they are not, byte for byte, those of this digest."""
+    return weights_digest(folder) not in (None, weights)
+
+
+def load_config(folder: Path) -> SlimResNetConfig:
+    """
+    The config of a trained folder.
+
+    Raises:
+        ModelError: it cannot be loaded, or is of another kind of network.
+    """
+    try:
+        content, _ = SlimResNetConfig.get_config_dict(folder)
+        kind = content.get("model_type")
+        if kind != SlimResNetConfig.model_type:
+            raise ValueError(f"its model_type is {kind}, not {SlimResNetConfig.model_type}")
+        return SlimResNetConfig.from_dict(content)
+    except Exception as error:  # JSON's, huggingface_hub's and the config's own
+        raise ModelError(f"MODEL {folder} has no config.json that can be used: {error}") from error
+
+
+def load_model(folder: Path) -> SlimResNetForImageClassification:
+    """
+    The network of a trained folder, in evaluation mode.
+
+    Raises:
+        ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
+            choose one class.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        pickles = sorted(each.name for each in folder.glob("*.bin"))
+        raise ModelError(
+            f"MODEL {folder} has no model.safetensors"
+            + (f", and a pickle such as its {pickles[0]} is a program, which is not run" if pickles else "")
+            + ": give a folder that train.py wrote."
+        )
+    with torch.device("meta"):
+        model = SlimResNetForImageClassification(load_config(folder))
+    # Not from_pretrained: it follows what else a folder may hold, adapters, lists of pickles, quantisers.
+    try:
+        weights = load_file(file)
+    except Exception as error:  # safetensors' own, and OSErrors
+        raise ModelError(f"MODEL {folder} cannot be loaded: {error}") from error
+    expected = model.state_dict()
+    wrong = [
+        name
+        for name in [*expected, *(weights.keys() - expected.keys())]
+        if name not in expected or name not in weights or weights[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise ModelError(f"MODEL {folder} has other weights than its config.json says: {', '.join(wrong)}.")
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()}, assign=True)
+    model.eval()
+    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"MODEL {folder} has weights that are NaN or infinite in {len(broken)} of its tensors, the first is "
+            f"{broken[0]}: restore model.safetensors from a copy, or train anew with a lower --learning_rate."
+        )
+    if model.config.problem_type not in (None, "single_label_classification"):
+        raise ModelError(
+            f"MODEL {folder} does not choose one class for an image: its problem_type is {model.config.problem_type}. "
+            "Give a folder that train.py wrote."
+        )
+    return model
+
+
+def fold_batchnorm(model: SlimResNetForImageClassification) -> SlimResNetForImageClassification:
+    """A copy for evaluation alone, each BatchNorm folded into the convolution before it: the same sums, fewer steps."""
+    folded = copy.deepcopy(model).eval()
+    for module in folded.modules():
+        if isinstance(module, SlimResNetConvLayer):
+            module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
+            module.normalization = nn.Identity()
+    return folded
+
+
+def check_finite(logits: Tensor, names: Sequence) -> None:
+    """
+    Refuses logits `[N, num_labels]` that are NaN or infinite.
+
+    Args:
+        names: what each image is called in the message.
+
+    Raises:
+        ModelError: there are some; the message says of how many images, and names the first.
+    """
+    broken = (~logits.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken):
+        raise ModelError(
+            f"MODEL gives logits that are NaN or infinite for {len(broken)} of {len(logits)} images, the first is "
+            f"{names[broken[0]]}: its weights are damaged or too large. Restore them, or train anew with a lower "
+            "--learning_rate."
+        )
+
+
+def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
+    """
+    What turns uint8 `[B, 3, H, W]` into the `pixel_values` of the folder's network, as its image processor does.
+
+    Raises:
+        ModelError: the folder has no image processor, or one that does other than resize to the network's size
+            (bilinear), rescale and normalise.
+    """
+    image_size = load_config(folder).image_size
+    try:
+        processor = _load_processor(folder)
+        mean, std = _mean_and_std(processor).tolist()
+        made = partial(normalize, mean=tuple(mean), std=tuple(std))
+        _check_sizes(processor, image_size)
+        _check_processor(processor, made, image_size)
+    except Exception as error:  # each processor has its own
+        raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error
+    return made
+
+
+def _load_processor(folder: Path) -> BaseImageProcessor:
+    """
+    The processor that a folder names, in its form for Pillow: another one rounds in its own way.
+
+    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked. Others of transformers open
+    files that the folder names, or fetch them.
+    """
+    settings, _ = BaseImageProcessor.get_image_processor_dict(folder)
+    name = settings.get("image_processor_type")
+    kind = _PROCESSORS.get(str(name).removesuffix("Fast").removesuffix("Pil"))
+    if kind is None:
+        raise ValueError(f"its image_processor_type {name} is not known here, where {' and '.join(_PROCESSORS)} are.")
+    return kind.from_dict(settings)
+
+
+def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
+    """Of each channel, `[2, 3]`, for pixels in 0–1."""
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        value = getattr(processor, name)
+        if not all(isinstance(each, int | float) for each in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{name} must hold numbers, got {value!r}")
+    white = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    stated = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    with np.errstate(all="ignore"):
+        mean, std = (np.broadcast_to(np.asarray(each, dtype=float) / white, 3) for each in stated)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise ValueError(
+            f"image_mean {processor.image_mean}, image_std {processor.image_std} and rescale_factor "
+            f"{processor.rescale_factor} must be finite, the last two above 0."
+        )
+    return np.stack([mean, std])
+
+
+def _check_sizes(processor: BaseImageProcessor, image_size: int) -> None:
+    """Refuses other sizes than the network's before an image of such a size is made: a file may name any."""
+    is_used = {"size": True, "crop_size": processor.do_center_crop, "pad_size": processor.do_pad}
+    for name in [name for name in is_used if is_used[name]]:
+        value = getattr(processor, name)
+        if value is not None and dict(value) != {"height": image_size, "width": image_size}:
+            raise ValueError(f"its {name} {dict(value)} is not that of the network, {image_size}×{image_size}.")
+
+
+def _check_processor(processor: BaseImageProcessor, made: Callable[[Tensor], Tensor], image_size: int) -> None:
+    """Tries a processor on images of the network's size, of more pixels and of fewer."""
+    side = min(image_size, _LARGEST_TRIED)
+    sizes = {name: {"height": side, "width": side} for name in ("size", "crop_size", "pad_size")}
+    for height, width in ((side, side), (side + 9, 2 * side + 3), (side // 2 + 4, 5)):
+        image = fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        ours = made(torch.tensor(resized(image, side)).permute(2, 0, 1)[None])
+        theirs = processor(images=image, return_tensors="pt", **sizes)["pixel_values"]
+        is_alike = (theirs.dtype, theirs.shape) == (ours.dtype, ours.shape)
+        if not (is_alike and torch.allclose(theirs, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))):
+            raise ValueError(
+                f"its {type(processor).__name__} makes other pixel_values of an image of {height}×{width} "
+                f"({theirs.dtype}, {list(theirs.shape[1:])}) than these tools, which resize it (bilinear) to "
+                f"{side}×{side}, rescale and normalise it. Correct the file, or use transformers' pipeline."
+            )

@@ -1,0 +1,157 @@
+"""Settings that choose themselves from the machine and the length of the run, each with its reason."""
+
+import ctypes
+import os
+import platform
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from modeling_slimresnet import SlimResNetConfig
+from slimresnet.recipe.settings import Recipe, RecipeError
+
+# On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
+# 45 s to compile, which about a million images repay. On a GPU launching is what takes the time: on an H100 an eager
+# step of 256 images took 25 ms, a compiled one 35 ms, and one as a CUDA graph 7 ms. Compiled within its graph a step is
+# faster still (benchmarks/gpu_step.json), but while it is augmentation that is waited for, nothing is won.
+COMPILE_FROM_IMAGES = {"cpu": 1_000_000}
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def has_bf16(device_type: str) -> bool:
+    """Whether the device computes with bfloat16 itself; where a processor or a GPU does not, PyTorch emulates it."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+    return any(capabilities.get(f"{unit}_bf16") for unit in ("avx512", "amx", "arm"))
+
+
+def processor_name() -> str:
+    """Maker and family of the CPU."""
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """
+    Has glibc keep the memory of freed tensors for those of the next step. Elsewhere nothing happens.
+
+    By itself it returns each large block to the kernel, and the next one costs a page fault every 4 KiB: a step of the
+    default network on two cores took an eighth longer so.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap too
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # whose free end stays, up to the largest number of bytes it takes
+
+
+def are_threads_the_launchers() -> bool:
+    """
+    Whether the number of threads is a launcher's own choice, which is 1, and nobody's who started it.
+
+    `accelerate launch` and torchrun set OMP_NUM_THREADS where it is not set. Only the environment that they themselves
+    were started in tells whose it is; where that cannot be read, it is taken for a person's.
+    """
+    if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        return False
+    try:
+        launcher = psutil.Process().parent()
+        before, words = launcher.environ(), " ".join(launcher.cmdline()).replace("-", "_")
+    except (psutil.Error, OSError, AttributeError):
+        return False
+    return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & before.keys() and "num_cpu_threads_per_process" not in words
+
+
+class Choice(NamedTuple):
+    """A setting and why it is so, for people."""
+
+    value: str | bool
+    reason: str
+
+
+def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
+    """
+    `no`, `bf16` or `fp16`.
+
+    `auto` takes what `accelerate launch` was told, if that is more than `no`, and else bf16 where the processor or the
+    GPU computes with it: elsewhere it is emulated, and slower than float32.
+    """
+    if wanted != "auto":
+        return Choice(wanted, "as asked")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched != "no":
+        return Choice(launched, "as launched")
+    if has_bf16(device_type):
+        return Choice("bf16", f"the {device_type} has it")
+    return Choice("no", f"the {device_type} has no bf16")
+
+
+def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNetConfig) -> Choice:
+    """
+    True where the convolutions of the device work on NHWC: with oneDNN on CPUs, with tensor cores on GPUs.
+
+    oneDNN's backward pass of a strided 1×1 convolution, which a shortcut is, writes past its memory in this layout if
+    fewer channels come in than one of its blocks holds, 16 (https://github.com/uxlfoundation/oneDNN/issues/6035):
+    with batches of an odd size the process crashes.
+
+    Raises:
+        RecipeError: it is asked for with such a network on a CPU.
+    """
+    widths = [config.embedding_size, *config.hidden_sizes]
+    too_narrow = [width for width, stride in zip(widths, config.strides, strict=False) if stride > 1 and width < 16]
+    crashes = device_type == "cpu" and bool(too_narrow)
+    if wanted is True and crashes:
+        raise RecipeError(
+            f"--channels_last true crashes PyTorch on a CPU where {too_narrow[0]} channels, fewer than 16, go into a "
+            "stage that strides: leave the flag out, or widen the network."
+        )
+    if wanted != "auto":
+        return Choice(wanted, "as asked")
+    if crashes:
+        return Choice(False, "the network is too narrow for it")
+    return Choice(device_type in ("cpu", "cuda"), f"convolutions of the {device_type}")
+
+
+def choose_cuda_graphs(recipe: Recipe, accelerator: Accelerator) -> Choice:
+    """
+    True on one GPU: several agree on gradients within a step, and batches that accumulate are no steps.
+
+    Raises:
+        RecipeError: they are asked for where they cannot be.
+    """
+    obstacles = {
+        "steps are launched one by one on a CPU": accelerator.device.type != "cuda",
+        "several processes train": accelerator.num_processes > 1,
+        "a step accumulates several batches": recipe.gradient_accumulation_steps > 1,
+        "fp16 looks at the gradients of each step": recipe.mixed_precision == "fp16",
+        f"--torch_compile_mode {recipe.torch_compile_mode} captures graphs of its own": recipe.torch_compile is True
+        and recipe.torch_compile_mode in ("reduce-overhead", "max-autotune"),
+    }
+    obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
+    if recipe.cuda_graphs is True and obstacle:
+        raise RecipeError(f"--cuda_graphs true is not possible: {obstacle}. Leave the flag out.")
+    if recipe.cuda_graphs != "auto":
+        return Choice(recipe.cuda_graphs, "as asked")
+    return Choice(obstacle is None, obstacle or "one GPU")
+
+
+def choose_torch_compile(wanted: str | bool, device_type: str, num_images: int, one_size: bool = True) -> Choice:
+    """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
+    if wanted != "auto":
+        return Choice(wanted, "as asked")
+    if not one_size:
+        return Choice(False, "it would compile anew for each size of images")
+    enough = COMPILE_FROM_IMAGES.get(device_type)
+    if enough is None:
+        return Choice(False, f"not known to be faster on {device_type}")
+    if num_images < enough:
+        return Choice(False, f"a run of {num_images:,} images does not repay it")
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if not compiler or not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return Choice(False, "it needs a C++ compiler and Python's headers")
+    return Choice(True, f"a run of {num_images:,} images repays it")

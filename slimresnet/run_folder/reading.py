@@ -1,0 +1,38 @@
+"""JSON files of a run, held against what these tools rely on."""
+
+import json
+import math
+from pathlib import Path
+
+from slimresnet.run_folder.schemas import find_fault
+from slimresnet.run_folder.writing import FolderError
+
+
+def read_json(file: Path) -> dict:
+    """
+    What a file of figures holds so far; nothing, if there is none.
+
+    Raises:
+        FolderError: it is no JSON object, a number in it is NaN or infinite, or what is known by its name has another
+            type than it has to have.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (RecursionError, ValueError) as error:
+        raise FolderError(f"{file} is no JSON ({error}): restore it, or remove it.") from error
+    except OSError as error:
+        raise FolderError(f"{file} cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise FolderError(f"{file} holds no object: restore it, or remove it.")
+    if fault := find_fault(file.name, content):
+        raise FolderError(f"{file}: {fault}. Restore the file, or correct it.")
+    return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)  # 1e999 is infinite
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number

@@ -1,0 +1,114 @@
+"""What the JSON files of a run hold, as far as these tools rely on it: the types, by the name of the file."""
+
+import re
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a value has to be: in words, and as a test."""
+
+    words: str
+    holds: Callable[[object], bool]
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that a float can be; JSON has whole numbers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+NUMBER = Kind("a number", _is_number)
+COUNT = Kind("a whole number, 0 or more", lambda value: _is_number(value) and value >= 0 and value == int(value))
+TEXT = Kind("text", lambda value: isinstance(value, str))
+SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
+POLICIES = ("none", "flip", "flip_shift", "paper")  # of test-time augmentation, as `evaluation.tta` defines them
+POLICY = Kind(f"one of {', '.join(POLICIES)}", lambda value: isinstance(value, str) and value in POLICIES)
+NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
+BINS = Kind(
+    "a list of bins, each with the numbers confidence, accuracy and share",
+    lambda value: (
+        isinstance(value, list)
+        and all(
+            isinstance(each, dict) and all(_is_number(each.get(name)) for name in ("confidence", "accuracy", "share"))
+            for each in value
+        )
+    ),
+)
+
+
+class Schema(NamedTuple):
+    """
+    What an object has to be.
+
+    Attributes:
+        kinds: of its values by name, a regular expression; the first that fits counts, and others are free.
+        required: names without which it says nothing.
+    """
+
+    kinds: "dict[str, Kind | Schema]"
+    required: tuple[str, ...] = ()
+
+
+_FIGURES = "accuracy|accuracy_low|accuracy_high|loss|expected_calibration_error|expected_calibration_error_scaled"
+_RESULTS = Schema(
+    {
+        rf"epoch|temperature|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
+        r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
+        r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
+        r".*_is_local": SWITCH,
+        r".*_tta": POLICY,
+    }
+)
+_EXPORT = Schema(
+    {
+        "bytes|checked_images|calibration_images|opset": COUNT,
+        "same_class|largest_logit|largest_difference": NUMBER,
+        "checked_on|pixel_values": TEXT,
+        "smallest_side": Kind("a whole number, or null", lambda value: value is None or COUNT.holds(value)),
+    },
+    required=("pixel_values", "bytes", "same_class", "checked_images"),
+)
+_SCHEMAS = {
+    "all_results.json": _RESULTS,  # of which a run has those that it measured
+    "exports.json": Schema({".*": _EXPORT}),
+    "*_corruptions.json": Schema({".*": Schema({".*": NUMBERS})}),
+    "*_details.json": Schema({"reliability|reliability_scaled": BINS}),
+}
+
+
+def find_fault(name: str, content: dict) -> str | None:
+    """
+    What a file of this name may not hold, in a few words; None where all that is known of it is as it has to be.
+
+    Args:
+        content: the object that the file is.
+    """
+    schema = next((schema for pattern, schema in _SCHEMAS.items() if fnmatch(name, pattern)), Schema({}))
+    return _find_fault(content, schema, "")
+
+
+def _find_fault(content: dict, schema: Schema, path: str) -> str | None:
+    for name, value in content.items():
+        kind = next((kind for pattern, kind in schema.kinds.items() if re.fullmatch(pattern, name)), None)
+        if isinstance(kind, Schema):
+            inside = f"{path}{name}"
+            fault = (
+                _find_fault(value, kind, f"{inside}: ")
+                if isinstance(value, dict)
+                else f"{inside} must be an object of names and values, got {_short(value)}"
+            )
+        else:
+            fault = (
+                None if kind is None or kind.holds(value) else f"{path}{name} must be {kind.words}, got {_short(value)}"
+            )
+        if fault:
+            return fault
+    missing = [name for name in schema.required if name not in content]
+    return f"{path}{missing[0]} is missing" if missing else None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

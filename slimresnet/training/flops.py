@@ -1,0 +1,28 @@
+"""How much a run computes."""
+
+from collections import Counter
+
+from modeling_slimresnet import SlimResNetConfig
+from slimresnet.data.inputs import resolution
+from slimresnet.evaluation.flops import multiply_adds
+from slimresnet.recipe.settings import Recipe, parse_resizing
+from slimresnet.training.optim.sam import is_sharpness_aware
+from slimresnet.training.state.progress import Progress
+
+
+def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress) -> int:
+    """
+    Floating-point operations of a whole run: six times the multiply-adds of every image seen, at the size it was seen.
+
+    Six is two, an addition counting as one, for each of forward, the inputs' gradients and the weights' gradients. A
+    sharpness-aware step does all that twice.
+    """
+    stages = parse_resizing(recipe.progressive_resizing)
+    steps_at: Counter[int] = Counter()
+    for epoch in range(progress.num_epochs):
+        size = resolution(stages, epoch, progress.num_epochs, config.image_size)
+        steps = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
+        steps_at[size] += steps * (2 if is_sharpness_aware(recipe, epoch, progress.num_epochs) else 1)
+    return (
+        6 * recipe.total_train_batch_size * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())
+    )

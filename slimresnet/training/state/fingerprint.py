@@ -1,0 +1,130 @@
+"""What a checkpoint is a checkpoint of: which of two runs are the same run."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from modeling_slimresnet import SlimResNetConfig
+from slimresnet.data.opening import TrainingData
+from slimresnet.recipe.hardware import processor_name
+from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.names import FINGERPRINT_NAME
+
+# Where things are and what is reported of them.
+NO_WEIGHT_DEPENDS_ON = frozenset(
+    {
+        "dataset_name", "dataset_config_name", "dataset_revision", "streaming", "image_column_name",
+        "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
+        "overwrite_output_dir", "logging_steps", "checkpointing_steps", "save_total_limit",
+        "resume_from_checkpoint", "report_to", "tta", "temperature", "push_to_hub",
+        "hub_model_id", "license",
+    }
+)  # fmt: skip
+# How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.
+ROUNDING_DEPENDS_ON = frozenset(
+    {
+        "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+        "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "cuda_graphs", "use_cpu",
+        "deterministic",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFingerprint:
+    """
+    All that the weights of a run depend on, and what it is tested on.
+
+    Attributes:
+        recipe: every setting as resolved.
+        network: the fields of its config.
+        data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
+        machine: processes, threads, processor, versions: what the last bits depend on.
+    """
+
+    recipe: dict
+    network: dict
+    data: dict
+    machine: dict
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator
+    ) -> "RunFingerprint":
+        """The identity of the run that is about to begin."""
+        device = accelerator.device.type
+        return cls(
+            recipe=asdict(recipe),
+            network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
+            data={"training": data.train.fingerprint, "test": data.test.fingerprint},
+            machine={
+                "processes": accelerator.num_processes,
+                "threads": torch.get_num_threads() if device == "cpu" else None,
+                "device": torch.cuda.get_device_name() if device == "cuda" else device,
+                "processor": processor_name(),
+                **{package: version(package) for package in ("torch", "transformers", "numpy")},
+            },
+        )
+
+    @property
+    def device_name(self) -> str:
+        """What the run computes on, for people."""
+        return self.machine["processor"] if self.machine["device"] == "cpu" else self.machine["device"]
+
+    def save(self, folder: Path) -> None:
+        """Writes `run.json`."""
+        (folder / FINGERPRINT_NAME).write_text(
+            json.dumps(asdict(self), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunFingerprint":
+        """
+        Reads `run.json`.
+
+        Raises:
+            ValueError: it is of a version of this program that knew runs by something else, or damaged.
+            OSError: it is not there.
+        """
+        content = json.loads((folder / FINGERPRINT_NAME).read_text(encoding="utf-8"))
+        known = {each.name for each in fields(cls)}
+        if not isinstance(content, dict) or content.keys() != known or not all(map(_is_object, content.values())):
+            raise ValueError(f"{FINGERPRINT_NAME} was written by another version of this program")
+        if not all(isinstance(content["machine"].get(name), str) for name in ("device", "processor")):
+            raise ValueError(f"{FINGERPRINT_NAME} does not say what machine it is of")
+        return cls(**content)
+
+    def differences(self, there: "RunFingerprint") -> list[str]:
+        """What makes `there` a different run, each with its name and both values; empty for the same run."""
+        names = self.recipe.keys() | there.recipe.keys()
+        differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - ROUNDING_DEPENDS_ON)
+        differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
+        differing += [
+            f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
+            f"{self.recipe['dataset_name']} here)"
+            for split, fingerprint in self.data.items()
+            if there.data.get(split) != fingerprint
+        ]
+        return differing
+
+    def machine_differences(self, there: "RunFingerprint") -> list[str]:
+        """What is computed in another way, so that the last bits may differ."""
+        return _differing(there.recipe, self.recipe, ROUNDING_DEPENDS_ON) + _differing(
+            there.machine, self.machine, self.machine.keys() | there.machine.keys()
+        )
+
+
+def _is_object(value) -> bool:
+    return isinstance(value, dict)
+
+
+def _differing(there: dict, here: dict, names: frozenset | set) -> list[str]:
+    return [
+        f"{name} {there.get(name)} there, {here.get(name)} here"
+        for name in sorted(names)
+        if there.get(name) != here.get(name)
+    ]

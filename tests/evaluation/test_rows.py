@@ -1,0 +1,418 @@
+"""Which rows are trained on, chosen on and scored, and what their figures are called."""
+
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SAMPLE, write_dataset
+from datasets import load_dataset
+from training_runs import evaluate_folder, read, snapshot
+
+from modeling_slimresnet import SlimResNetForImageClassification
+from slimresnet.cli import predict as predict_script
+from slimresnet.cli import train as train_script
+from slimresnet.cli.eval import Findings, still_true, write
+from slimresnet.data.loader import Loading
+from slimresnet.data.opening import open_data
+from slimresnet.data.sources.dataset import shared_name
+from slimresnet.evaluation.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
+from slimresnet.evaluation.tta import VIEWS
+from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.run_folder.writing import FolderError
+
+NAMES = ["zebra", "ant", "moth"]
+SIZES = {"train": 60, "validation": 12, "test": 15}
+CPU = Loading(torch.device("cpu"))
+
+
+def write_splits(folder, **numbers):
+    """Splits of flat pictures 9 wide and 6 high, a half of them moths; each picture says its split and its row."""
+    for seed, (split, count) in enumerate(numbers.items()):
+        images = [np.full((6, 9, 3), (seed, row, 0), dtype=np.uint8) for row in range(count)]
+        labels = [2 if row % 2 else row // 2 % 2 for row in range(count)]
+        write_dataset(folder, split, images, labels, NAMES)
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return Recipe(dataset_name=write_splits(tmp_path / "pets", **SIZES), validation_size=20)
+
+
+def rows_like(recipe, asked_for, results=None, **settings):
+    return open_rows(asked_for, dataclasses.replace(recipe, **settings), recipe, results or {}, image_size=8)
+
+
+@pytest.fixture
+def results(recipe):
+    """What a run of the recipe records of its data."""
+    data = open_data(recipe, CPU, image_size=8)
+    return {"train_data_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
+
+
+def pictures(split, rows):
+    """The split and the row that each picture says it is of."""
+    (pixels,) = split.images.read([rows])
+    return {(int(image[0, 0, 0]), int(image[1, 0, 0])) for image in pixels}
+
+
+# --- of a run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_rows_of_training_validation_and_test_have_nothing_in_common(recipe, streaming):
+    data = open_data(dataclasses.replace(recipe, streaming=streaming), CPU, image_size=8)
+    trained, held_out = pictures(data.train, data.train_rows), pictures(data.train, data.validation_rows)
+    assert len(trained) == 40 and len(held_out) == 20 and trained | held_out == {(0, row) for row in range(60)}
+    assert pictures(data.test, data.test_rows) == {(2, row) for row in range(15)}
+    for rows, expected in ((data.train_rows, [10, 10, 20]), (data.validation_rows, [5, 5, 10])):
+        assert np.bincount(data.train.labels[rows]).tolist() == expected
+    fewer = open_data(dataclasses.replace(recipe, max_train_samples=7, max_eval_samples=4), CPU, image_size=8)
+    assert (len(fewer.train_rows), len(fewer.validation_rows), len(fewer.test_rows)) == (7, 4, 4)
+    assert set(fewer.train_rows) < set(data.train_rows) and set(fewer.validation_rows) < set(data.validation_rows)
+
+
+@pytest.mark.parametrize("split", ["train", "train+test", "test + train", "train[:10%]", "all"])
+def test_what_is_trained_on_is_no_test(split):
+    with pytest.raises(RecipeError, match=f"--test_split {split.replace('[', '.').replace('+', '.')}"):
+        Recipe(test_split=split)
+    Recipe(test_split="trained")  # a name like any other
+
+
+def test_a_copy_of_the_training_split_is_no_test(recipe, tmp_path):
+    for split in ("train", "test"):
+        shutil.copyfile(tmp_path / "pets/train.parquet", tmp_path / f"{split}.parquet")
+    shutil.rmtree(tmp_path / "pets")
+    with pytest.raises(RecipeError, match=r"--test_split test of .* holds the very images of the training split"):
+        open_data(dataclasses.replace(recipe, dataset_name=str(tmp_path)), CPU, image_size=8)
+
+
+# --- what --split means ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "prefix", "split", "count"),
+    [
+        (None, "test", "test", 15),
+        ("test", "test", "test", 15),
+        ("validation", "validation", "validation", 12),
+        ("held_out", "eval", "train", 20),
+        ("train", "train_split", "train", 60),
+    ],
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_splits_of_the_runs_own_data(recipe, results, asked_for, prefix, split, count, recorded):
+    """As the fingerprints say or, for a run that has none, its recipe."""
+    rows = rows_like(recipe, asked_for, results if recorded else {})
+    assert (rows.prefix, rows.dataset, rows.split_name, len(rows.rows)) == (prefix, "pets", split, count)
+    assert rows.are_held_out == (asked_for == "held_out")
+    assert pictures(rows.split, rows.rows) <= {(list(SIZES).index(split), row) for row in range(SIZES[split])}
+    if asked_for == "held_out":
+        assert (rows.rows == open_data(recipe, CPU, image_size=8).validation_rows).all()
+
+
+def test_the_split_that_a_run_tests_on_is_called_test_whatever_its_name(recipe):
+    """And the split called test is then another one."""
+    run = dataclasses.replace(recipe, test_split="validation")
+    assert rows_like(run, None).prefix == rows_like(run, "validation").prefix == "test"
+    assert rows_like(run, "validation").split_name == "validation"
+    assert rows_like(run, "test").prefix == "test_split"
+
+
+def test_validation_means_the_held_out_rows_where_no_split_has_the_name(tmp_path):
+    recipe = Recipe(dataset_name=write_splits(tmp_path, train=60, test=15), validation_size=20)
+    held_out = rows_like(recipe, "held_out")
+    assert held_out.are_held_out and (rows_like(recipe, "validation").rows == held_out.rows).all()
+    with pytest.raises(RecipeError, match=r"--split validation: .* without one \(--validation_size 0\)"):
+        rows_like(dataclasses.replace(recipe, validation_size=0), "validation")
+
+
+def test_a_split_called_held_out_is_asked_about(tmp_path):
+    write_splits(tmp_path, train=60, held_out=9, test=15)
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+    card += "".join(f"  - split: {name}\n    path: {name}.parquet\n" for name in ("train", "held_out", "test"))
+    (tmp_path / "README.md").write_text(f"{card}---\n")
+    with pytest.raises(RecipeError, match="--split held_out is a split of"):
+        rows_like(Recipe(dataset_name=str(tmp_path), validation_size=20), "held_out")
+
+
+def test_a_copy_is_the_runs_own_data_and_what_was_put_in_its_place_is_not(recipe, results, tmp_path):
+    copy = str(shutil.copytree(recipe.dataset_name, tmp_path / "Copy of 2026"))
+    for asked_for, prefix in ((None, "test"), ("held_out", "eval"), ("train", "train_split")):
+        assert rows_like(recipe, asked_for, results, dataset_name=copy).prefix == prefix
+    write_splits(tmp_path / "pets", train=62, test=14)
+    assert rows_like(recipe, None, results).prefix == "pets_test"
+    assert rows_like(recipe, "train", results).prefix == "pets_train"
+    with pytest.raises(RecipeError, match=r"--split held_out means .* is not known to be its data"):
+        rows_like(recipe, "held_out", results)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_other_data_has_its_name_before_its_figures(recipe, results, tmp_path, recorded):
+    other = write_splits(tmp_path / "CIFAR-10.1 v6", train=30, test=9)
+    results = results if recorded else {}
+    for asked_for, prefix in ((None, "cifar_10_1_v6_test"), ("train", "cifar_10_1_v6_train")):
+        rows = rows_like(recipe, asked_for, results, dataset_name=other)
+        assert (rows.prefix, rows.dataset, len(rows.rows)) == (prefix, "CIFAR-10.1 v6", 30 if asked_for else 9)
+    with pytest.raises(RecipeError, match=r"not known to be its data: name one of the splits there \(train, test\)"):
+        rows_like(recipe, "validation", results, dataset_name=other)
+
+
+def test_another_column_or_revision_is_other_data_unless_its_content_is_known(recipe, results):
+    for setting in ({"image_column_name": "img"}, {"label_column_name": "label"}, {"dataset_config_name": "default"}):
+        assert rows_like(recipe, None, **setting).prefix == "pets_test"
+        assert rows_like(recipe, None, results, **setting).prefix == "test"
+
+
+def test_of_a_model_without_a_recipe_nothing_is_known(recipe):
+    assert open_rows(None, recipe, None, {}, image_size=8).prefix == "pets_test"
+    with pytest.raises(RecipeError, match="not known to be its data"):
+        open_rows("held_out", recipe, None, {}, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["train"], "train_split"),
+        (["train_loss"], "train_loss_split"),
+        (["eval"], "eval_split"),
+        (["Test"], "test_split"),
+        (["test+validation"], "test_validation_split"),
+        (["trained"], "trained"),
+        (["holdout.v2"], "holdout_v2"),
+        (["train", "test"], "train_test_split"),
+        (["…", "test"], "data_test"),
+        (["cifar10-c", "test"], "cifar10_c_test"),
+    ],
+)
+def test_no_other_rows_take_the_names_of_a_runs_own(names, prefix):
+    assert free_prefix(*names) == prefix
+    assert not is_fact_of_training(f"{prefix}_loss")
+
+
+def test_names_of_files_that_are_free_stay_as_they_are():
+    for name in ("CIFAR-10-C", "cifar10.1_v6", "saturate"):
+        assert unreserved(name) == name
+    assert unreserved("test") == "test_split"
+
+
+def test_facts_of_training_are_known():
+    facts = ["epoch", "train_loss", "train_samples", "train_runtime", "train_dataset", "train_device", "total_flos"]
+    assert all(map(is_fact_of_training, facts))
+    assert not any(map(is_fact_of_training, ["test_loss", "eval_samples", "epochs_accuracy", "temperature"]))
+
+
+def test_where_local_data_lies_is_nobodys_business(tmp_path, monkeypatch):
+    (tmp_path / "secret" / "pets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "secret" / "pets")
+    for name in (tmp_path / "secret" / "pets", ".", "../pets/"):
+        assert shared_name(str(name)) == "pets"
+    assert shared_name("uoft-cs/cifar10") == "uoft-cs/cifar10"
+
+
+# --- what a run records ---------------------------------------------------------------------------------------------
+
+
+def scored(recipe, **settings):
+    """`score_finished` with a network that sees nothing."""
+    data = open_data(dataclasses.replace(recipe, **settings), CPU, image_size=8)
+    recipe = dataclasses.replace(recipe, **settings)
+
+    def predict(split, rows, views):
+        return {view: torch.randn(len(rows), 3) for view in VIEWS if view in views}
+
+    return train_script.score_finished(recipe, data, predict).results
+
+
+@pytest.mark.parametrize(
+    ("settings", "chose"),
+    [
+        ({}, "tta, temperature"),
+        ({"load_best_model_at_end": True}, "epoch, tta, temperature"),
+        ({"tta": "flip"}, "temperature"),
+        ({"tta": "none", "temperature": 2.0}, None),
+        ({"validation_size": 0}, None),
+    ],
+)
+def test_what_was_chosen_on_the_held_out_rows_is_recorded(recipe, settings, chose):
+    results = scored(recipe, **settings)
+    assert results.get("eval_chose") == chose and results["test_times_scored"] == 1
+    expected = {"test": "test", "eval": "train"} if settings.get("validation_size") != 0 else {"test": "test"}
+    assert {
+        prefix: results.get(f"{prefix}_split") for prefix in ("test", "eval") if f"{prefix}_dataset" in results
+    } == (expected)
+    assert {results[f"{prefix}_dataset"] for prefix in expected} == {"pets"}
+
+
+def test_a_finished_run_records_its_data(trained):
+    results = read(trained)
+    assert (results["train_dataset"], results["train_dataset_is_local"]) == ("cifar10_sample", True)
+    assert results["train_data_fingerprint"] == results["eval_fingerprint"] != results["test_fingerprint"]
+    assert (results["eval_dataset"], results["eval_split"], results["test_split"]) == (
+        "cifar10_sample",
+        "train",
+        "test",
+    )
+    assert results["eval_chose"] == "tta, temperature" and results["test_times_scored"] == 1
+
+
+def test_only_test_rows_count_where_a_count_was_kept():
+    rows = SimpleNamespace(prefix="test")
+    assert count_test(rows, {"test_times_scored": 3}) == {"test_times_scored": 4}
+    assert count_test(rows, {}) == count_test(SimpleNamespace(prefix="eval"), {"test_times_scored": 3}) == {}
+
+
+# --- eval.py --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A dataset of the same classes, with 30 images to test on."""
+    rows = load_dataset(str(SAMPLE), split="test")
+    for split, some in (("train", range(40)), ("test", range(40, 70))):
+        write_dataset(tmp_path / "new", split, rows[some]["img"], rows[some]["label"], rows.features["label"].names)
+    return tmp_path / "new"
+
+
+def test_no_score_changes_a_fact_or_a_figure_of_other_rows(folder, other):
+    before = read(folder) | {"eval_chose": "tta"}  # as of a run whose recipe gave the temperature
+    (folder / "all_results.json").write_text(json.dumps(before))
+    evaluate_folder(folder, "--split=train", "--max_eval_samples=40", f"--output_dir={folder}")
+    evaluate_folder(folder, f"--dataset_name={other}", f"--output_dir={folder}")
+    after = read(folder)
+    assert {name: after[name] for name in before} == before
+    assert (after["train_split_samples"], after["train_split_split"]) == (40, "train")
+    assert after["train_split_fingerprint"] == before["train_data_fingerprint"]
+    assert (after["new_test_samples"], after["new_test_dataset"], after["new_test_split"]) == (30, "new", "test")
+    assert {name.split("_")[0] for name in after.keys() - before.keys()} == {"train", "new"}
+
+
+def test_the_runs_own_test_rows_are_counted_and_are_so_in_a_copy(folder, tmp_path):
+    copy = shutil.copytree(SAMPLE, tmp_path / "copy")
+    evaluate_folder(folder, f"--dataset_name={copy}", "--per_device_eval_batch_size=50", f"--output_dir={folder}")
+    assert read(folder)["test_times_scored"] == 2
+    assert read(folder)["test_dataset"] == read(folder)["train_dataset"] == "cifar10_sample"
+    assert f"| test | {read(folder)['test_samples']:,} |" in (folder / "README.md").read_text(encoding="utf-8")
+    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
+    evaluate_folder(folder, f"--output_dir={tmp_path / 'elsewhere'}")
+    assert read(folder)["test_times_scored"] == 2
+    assert "test_times_scored" not in read(tmp_path / "elsewhere")
+
+
+def test_a_choice_that_is_made_later_is_recorded(folder):
+    results = read(folder) | {"eval_chose": "epoch"}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
+    assert read(folder)["eval_chose"] == "epoch, temperature"
+
+
+def test_figures_of_other_data_with_the_same_name_do_not_stay_behind():
+    before = {"new_test_fingerprint": "a", "new_test_accuracy": 1, "new_test_corruption_accuracy": 1, "test_loss": 2}
+    assert still_true(before, {"new_test_fingerprint": "a", "new_test_loss": 3}).keys() == before.keys() - {
+        "new_test_fingerprint"
+    }
+    assert still_true(before, {"new_test_fingerprint": "b", "new_test_loss": 3}) == {"test_loss": 2}
+    policies = {"test_loss_tta": 1, "test_loss": 2, "eval_loss_tta": 3}
+    assert still_true(policies, {"test_loss": 4}) == {"eval_loss_tta": 3}
+
+
+def test_a_new_temperature_takes_what_the_old_one_made_along(folder):
+    """Figures, details and the curve in the picture; those of the same temperature stay."""
+    results = read(folder)
+    scaled, temperature = "test_expected_calibration_error_scaled", results["temperature"]
+    assert scaled in still_true(results, {"temperature": temperature * (1 + 1e-6)})
+    assert scaled not in still_true(results, {"temperature": temperature * 1.01})
+    assert scaled in still_true(results | {"temperature": None}, {}) and scaled in still_true(results, {})
+    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=90", f"--output_dir={folder}")
+    assert read(folder)[scaled] == results[scaled]  # fitted on the same images
+    before = read(folder, "test_details.json")
+    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=40", f"--output_dir={folder}")
+    after = read(folder)
+    assert after["temperature"] != temperature and after["temperature_samples"] == 40
+    assert scaled not in after and "eval_expected_calibration_error_scaled" in after
+    assert read(folder, "test_details.json") == {n: v for n, v in before.items() if n != "reliability_scaled"} != before
+    assert "reliability_scaled" in read(folder, "eval_details.json")
+    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert "On 90 of them the run chose the test-time augmentation" in card and "40 of them" not in card
+    evaluate_folder(folder, f"--output_dir={folder}")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"by {after['temperature']:.3f}, fitted on 40 validation images, gives" in card
+
+
+def test_a_score_in_bf16_says_so(folder):
+    evaluate_folder(folder, "--mixed_precision=bf16", f"--output_dir={folder}")
+    assert (read(folder)["test_precision"], read(folder)["eval_precision"]) == ("bf16", "float32")
+    assert "The test figures are of a network in bf16." in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("slimresnet.cli.eval.start_accelerator", None)
+    (tmp_path / "file").write_text("kept")
+    refused = {
+        "file": (RecipeError, "cannot be written to"),
+        "file/within": (FolderError, "lies in .*, which is no folder: make"),
+        "typo/within": (FolderError, "lies in .*, which does not exist: make that folder, or correct the path"),
+    }
+    for place, (error, said) in refused.items():
+        with pytest.raises(error, match=rf"--output_dir .*{place} {said}"):
+            evaluate_folder(folder, f"--output_dir={tmp_path / place}")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(folder / "config.json", bare)
+    with pytest.raises(RecipeError, match="holds another model than"):
+        evaluate_folder(bare, f"--output_dir={folder}")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys):
+    monkeypatch.setattr("slimresnet.cli.eval.write_json", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(FolderError, match=r"run cannot be written \(No space left on device\): make room"):
+        evaluate_folder(folder, "--max_eval_samples=20", f"--output_dir={folder}")
+    assert "test_accuracy = " in capsys.readouterr().out
+
+
+def test_a_score_that_bears_the_name_of_a_fact_is_not_written(folder):
+    before = snapshot(folder)
+    with pytest.raises(AssertionError, match="fact of training"):
+        write(folder, None, Findings({"train_loss": 0.1}, {}))
+    assert snapshot(folder) == before
+
+
+def test_a_folder_of_another_model_gets_no_figures(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    model = SlimResNetForImageClassification.from_pretrained(other)
+    model.classifier.bias.data += 1
+    model.save_pretrained(other)
+    before = snapshot(other)
+    with pytest.raises(RecipeError, match=r"--output_dir .* holds another model than"):
+        evaluate_folder(folder, f"--output_dir={other}")
+    assert snapshot(other) == before
+
+
+@pytest.mark.parametrize("flag", ["--max_eval_samples=-400", "--max_eval_samples=0", "--per_device_eval_batch_size=0"])
+def test_the_ranges_of_settings_hold_in_every_program(trained, tmp_path, flag):
+    name = flag.split("=")[0]
+    with pytest.raises(RecipeError, match=f"{name} must be at least 1"):
+        evaluate_folder(trained, flag)
+    if "batch_size" in flag:
+        with pytest.raises(RecipeError, match=f"{name} must be at least 1"):
+            predict_script.parse([str(trained), "images", "--output=o.csv", flag])
+
+
+def test_a_batch_of_training_that_would_not_divide_is_nothing_to_scoring(folder, capsys):
+    settings = yaml.safe_load((folder / "recipe.yaml").read_text())
+    settings |= {"gradient_accumulation_steps": 3, "total_train_batch_size": 96}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    evaluate_folder(folder, "--max_eval_samples=20")
+    assert "test_samples = 20" in capsys.readouterr().out

@@ -1,0 +1,224 @@
+"""A recipe: file and flags, and what is said about a mistake in them."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import REPOSITORY
+
+from slimresnet.recipe.reading import parse_recipe, read_recipe, read_recipe_with
+from slimresnet.recipe.settings import OF_ONE_START, Recipe, RecipeError
+
+RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
+OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]
+
+
+def write(tmp_path, text):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return f"--config={file}"
+
+
+def refused(arguments):
+    """The message that refuses them: one line."""
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_flag_wins_over_the_file(tmp_path):
+    config = write(tmp_path, "learning_rate: 3e-1\nnum_train_epochs: 7\nstreaming: false\n")
+    for arguments in ([config, "--learning_rate", "0.2"], ["--learning_rate=0.2", config]):
+        recipe = parse_recipe(arguments)
+        assert (recipe.learning_rate, recipe.num_train_epochs, recipe.streaming) == (0.2, 7, False)
+    assert parse_recipe([config]).learning_rate == 0.3
+    assert parse_recipe([]) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("mixed_precision: no", "mixed_precision", "no"),
+        ("checkpointing_steps: no", "checkpointing_steps", "no"),
+        ("checkpointing_steps: 50", "checkpointing_steps", "50"),
+        ("nesterov: yes", "nesterov", True),
+        ("channels_last: off", "channels_last", False),
+        ("torch_compile: auto", "torch_compile", "auto"),
+        ("progressive_resizing: ['16:0.3', '24:0.6']", "progressive_resizing", ["16:0.3", "24:0.6"]),
+        ("max_train_samples: null", "max_train_samples", None),
+        ("image_mean: [0.5, 0.4, 0.3]", "image_mean", [0.5, 0.4, 0.3]),
+        ("lr_milestones: 0.5", "lr_milestones", [0.5]),
+        ("weight_decay: 1e-3", "weight_decay", 0.001),
+    ],
+)
+def test_yaml_values(tmp_path, text, name, value):
+    assert getattr(parse_recipe([write(tmp_path, text)]), name) == value
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_null_unsets_what_may_be_unset(tmp_path, name):
+    config = write(
+        tmp_path, "save_total_limit: null\nsam_rho: 0.1\nnum_final_sam_epochs: 6\nprogressive_resizing: ['24:0.3']\n"
+    )
+    assert getattr(parse_recipe([config, f"--{name}", "null"]), name) is None
+    assert parse_recipe([config]).save_total_limit is None
+
+
+def test_every_value_as_resolved_comes_back(tmp_path):
+    flags = ["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--mixed_precision", "no"]
+    recipe = parse_recipe([*flags, "--save_total_limit", "null"])
+    assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
+
+
+STARTS = {"overwrite_output_dir": "true", "resume_from_checkpoint": "last", "push_to_hub": "yes"}
+
+
+@pytest.mark.parametrize("name", OF_ONE_START)
+def test_what_is_of_one_start_is_no_part_of_a_recipe(tmp_path, name):
+    recipe = parse_recipe([f"--{name}={STARTS[name]}", "--hub_model_id=user/name", "--momentum=0.7"])
+    assert getattr(recipe, name) != getattr(Recipe(), name) and name not in recipe.to_yaml()
+    assert parse_recipe([write(tmp_path, recipe.to_yaml())]).momentum == 0.7
+    earlier = write(tmp_path, f"{name}: {STARTS[name]}\nmomentum: 0.7\n")  # as an earlier version wrote it
+    assert f"recipe.yaml: {name} is of one start of a run" in refused([earlier])
+    assert f"give --{name} beside --config" in refused([earlier])
+    assert read_recipe(tmp_path) == dataclasses.replace(Recipe(), momentum=0.7)
+    unset = write(tmp_path, f"{name}: {'null' if name in OPTIONAL else 'false'}\n")
+    assert parse_recipe([unset]) == Recipe()
+
+
+def test_settings_put_in_later_are_held_against_their_ranges(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(parse_recipe(["--momentum=0.7", "--channels_last"]).to_yaml())
+    recipe = read_recipe_with(tmp_path, max_eval_samples=30, dataset_revision=None)
+    assert (recipe.max_eval_samples, recipe.momentum, recipe.channels_last) == (30, 0.7, True)
+    with pytest.raises(RecipeError, match="--max_eval_samples must be at least 1, got -400"):
+        read_recipe_with(tmp_path, max_eval_samples=-400)
+    with pytest.raises(RecipeError, match="--test_split train"):
+        read_recipe_with(tmp_path, test_split="train")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse_and_say_what_to_expect(path):
+    settings = yaml.safe_load(path.read_text())
+    recipe = parse_recipe([f"--config={path}"])
+    recipe.resolve_batch_size(num_processes=2)
+    assert {name: getattr(recipe, name) for name in settings} == settings
+    header = path.read_text().split("\n\n")[0] + path.read_text()
+    for word in ("# Command:", "# Runtime:", "# Score:"):
+        assert word in header
+
+
+def test_the_reports_recipes():
+    assert {"paper", "paper_hybrid", "quickstart"} <= {path.stem for path in RECIPES}
+    paper = parse_recipe([f"--config={REPOSITORY / 'configuration' / 'paper.yaml'}"])
+    assert (paper.learning_rate, paper.num_train_epochs, paper.lr_scheduler_type) == (0.1, 100, "cosine")
+    assert (paper.crop_padding, paper.vertical_flip_prob, paper.gaussian_blur_prob) == (2, 0.05, 0.3)
+    assert paper.cutmix_prob > 0 and paper.cutmix_alpha == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--learning_rat", "0.1"], "did you mean --learning_rate?"),
+        (["--learnin-rate=0.1"], "did you mean --learning_rate?"),
+        (["--qqq", "1"], "unknown flag --qqq"),
+        (["fast.yaml"], "'fast.yaml'"),
+        (["--learning_rate", "fast"], "--learning_rate"),
+        (["--num_train_epochs", "2.5"], "--num_train_epochs"),
+        (["--lr_scheduler_type", "cosinus"], "--lr_scheduler_type"),
+        (["--streaming", "maybe"], "--streaming"),
+        (["--learning_rate"], "--learning_rate"),
+        (["--learning_rate", "-0.1"], "--learning_rate must be at least 0"),
+        (["--learning_rate", "inf"], "--learning_rate must be finite, got inf"),
+        (["--weight_decay", "nan"], "--weight_decay must be at least 0, got nan"),
+        (["--learning_rate", "nan"], "--learning_rate must be"),
+        (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1"),
+        (["--num_train_epochs", "null"], "--num_train_epochs"),
+        (["--horizontal_flip_prob", "1.5"], "--horizontal_flip_prob must be between 0 and 1"),
+        (["--validation_size=-1"], "--validation_size must be at least 0"),
+        (["--seed=-1"], "--seed"),
+        (["--gaussian_blur_sigma", "1.5", "0.1"], "--gaussian_blur_sigma takes two numbers"),
+        (["--gaussian_blur_sigma", "0", "1"], "--gaussian_blur_sigma must be"),
+        (["--image_mean", "0.5"], "--image_mean takes three numbers"),
+        (["--nesterov", "--momentum", "0"], "--nesterov"),
+        (["--load_best_model_at_end", "--validation_size", "0"], "--validation_size"),
+        (["--checkpointing_steps", "often"], "--checkpointing_steps"),
+        (["--test_split", "train"], "--test_split train would test on images that are trained on"),
+        (["--test_split", "test+train[:10%]"], "--test_split test+train[:10%] would test"),
+        (["--test_split", "all"], "--test_split all would test"),
+        (["--warmup_steps", "2.5"], "--warmup_steps"),
+        (["--torch_compile", "perhaps"], "--torch_compile must be true, false or auto"),
+        (["--progressive_resizing", "24"], "--progressive_resizing takes PIXELS:SHARE"),
+        (["--progressive_resizing", "24:0.7", "28:0.5"], "--progressive_resizing needs"),
+        (["--progressive_resizing", "24:1.5"], "--progressive_resizing needs"),
+        (["--progressive_resizing", "0:0.5"], "--progressive_resizing needs"),
+        (["--config", "/no/such/recipe.yaml"], "/no/such/recipe.yaml"),
+    ],
+)
+def test_a_wrong_flag_is_named(arguments, said):
+    assert said in refused(arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learning_rte: 0.1", "did you mean learning_rate?"),
+        ("optimizer:\n  learning_rate: 0.1", "unknown recipe key optimizer"),
+        ("learning_rate:\n  peak: 0.1", "learning_rate must be a value"),
+        ("learning_rate: fast", "--learning_rate"),
+        ("image_mean: []", "image_mean"),
+        ("- learning_rate", "mapping"),
+        ("", "mapping"),
+        ("a: b: c", "no YAML"),
+        ("num_train_epochs: 2.5", "--num_train_epochs"),
+        ("3: 4", "unknown recipe key 3"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, said):
+    assert said in refused([write(tmp_path, text)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_processes", "per_device", "total"),
+    [
+        ([], 1, 128, 128),
+        ([], 2, 64, 128),
+        (["--total_train_batch_size", "96", "--gradient_accumulation_steps", "3"], 2, 16, 96),
+        (["--per_device_train_batch_size", "50"], 3, 50, 150),
+        (["--per_device_train_batch_size", "32", "--total_train_batch_size", "64"], 2, 32, 64),
+    ],
+)
+def test_batch_sizes(flags, num_processes, per_device, total):
+    recipe = parse_recipe(flags)
+    recipe.resolve_batch_size(num_processes)
+    assert (recipe.per_device_train_batch_size, recipe.total_train_batch_size) == (per_device, total)
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_processes"),
+    [
+        ([], 3),
+        (["--gradient_accumulation_steps", "3"], 1),
+        (["--per_device_train_batch_size", "32", "--total_train_batch_size", "128"], 2),
+    ],
+)
+def test_a_batch_that_does_not_divide(flags, num_processes):
+    recipe = parse_recipe(flags)
+    with pytest.raises(RecipeError, match="--total_train_batch_size 128"):
+        recipe.resolve_batch_size(num_processes)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_processes"), [("cpu", 1), ("multi_cpu", 2), ("single_gpu", 1), ("multi_gpu", 8), ("multi_node", 16)]
+)
+def test_launch_files_are_accelerates(name, num_processes):
+    config = load_config_from_file(str(REPOSITORY / "configuration" / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == num_processes
+    assert (config.mixed_precision == "bf16") == ("cpu" not in name)
+
+
+def test_every_flag_has_help():
+    for each in dataclasses.fields(Recipe):
+        assert each.metadata["help"].endswith("."), each.name

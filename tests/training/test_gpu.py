@@ -1,0 +1,96 @@
+"""What only a GPU can show: graphs and compiled steps as it takes them. Elsewhere each test says that it needs one."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import run_python, tiny_run_flags
+from training_runs import assert_same_weights, read, weights
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU"),
+]
+# The last epoch is sharpness-aware, the first of smaller images; rates at which rounding does not grow.
+SETTINGS = [
+    "--optim=muon", "--muon_learning_rate=0.005", "--learning_rate=0.01", "--progressive_resizing", "16:0.3",
+    "--sam_rho=0.05", "--num_final_sam_epochs=1",
+]  # fmt: skip
+
+
+def run(config_dir, output_dir, *more, device="cuda"):
+    """train.py in a process of its own, since it sets what holds for a whole process."""
+    flags = tiny_run_flags(config_dir, output_dir)
+    if device == "cuda":
+        flags.remove("--use_cpu")
+    process = run_python("train.py", *flags, *SETTINGS, *more)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return output_dir, process.stdout
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory, smooth_config_dir):
+    return run(smooth_config_dir, tmp_path_factory.mktemp("cpu") / "run", device="cpu")[0]
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_a_run_on_the_gpu_is_the_run_on_the_cpu(on_cpu, smooth_config_dir, tmp_path, compiled, graphs):
+    folder, output = run(smooth_config_dir, tmp_path / "run", f"--torch_compile={compiled}", f"--cuda_graphs={graphs}")
+    assert f"cuda_graphs {graphs.capitalize()}" in output
+    histories = (read(each, "trainer_state.json")["log_history"] for each in (folder, on_cpu))
+    for entry, expected in zip(*histories, strict=True):
+        assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], rel=2e-3)
+    for name, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(on_cpu)[name], rtol=2e-2, atol=2e-3, msg=name)
+    assert read(folder)["test_loss"] == pytest.approx(read(on_cpu)["test_loss"], rel=2e-3)
+
+
+def test_graphs_and_bf16_choose_themselves(tiny_config_dir, tmp_path):
+    _, output = run(tiny_config_dir, tmp_path / "run", "--mixed_precision=auto")
+    assert "precision bf16" in output and "cuda_graphs True (one GPU)" in output
+
+
+def test_a_run_goes_on_to_the_same_weights(tiny_config_dir, tmp_path):
+    settings = ["--deterministic", "--mixed_precision=auto", "--save_total_limit=10"]
+    whole, _ = run(tiny_config_dir, tmp_path / "whole", *settings)
+    shutil.copytree(whole / "checkpoint-7", tmp_path / "part" / "checkpoint-7")
+    part, output = run(tiny_config_dir, tmp_path / "part", *settings, "--resume_from_checkpoint=last")
+    assert "at step 7 of 21" in output
+    assert_same_weights(part, whole)
+
+
+BAD_LABELS = """
+import sys, torch
+from accelerate import Accelerator
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.training.optim.optimizer import build_optimizer
+from slimresnet.recipe.settings import Recipe
+from slimresnet.training.step import build_step
+config = SlimResNetConfig(
+    hidden_sizes=[16, 32], depths=[1, 1], strides=[1, 2], problem_type="single_label_classification"
+)
+recipe = Recipe(cuda_graphs=sys.argv[1], torch_compile=sys.argv[2])
+model = SlimResNetForImageClassification(config).cuda().train()
+accelerator = Accelerator()
+prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+step = build_step(recipe, accelerator, model, prepared, optimizer)
+inputs = {"pixel_values": torch.randn(4, 3, 16, 16).cuda(), "labels": torch.full((4, 10), 0.1).cuda()}
+for _ in range(6):
+    step(inputs, False)
+torch.cuda.synchronize()
+print("six steps", flush=True)
+step(inputs | {"labels": inputs["labels"] * 2}, False)
+torch.cuda.synchronize()
+print("a seventh step", flush=True)
+"""
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_labels_that_are_no_distributions_end_the_program(compiled, graphs):
+    """Asserted on the GPU itself, which a replay reaches too."""
+    process = run_python("-c", BAD_LABELS, graphs, compiled)
+    assert process.stdout == "six steps\n" and process.returncode != 0, process.stdout + process.stderr
+    assert "assert" in process.stderr

@@ -1,0 +1,235 @@
+"""Several processes train as one would: launched as the README says, by accelerate with gloo."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import REPOSITORY, SAMPLE, tiny_run_flags
+from torch.nn import functional as F
+from training_runs import (
+    SECONDS,
+    assert_accuracy,
+    assert_same_weights,
+    read,
+    start_two,
+    train,
+    train_on_two,
+    wait_until,
+)
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from benchmarks.processes import compare
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.recipe.settings import RecipeError
+from slimresnet.run_folder.checkpoints import CheckpointError, find_damage, list_checkpoints
+
+ACCELERATE = REPOSITORY / "configuration" / "accelerate"
+RESUME = "--resume_from_checkpoint=last"
+
+
+def launch(*arguments):
+    """In a process group of its own, as a terminal or a job scheduler starts it."""
+    config = f"--config_file={ACCELERATE / 'multi_cpu.yaml'}"
+    return run("-m", "accelerate.commands.launch", config, *arguments)
+
+
+def run(*command, program=sys.executable, **environment):
+    return subprocess.Popen(
+        [program, *map(str, command)], cwd=REPOSITORY, env=os.environ | environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_a_checkpoint(process, folder):
+    wait_until(lambda: list_checkpoints(folder), lambda: process.poll() is None, lambda: process.communicate()[0])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_config_dir):
+    """The flags, the folder and the output of a run on two processes."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    flags = [*tiny_run_flags(tiny_config_dir, folder), "--max_eval_samples=1000", "--num_train_epochs=2"]
+    process = launch("train.py", *flags, "--streaming=true")
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, output
+    return flags, folder, output
+
+
+def test_two_processes_score_every_test_image_once(two):
+    """Launched as the README says, by accelerate with gloo; together they see the batches that one process sees."""
+    _, folder, output = two
+    assert "processes: 2, device: cpu" in output and "32 images a step = 16 × 2" in output
+    assert output.count("test accuracy") == 1
+    results = read(folder)
+    assert (results["test_samples"], results["eval_samples"]) == (500, 100)
+    assert read(folder, "trainer_state.json")["global_step"] == 14
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    (pixels,) = split.images.read([np.arange(500)])
+    processor = AutoImageProcessor.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = model(**processor(list(pixels), return_tensors="pt")).logits
+    labels = torch.from_numpy(split.labels)
+    assert_accuracy(results["test_accuracy"], logits, labels)
+    # Each process ends with BatchNorm statistics of its own: this fails where they score others than are saved.
+    assert F.cross_entropy(logits, labels).item() == pytest.approx(results["test_loss"], abs=1e-5)
+
+
+def test_a_run_can_go_on_with_another_number_of_processes(two, tmp_path, capsys):
+    """From two to one: a machine was lost."""
+    flags, folder, _ = two
+    one = train(flags, f"--resume_from_checkpoint={folder / 'checkpoint-7'}", f"--output_dir={tmp_path / 'one'}")
+    output = capsys.readouterr().out
+    assert "processes 2 there, 1 here" in output and "at step 7 of 14" in output
+    assert read(one)["epoch"] == read(folder)["epoch"] == 2
+
+
+DYING = """
+import os, signal, train
+from slimresnet.training import loop
+
+schedule = loop.schedule
+last_step = {"0": 9, "1": 12}[os.environ["TORCHELASTIC_RESTART_COUNT"]]
+
+def dying(recipe, step, max_steps):
+    if step == last_step and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return schedule(recipe, step, max_steps)
+
+loop.schedule = dying
+train.main()
+"""
+
+
+def test_a_process_that_dies_ends_or_restarts_the_launch(two, tmp_path, monkeypatch):
+    """One restart is allowed, in which the run goes on; at the second death the launch ends, and loses nothing."""
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    folder = tmp_path / "run"
+    flags = [*two[0], f"--output_dir={folder}", RESUME]
+    process = launch("--rdzv_backend=c10d", "--max_restarts=1", tmp_path / "dying.py", *flags)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0 and "SIGKILL" in output, output
+    assert f"resumed from {folder / 'checkpoint-7'} at step 7 of 14" in output
+    assert list_checkpoints(folder) == [folder / "checkpoint-7"]
+    assert_same_weights(train_on_two(flags, tmp_path), two[1])
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(flags, tmp_path):
+    process = launch("train.py", *flags, "--num_train_epochs=1000")
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    children = psutil.Process(process.pid).children(recursive=True)
+    (second,) = [each for each in children if "train.py" in each.cmdline() and each.environ()["RANK"] == "1"]
+    second.terminate()
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0 and "exitcode  : 143" in output
+    assert output.count("stopped by SIGTERM behind checkpoint") == 1
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    assert find_damage(newest) is None and f"behind checkpoint {newest.name.split('-')[1]}:" in output
+
+
+def test_processes_that_diverge_stop_together(flags, tmp_path):
+    run = [*flags, "--learning_rate=1e30", "--max_train_steps=1"]
+    started = start_two(run, tmp_path)
+    for process, log in started:
+        process.join(SECONDS)
+        assert process.exitcode == 1, log.read_text()
+    output = "".join(log.read_text() for _, log in started)
+    assert "accuracy" not in output
+    said = [line for line in output.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1 and "after step 1 at a learning rate of 1e+30: lower --learning_rate" in said[0]
+    assert not {"README.md", "all_results.json", "model.safetensors"} & set(os.listdir(tmp_path / "run"))
+
+
+def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(flags, smooth_config_dir, tmp_path):
+    """With BatchNorm frozen they do the same sums in another order: 8 steps of 32 images, on one process or on two."""
+    flags += [f"--config_name={smooth_config_dir}", "--max_train_steps=8", "--learning_rate=0.01"]
+    row = compare(True, tmp_path, flags)
+    assert row["samples given to the model"] == 8 * 32
+    assert row["the same sample, augmentation and label at every place"]
+    assert row["mean loss, 2 processes"] == pytest.approx(row["mean loss, 1 process"], abs=1e-5)
+    assert row["weights, relative difference (norms)"] < 1e-5
+
+
+SRUN = """#!/bin/bash
+shift
+for node in 0 1; do SLURM_NODEID=$node "$@" & done
+trap 'kill -TERM $(jobs -p)' TERM
+wait; wait
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> "$SLURM_LOG"; fi
+"""
+
+
+def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_on(flags, tmp_path):
+    """The Slurm script, with an srun that starts both machines here and an scontrol that notes what it is told."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    python = f'#!/bin/bash\nexec {sys.executable} -m accelerate.commands.accelerate_cli "$@"\n'
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("accelerate", python)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    log = tmp_path / "scontrol.log"
+    job = {
+        "PATH": f"{commands}:{os.environ['PATH']}", "SLURM_LOG": str(log), "SLURM_NNODES": "2", "SLURM_JOB_ID": "77",
+        "SLURM_GPUS_PER_NODE": "1", "SLURM_JOB_NODELIST": "one",
+    }  # fmt: skip
+
+    def submit():
+        return run(ACCELERATE / "slurm.sh", *flags, "--num_train_epochs=8", program="bash", **job)
+
+    stopped = submit()
+    wait_for_a_checkpoint(stopped, tmp_path / "run")
+    stopped.terminate()
+    output, _ = stopped.communicate(timeout=SECONDS)
+    assert "stopped by SIGTERM behind checkpoint" in output, output
+    assert log.read_text() == "requeue 77\n"
+    requeued = submit()
+    output, _ = requeued.communicate(timeout=SECONDS)
+    assert requeued.returncode == 0 and "resumed from" in output, output
+    assert read(tmp_path / "run")["epoch"] == 8
+    assert log.read_text() == "requeue 77\n"
+
+
+def test_synchronised_batchnorm_is_the_same_network(flags, tmp_path):
+    """On one process it changes nothing, neither the weights nor their names."""
+    flags += ["--max_train_steps=2"]
+    assert_same_weights(train(flags, "--sync_batchnorm", f"--output_dir={tmp_path / 'sync'}"), train(flags))
+
+
+def test_synchronised_batchnorm_on_cpus_is_refused(flags, monkeypatch):
+    monkeypatch.setattr("slimresnet.recipe.launch.Accelerator.num_processes", 2)
+    with pytest.raises(RecipeError, match="--sync_batchnorm works on GPUs alone"):
+        train(flags, "--sync_batchnorm")
+
+
+def test_a_restart_that_would_hang_is_refused(flags, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(RecipeError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        train(flags)
+
+
+def test_processes_that_see_different_folders_are_refused(flags, trained, monkeypatch):
+    monkeypatch.setattr("slimresnet.training.state.checkpoints.gather_object", lambda steps: [*steps, 0])
+    with pytest.raises(CheckpointError, match="file system that all machines share"):
+        train(flags, f"--resume_from_checkpoint={trained / 'checkpoint-14'}")
+
+
+def test_deterministic_runs(flags, tmp_path):
+    """All that a step does has an algorithm that gives the same bits each time; on a CPU it is the one used anyway."""
+    flags += ["--max_train_steps=2"]
+    try:
+        deterministic = train(flags, "--deterministic", f"--output_dir={tmp_path / 'deterministic'}")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_weights(deterministic, train(flags))
