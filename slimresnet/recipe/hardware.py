@@ -5,8 +5,9 @@ import os
 import platform
 import shutil
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, Literal, TypeVar
 
 import psutil
 import torch
@@ -20,6 +21,8 @@ from slimresnet.recipe.settings import Recipe, RecipeError
 # step of 256 images took 25 ms, a compiled one 35 ms, and one as a CUDA graph 7 ms. Compiled within its graph a step is
 # faster still (benchmarks/gpu_step.json), but while it is augmentation that is waited for, nothing is won.
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000}
+
+Value = TypeVar("Value", str, bool)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -60,21 +63,22 @@ def are_threads_the_launchers() -> bool:
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return False
     try:
-        launcher = psutil.Process().parent()
+        launcher = psutil.Process().parent() or psutil.Process()
         before, words = launcher.environ(), " ".join(launcher.cmdline()).replace("-", "_")
     except (psutil.Error, OSError, AttributeError):
         return False
     return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & before.keys() and "num_cpu_threads_per_process" not in words
 
 
-class Choice(NamedTuple):
-    """A setting and why it is so, for people."""
+@dataclass(frozen=True)
+class Choice(Generic[Value]):
+    """A setting as decided, and why, for people."""
 
-    value: str | bool
+    value: Value
     reason: str
 
 
-def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
+def choose_mixed_precision(wanted: str, device_type: str) -> Choice[str]:
     """
     `no`, `bf16` or `fp16`.
 
@@ -91,7 +95,7 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice:
     return Choice("no", f"the {device_type} has no bf16")
 
 
-def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNetConfig) -> Choice:
+def choose_channels_last(wanted: bool | Literal["auto"], device_type: str, config: SlimResNetConfig) -> Choice[bool]:
     """
     True where the convolutions of the device work on NHWC: with oneDNN on CPUs, with tensor cores on GPUs.
 
@@ -117,9 +121,14 @@ def choose_channels_last(wanted: str | bool, device_type: str, config: SlimResNe
     return Choice(device_type in ("cpu", "cuda"), f"convolutions of the {device_type}")
 
 
-def choose_cuda_graphs(recipe: Recipe, accelerator: Accelerator) -> Choice:
+def choose_cuda_graphs(
+    recipe: Recipe, accelerator: Accelerator, *, mixed_precision: str, is_compiled: bool
+) -> Choice[bool]:
     """
     True on one GPU: several agree on gradients within a step, and batches that accumulate are no steps.
+
+    Args:
+        mixed_precision, is_compiled: as decided for the run.
 
     Raises:
         RecipeError: they are asked for where they cannot be.
@@ -128,8 +137,8 @@ def choose_cuda_graphs(recipe: Recipe, accelerator: Accelerator) -> Choice:
         "steps are launched one by one on a CPU": accelerator.device.type != "cuda",
         "several processes train": accelerator.num_processes > 1,
         "a step accumulates several batches": recipe.gradient_accumulation_steps > 1,
-        "fp16 looks at the gradients of each step": recipe.mixed_precision == "fp16",
-        f"--torch_compile_mode {recipe.torch_compile_mode} captures graphs of its own": recipe.torch_compile is True
+        "fp16 looks at the gradients of each step": mixed_precision == "fp16",
+        f"--torch_compile_mode {recipe.torch_compile_mode} captures graphs of its own": is_compiled
         and recipe.torch_compile_mode in ("reduce-overhead", "max-autotune"),
     }
     obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
@@ -140,7 +149,9 @@ def choose_cuda_graphs(recipe: Recipe, accelerator: Accelerator) -> Choice:
     return Choice(obstacle is None, obstacle or "one GPU")
 
 
-def choose_torch_compile(wanted: str | bool, device_type: str, num_images: int, one_size: bool = True) -> Choice:
+def choose_torch_compile(
+    wanted: bool | Literal["auto"], device_type: str, num_images: int, one_size: bool = True
+) -> Choice[bool]:
     """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
     if wanted != "auto":
         return Choice(wanted, "as asked")

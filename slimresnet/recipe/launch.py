@@ -1,9 +1,14 @@
-"""The launch of a run: accelerate, its precision and its processes."""
+"""The launch of a run: accelerate, its precision and its processes; and the process as it was before."""
 
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from joblib import cpu_count
@@ -11,16 +16,58 @@ from joblib import cpu_count
 from slimresnet.recipe.hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
 from slimresnet.recipe.settings import Recipe, RecipeError
 
+_CUDNN_FLAGS = ("allow_tf32", "benchmark", "deterministic")
+
+
+@contextmanager
+def process_left_as_it_was() -> Iterator[None]:
+    """
+    Within the block, a launch of its own: accelerate starts anew. After it the process is as it was before.
+
+    That is its threads, its environment, its random states, PyTorch's choice of algorithms, and the accelerate of
+    whoever called. A process group that a launcher's processes have formed is kept.
+    """
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS}
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    states = [AcceleratorState._shared_state, GradientState._shared_state, PartialState._shared_state]
+    before = [dict(state) for state in states]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        states.pop(), before.pop()
+    for state in states:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(states, before, strict=True):
+            state.clear()
+            state.update(content)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
+        for name, value in flags.items():
+            setattr(torch.backends.cudnn, name, value)
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
+        torch.set_rng_state(random_states[2])
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+
 
 def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     """
-    Starts accelerate; fills in the recipe's precision and batch sizes, which depend on the launch.
+    Starts accelerate, with the precision and the threads that this machine and this launch are for.
 
     Returns:
         The accelerator, and why it has its precision.
 
     Raises:
-        RecipeError: precision, tracker, BatchNorm or batch size do not fit the machine or the launch.
+        RecipeError: precision, tracker or BatchNorm do not fit the machine or the launch.
     """
     if recipe.report_to not in ("none", *map(str, get_available_trackers())):
         raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
@@ -32,18 +79,15 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
             "--max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend c10d "
             "among the flags of accelerate launch: without them restarted processes do not find each other."
         )
-    on_cpu = recipe.use_cpu or not torch.accelerator.is_available()
-    device_type = "cpu" if on_cpu else torch.accelerator.current_accelerator().type
-    precision = choose_mixed_precision(recipe.mixed_precision, device_type)
+    device = None if recipe.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    precision = choose_mixed_precision(recipe.mixed_precision, device.type if device else "cpu")
     accelerator = Accelerator(
-        cpu=on_cpu,
+        cpu=device is None,
         mixed_precision=precision.value,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=None if recipe.report_to == "none" else recipe.report_to,
         project_dir=recipe.output_dir,
     )
-    recipe.mixed_precision = accelerator.mixed_precision
-    recipe.resolve_batch_size(accelerator.num_processes)
     if accelerator.device.type == "mps" and recipe.trivial_augment:
         raise RecipeError("--trivial_augment computes in float64, which Apple's GPUs do not have: add --use_cpu.")
     if accelerator.device.type == "cuda":
@@ -52,7 +96,7 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
         # Batches have few shapes, each worth a search; which algorithm wins it may differ from run to run.
         torch.backends.cudnn.benchmark = not recipe.deterministic
     if accelerator.device.type == "cpu":
-        if recipe.mixed_precision == "fp16":
+        if accelerator.mixed_precision == "fp16":
             raise RecipeError("--mixed_precision fp16 has no effect on a CPU: use bf16 or no.")
         if recipe.sync_batchnorm and accelerator.num_processes > 1:
             raise RecipeError("--sync_batchnorm works on GPUs alone: leave it out where several processes share CPUs.")

@@ -1,121 +1,110 @@
-"""A recipe from a YAML file, from the command line, from the folder of a run."""
+"""A recipe from text: from a YAML file, a shipped one by its name, the folder of a run, words of a command line."""
 
 import dataclasses
 import difflib
-import sys
-from argparse import Action
-from collections.abc import Sequence
+import json
+from argparse import ArgumentTypeError
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any
 
 import yaml
-from transformers.hf_argparser import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
-from slimresnet.recipe.settings import OF_ONE_START, Recipe, RecipeError
-from slimresnet.run_folder.names import RECIPE_NAME
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Kind, Recipe, RecipeError, kinds
+from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 
-_OPTIONAL = {each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)}
-
-
-class _Parser(HfArgumentParser):
-    def _get_values(self, action: Action, arg_strings: list[str]) -> object:
-        # What YAML writes for a setting that is not set; a flag can so take back what the file sets.
-        if arg_strings == ["null"] and action.dest in _OPTIONAL:
-            return None
-        return super()._get_values(action, arg_strings)
-
-    def error(self, message: str) -> NoReturn:
-        raise RecipeError(f"{message}.")
+Texts = dict[str, list[str]]
+"""Values as a command line has them: for each setting one word, or several."""
 
 
-def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
+def recipe_of_texts(texts: Mapping[str, list[str]]) -> Recipe:
     """
-    Reads `--config FILE.yaml` and the flags beside it; a flag wins over the file.
-
-    Args:
-        arguments: as on the command line; None for `sys.argv`.
+    The recipe that has these values, and the defaults beside them.
 
     Raises:
-        RecipeError: an unknown name (the nearest one is suggested), a wrong type, a value out of range, or a file that
-            is no flat mapping of names to values.
+        RecipeError: a value cannot be read as what its setting is, or as `Recipe`.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _Parser(Recipe, allow_abbrev=False, description="Train a SlimResNet. A flag wins over the --config file.")
-    parser.add_argument("--config", help="A recipe: a YAML file of the same names as the flags.")
-    # The file's values become arguments in front of the others, so that one parser checks both.
-    known, _ = parser.parse_known_args(arguments)
-    settings = {} if known.config is None else _read_settings(Path(known.config))
-    for name in OF_ONE_START:
-        if settings.pop(name, None):
+    return Recipe(**{name: _value(name, kinds()[name], words) for name, words in texts.items()})
+
+
+def _value(name: str, kind: Kind, words: list[str]) -> Any:
+    if kind.is_optional and words == ["null"]:
+        return None
+    if kind.is_sequence:
+        return tuple(_scalar(name, kind, word) for word in words)
+    if len(words) != 1:
+        raise RecipeError(f"--{name} takes one value, got {len(words)}: {' '.join(words)}.")
+    return _scalar(name, kind, words[0])
+
+
+def _scalar(name: str, kind: Kind, word: str) -> Any:
+    if kind.or_auto and word == "auto":
+        return word
+    try:
+        return string_to_bool(word) if kind.of is bool else kind.of(word)
+    except (ArgumentTypeError, ValueError):
+        raise RecipeError(f"--{name} must be {kind.words}, got {word}.") from None
+
+
+def find_config(name: str) -> Path:
+    """
+    The recipe file that `--config` means: a path, or the name of a recipe that ships with this package.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    shipped = shipped_recipes()
+    if name.removesuffix(".yaml") in shipped:
+        return shipped[name.removesuffix(".yaml")]
+    nearest = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"give a file, or one of {', '.join(shipped)}."
+    raise RecipeError(f"--config {name} is not there: {hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that ship with this package, by name."""
+    package = Path(__file__).parents[1]
+    folders = (package / "configuration", package.parent / "configuration")  # as installed, and in the repository
+    folder = next((each for each in folders if each.is_dir()), package)
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def texts_of_config(name: str) -> Texts:
+    """
+    The values in the recipe file that `--config` means.
+
+    Where it is the recipe of a finished run, what that run found out is no part of what was asked: this run is to find
+    out for itself.
+
+    Raises:
+        RecipeError: there is none, it is no flat mapping of names to values, or has an unknown name (the nearest one is
+            suggested) or what is of one start alone.
+    """
+    path = find_config(name)
+    settings = _read_settings(path)
+    for each in OF_ONE_START:
+        if settings.pop(each, None):
             raise RecipeError(
-                f"{known.config}: {name} is of one start of a run, and not of a recipe: take the line out, and give "
-                f"--{name} beside --config where this start is to have it."
+                f"{path}: {each} is of one start of a run, and not of a recipe: take the line out, and give "
+                f"--{each} beside --config where this start is to have it."
             )
-    return _parse(parser, [*_as_words(settings, known.config), *arguments])
+    found = _found_by_run(path.parent) if path.name == RECIPE_NAME else set()
+    return _texts({name: value for name, value in settings.items() if name not in found}, path)
 
 
 def recipe_of_file(path: Path) -> Recipe:
     """
-    Reads the recipe of a run; what an earlier version kept in it of how the run was started is left out.
+    Reads a recipe file; what an earlier version kept in it of how a run was started is left out.
 
     Raises:
-        RecipeError: as `parse_recipe`.
+        RecipeError: as `texts_of_config`, or a value cannot be used.
     """
     settings = {name: value for name, value in _read_settings(path).items() if name not in OF_ONE_START}
-    return _parse(_Parser(Recipe, allow_abbrev=False), _as_words(settings, path))
-
-
-def _parse(parser: "_Parser", arguments: list[str]) -> Recipe:
-    recipe, *_, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        raise RecipeError(_unknown_name(unknown[0], prefix="--"))
-    return recipe
-
-
-def _read_settings(path: Path) -> dict:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"--config {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--config {path} is no YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"--config {path} must hold a mapping of names to values.")
-    return settings
-
-
-def _as_words(settings: dict, path: Path | str) -> list[str]:
-    """Settings of a file as the command line has them."""
-    names = _names()
-    arguments = []
-    for name, value in settings.items():
-        if name not in names:
-            raise RecipeError(f"{path}: {_unknown_name(str(name))}")
-        values = value if isinstance(value, list) else [value]
-        if any(isinstance(item, dict | list) for item in values) or values == []:
-            raise RecipeError(f"{path}: {name} must be a value or a flat list of values, got {value}.")
-        if value is None and name not in _OPTIONAL:
-            continue  # as if it were not there
-        # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
-        words = {True: "yes", False: "no", None: "null"}
-        texts = [words[item] if item is None or isinstance(item, bool) else str(item) for item in values]
-        arguments += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
-    return arguments
-
-
-def _names() -> list[str]:
-    return [each.name for each in dataclasses.fields(Recipe)]
-
-
-def _unknown_name(text: str, prefix: str = "") -> str:
-    if prefix and not text.startswith(prefix):
-        return f"unexpected argument {text!r}: flags start with {prefix}."
-    name = text.removeprefix(prefix).split("=")[0]
-    nearest = difflib.get_close_matches(name.replace("-", "_"), _names(), n=1)
-    hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "--help lists the names there are."
-    return f"unknown {'flag' if prefix else 'recipe key'} {prefix}{name}: {hint}"
+    return recipe_of_texts(_texts(settings, path))
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -137,3 +126,52 @@ def read_recipe_with(folder: Path, **settings) -> Recipe:
     """
     recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else Recipe()
     return dataclasses.replace(recipe, **{name: value for name, value in settings.items() if value is not None})
+
+
+def _found_by_run(folder: Path) -> set[str]:
+    """What an earlier version put into a run's recipe though the run, or its machine, had decided on it."""
+    try:
+        results = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+        chosen = {name.strip() for name in results.get("eval_chose", "").split(",")}
+    except (OSError, ValueError, AttributeError):
+        return set()
+    found = chosen & {"tta", "temperature"}
+    if "train_precision" not in results:  # of a version that wrote everything as its machine had resolved it
+        found |= {"mixed_precision", "channels_last", "torch_compile", "cuda_graphs", "per_device_train_batch_size"}
+    return found
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"--config {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--config {path} is no YAML: {error}.") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"--config {path} must hold a mapping of names to values.")
+    for name in settings:
+        if name not in SETTINGS:
+            raise RecipeError(f"{path}: unknown recipe key {name}: {suggestion(str(name), SETTINGS)}")
+    return settings
+
+
+def _texts(settings: dict[str, Any], path: Path) -> Texts:
+    """Values of a file as a command line has them: one way of reading serves both."""
+    texts = {}
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, dict | list) for item in values) or values == []:
+            raise RecipeError(f"{path}: {name} must be a value or a flat list of values, got {value}.")
+        if value is None and not kinds()[name].is_optional:
+            continue  # as if it were not there
+        # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
+        words = {True: "yes", False: "no", None: "null"}
+        texts[name] = [words[item] if item is None or isinstance(item, bool) else str(item) for item in values]
+    return texts
+
+
+def suggestion(name: str, names: Mapping | list[str], prefix: str = "") -> str:
+    """The end of a sentence on an unknown name: the nearest of those that there are."""
+    nearest = difflib.get_close_matches(name.replace("-", "_"), names, n=1)
+    return f"did you mean {prefix}{nearest[0]}?" if nearest else "--help lists the names there are."

@@ -1,221 +1,374 @@
-"""The recipe: every setting of a run, from a YAML file and the command line."""
+"""The recipe: every setting of a run, as it was asked for. A recipe never changes."""
 
 import dataclasses
 import itertools
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers.hf_argparser import HfArg, string_to_bool
 
 from slimresnet.errors import SlimResNetError, printable
 
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
+LARGEST_RATE = 1e30  # a weight is multiplied with it, and has to stay a float32, whose largest is 3e38
+_NO_LIMIT = float("inf")
 
 
 class RecipeError(SlimResNetError):
-    """A setting that cannot be used; the message, one line whatever it quotes, names the flag and says what to do."""
+    """A setting that cannot be used; the message names the flag and says what to do."""
 
 
-def _switch(help: str) -> dataclasses.Field:
-    """A field that is `"auto"` or, once the recipe is checked, a bool."""
-    return HfArg(default="auto", help=help, metadata={"nargs": "?", "const": "true"})
+class Setting(NamedTuple):
+    """
+    What is known of a setting beside its value.
+
+    Attributes:
+        group: heading of `--help` that it stands under.
+        help: one sentence that says what the value is.
+        affects: `"weights"`; `"rounding"`, how the same sums are made; None where neither depends on it.
+        low, high: range of its numbers, both included; infinity for no limit, and no number is infinite.
+        no_help: what `--no_NAME` does, of a switch that is on by default.
+    """
+
+    group: str
+    help: str
+    affects: Literal["weights", "rounding"] | None
+    low: float | None
+    high: float
+    no_help: str | None
 
 
-@dataclass
+def _setting(
+    group: str,
+    default: Any,
+    help: str,
+    *,
+    affects: Literal["weights", "rounding"] | None = "weights",
+    low: float | None = None,
+    high: float = _NO_LIMIT,
+    no_help: str | None = None,
+) -> Any:
+    return dataclasses.field(default=default, metadata={"setting": Setting(group, help, affects, low, high, no_help)})
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Names follow transformers' TrainingArguments and image-classification examples where those have one."""
+    """
+    Every setting of a run. Names follow transformers' TrainingArguments and image-classification examples.
+
+    Transforms of training images run in the order in which their settings stand here.
+
+    Raises:
+        RecipeError: a value has another type than its setting, is none of its choices, lies outside of its range, or
+            does not go with another one.
+    """
 
     # data
-    dataset_name: str = HfArg(
-        default="uoft-cs/cifar10", help="A dataset on the Hub, or a folder, as load_dataset takes it."
+    dataset_name: str = _setting(
+        "data", "uoft-cs/cifar10", "A dataset on the Hub, or a folder, as load_dataset takes it.", affects=None
     )
-    dataset_config_name: str | None = HfArg(default=None, help="The dataset's configuration, if it has several.")
-    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the dataset on the Hub.")
-    streaming: bool = HfArg(
-        default=True, help="Decode images on the way; false holds them all in memory, on the training device."
+    dataset_config_name: str | None = _setting(
+        "data", None, "The dataset's configuration, if it has several.", affects=None
     )
-    image_column_name: str | None = HfArg(
-        default=None, help="Column of the images; by default the only one of type Image."
+    dataset_revision: str | None = _setting(
+        "data", None, "Branch, tag or commit of the dataset on the Hub.", affects=None
     )
-    label_column_name: str | None = HfArg(
-        default=None, help="Column of the labels; by default the only one of type ClassLabel."
+    streaming: bool = _setting(
+        "data",
+        True,
+        "Decode images while training reads them.",
+        affects=None,
+        no_help="Decode all images first, and hold them in memory on the training device.",
     )
-    test_split: str = HfArg(default="test", help="Split that the finished model is scored on, once.")
-    validation_size: int = HfArg(
-        default=5000, help="Images cut from the training split, evenly by class, to make choices on."
+    image_column_name: str | None = _setting(
+        "data", None, "Column of the images; by default the only one of type Image.", affects=None
     )
-    max_train_samples: int | None = HfArg(default=None, help="Train on so many images, drawn by seed.")
-    max_eval_samples: int | None = HfArg(default=None, help="Validate, and test, on so many images, drawn by seed.")
-    shuffle_buffer_size: int = HfArg(
-        default=50000, help="Samples within which the order is random: a stream holds them, encoded."
+    label_column_name: str | None = _setting(
+        "data", None, "Column of the labels; by default the only one of type ClassLabel.", affects=None
     )
-    dataloader_num_workers: int = HfArg(default=1, help="Processes that read ahead of training while streaming.")
+    test_split: str = _setting("data", "test", "Split that the finished model is scored on, once.", affects=None)
+    validation_size: int = _setting(
+        "data", 5000, "Images cut from the training split, evenly by class, to make choices on.", low=0
+    )
+    max_train_samples: int | None = _setting(
+        "data", None, "Number of training images to use, drawn by seed; all by default.", low=1
+    )
+    max_eval_samples: int | None = _setting(
+        "data", None, "Number of validation images to use, and of test images, drawn by seed; all by default.", low=1
+    )
+    shuffle_buffer_size: int = _setting(
+        "data", 50000, "Samples within which the order is random. A stream holds so many of them, encoded.", low=1
+    )
+    dataloader_num_workers: int = _setting("data", 1, "Processes that read ahead while streaming.", affects=None, low=0)
 
     # augmentation
-    image_mean: list[float] = HfArg(
-        default_factory=lambda: [0.4914, 0.4822, 0.4465], help="Mean of each channel, in 0-1."
+    image_mean: tuple[float, ...] = _setting(
+        "augmentation", (0.4914, 0.4822, 0.4465), "Mean of each channel, in 0-1.", low=0, high=1
     )
-    image_std: list[float] = HfArg(
-        default_factory=lambda: [0.2470, 0.2435, 0.2616], help="Standard deviation of each channel, in 0-1."
+    image_std: tuple[float, ...] = _setting(
+        "augmentation", (0.2470, 0.2435, 0.2616), "Standard deviation of each channel, in 0-1.", low=1e-06, high=1
     )
-    trivial_augment: bool = HfArg(
-        default=False, help="Put each image through one of fourteen operations, at a strength of its own."
+    trivial_augment: bool = _setting(
+        "augmentation",
+        False,
+        "Put each image through one of fourteen operations at a random strength (TrivialAugment).",
     )
-    crop_padding: int = HfArg(default=4, help="Random crop after padding by so many pixels.")
-    crop_padding_mode: Literal["zero", "reflect"] = HfArg(default="zero", help="What is padded with.")
-    horizontal_flip_prob: float = HfArg(default=0.5, help="Probability of a left-right mirror image.")
-    alternating_flip: bool = HfArg(
-        default=False, help="Mirror every image in every other epoch; the probability says how many begin with it."
+    crop_padding: int = _setting(
+        "augmentation", 4, "Pixels of padding on each side before a random crop of the old size; 0 for no crop.", low=0
     )
-    vertical_flip_prob: float = HfArg(default=0.0, help="Probability of an upside-down mirror image.")
-    gaussian_blur_prob: float = HfArg(default=0.0, help="Probability of a 3x3 Gaussian blur.")
-    gaussian_blur_sigma: list[float] = HfArg(
-        default_factory=lambda: [0.1, 1.5], help="Range of its standard deviation, in pixels."
+    crop_padding_mode: Literal["zero", "reflect"] = _setting(
+        "augmentation", "zero", "What a random crop is padded with: black, or the mirror image."
     )
-    random_erasing_prob: float = HfArg(default=0.0, help="Probability that a rectangle is painted over.")
-    random_erasing_area: list[float] = HfArg(
-        default_factory=lambda: [0.02, 0.2], help="Range of the share of its area."
+    horizontal_flip_prob: float = _setting(
+        "augmentation", 0.5, "Probability of a left-right mirror image.", low=0, high=1
     )
-    cutmix_prob: float = HfArg(default=0.0, help="Probability that a sample has a patch of another pasted in.")
-    cutmix_alpha: float = HfArg(default=1.0, help="The patch's share is drawn from Beta(alpha, alpha).")
-    label_smoothing_factor: float = HfArg(default=0.0, help="Share of each label that is spread over all classes.")
-    num_light_augmentation_epochs: int = HfArg(
-        default=0, help="Epochs at the start with crop and horizontal flip only."
+    alternating_flip: bool = _setting(
+        "augmentation",
+        False,
+        "Mirror every image in every other epoch; --horizontal_flip_prob is the share that begins mirrored.",
     )
-    num_final_light_augmentation_epochs: int = HfArg(default=0, help="The same at the end.")
-    progressive_resizing: list[str] | None = HfArg(
-        default=None, help="Smaller images first, as PIXELS:SHARE of the epochs until which: 16:0.3 24:0.7."
+    vertical_flip_prob: float = _setting(
+        "augmentation", 0.0, "Probability of an upside-down mirror image.", low=0, high=1
+    )
+    gaussian_blur_prob: float = _setting("augmentation", 0.0, "Probability of a 3x3 Gaussian blur.", low=0, high=1)
+    gaussian_blur_sigma: tuple[float, ...] = _setting(
+        "augmentation", (0.1, 1.5), "Range of the standard deviation of --gaussian_blur_prob, in pixels.", low=0.01
+    )
+    random_erasing_prob: float = _setting(
+        "augmentation", 0.0, "Probability that a rectangle is painted over.", low=0, high=1
+    )
+    random_erasing_area: tuple[float, ...] = _setting(
+        "augmentation",
+        (0.02, 0.2),
+        "Range of the share of the image that --random_erasing_prob paints over.",
+        low=0,
+        high=1,
+    )
+    cutmix_prob: float = _setting(
+        "augmentation", 0.0, "Probability that a patch of another image is pasted in (CutMix).", low=0, high=1
+    )
+    cutmix_alpha: float = _setting(
+        "augmentation", 1.0, "CutMix draws the share of the patch from Beta(alpha, alpha).", low=0.01
+    )
+    label_smoothing_factor: float = _setting(
+        "augmentation", 0.0, "Share of each label that is spread over all classes.", low=0, high=1
+    )
+    num_light_augmentation_epochs: int = _setting(
+        "augmentation", 0, "Epochs at the start with crop and horizontal flip only.", low=0
+    )
+    num_final_light_augmentation_epochs: int = _setting(
+        "augmentation", 0, "Epochs at the end with crop and horizontal flip only.", low=0
+    )
+    progressive_resizing: tuple[str, ...] | None = _setting(
+        "augmentation",
+        None,
+        "Train on smaller images first: PIXELS:SHARE, the size up to that share of the epochs, such as 16:0.3 24:0.7.",
     )
 
-    # model
-    config_name: str | None = HfArg(
-        default=None, help="A config.json, or its folder, for another network than the default one."
+    # network
+    config_name: str | None = _setting(
+        "network", None, "A config.json, or its folder, for another network than the default one.", affects=None
     )
-    stem_initialization: Literal["random", "whitening"] = HfArg(
-        default="random", help="whitening starts the stem from the principal components of the images' patches."
+    stem_initialization: Literal["random", "whitening"] = _setting(
+        "network", "random", "whitening starts the stem from the principal components of the images' patches."
     )
 
     # optimisation
-    num_train_epochs: int = HfArg(
-        default=100, help="Epochs; the learning rate falls over them, or over those behind the warm-up."
+    num_train_epochs: int = _setting("optimisation", 100, "Number of epochs; the learning rate falls over them.", low=1)
+    max_train_steps: int | None = _setting(
+        "optimisation", None, "Number of optimiser steps, in place of --num_train_epochs.", low=1
     )
-    max_train_steps: int | None = HfArg(default=None, help="Optimiser steps, instead of --num_train_epochs.")
-    total_train_batch_size: int | None = HfArg(
-        default=None,
-        help="Images of one optimiser step over all processes, that --learning_rate is tuned for; 128 by default.",
+    total_train_batch_size: int | None = _setting(
+        "optimisation",
+        None,
+        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default.",
+        low=1,
     )
-    per_device_train_batch_size: int | None = HfArg(
-        default=None, help="Images a process takes at once; by default its share."
+    per_device_train_batch_size: int | None = _setting(
+        "optimisation",
+        None,
+        "Images that a process takes at once; by default its share of --total_train_batch_size.",
+        affects="rounding",
+        low=1,
     )
-    per_device_eval_batch_size: int = HfArg(default=128, help="The same, in evaluation.")
-    gradient_accumulation_steps: int = HfArg(default=1, help="Batches a process takes for one optimiser step.")
-    optim: Literal["sgd", "muon"] = HfArg(
-        default="sgd", help="muon is for the convolutions of the stages; all else has SGD with it too."
+    per_device_eval_batch_size: int = _setting(
+        "optimisation", 128, "Images that a process scores at once.", affects="rounding", low=1
     )
-    learning_rate: float = HfArg(default=0.1, help="Peak learning rate of SGD.")
-    muon_learning_rate: float = HfArg(default=0.05, help="Peak learning rate of Muon.")
-    muon_weight_decay: float = HfArg(default=0.02, help="Weight decay of Muon.")
-    momentum: float = HfArg(default=0.9, help="Momentum.")
-    nesterov: bool = HfArg(default=False, help="Nesterov's momentum.")
-    weight_decay: float = HfArg(default=5e-4, help="Weight decay of SGD.")
-    norm_bias_learning_rate: float | None = HfArg(
-        default=None, help="Peak learning rate of BatchNorm's biases, if not --learning_rate."
+    gradient_accumulation_steps: int = _setting(
+        "optimisation", 1, "Batches that a process adds up for one optimiser step.", affects="rounding", low=1
     )
-    decay_norm_and_bias: bool = HfArg(default=True, help="Decay BatchNorm's parameters and biases too.")
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "multi_step", "hybrid"] = HfArg(
-        default="cosine",
-        help="hybrid is multi_step over the first half of the run, then cosine from --lr_gamma of the peak.",
+    optim: Literal["sgd", "muon"] = _setting(
+        "optimisation", "sgd", "Optimiser. muon takes the convolutions of the stages, and SGD all other weights."
     )
-    lr_milestones: list[float] = HfArg(
-        default_factory=lambda: [0.5, 0.75],
-        help="Shares of the run, or of hybrid's first half, after which the rate drops.",
+    learning_rate: float = _setting("optimisation", 0.1, "Peak learning rate of SGD.", low=0, high=LARGEST_RATE)
+    muon_learning_rate: float = _setting("optimisation", 0.05, "Peak learning rate of Muon.", low=0, high=LARGEST_RATE)
+    muon_weight_decay: float = _setting("optimisation", 0.02, "Weight decay of Muon.", low=0, high=LARGEST_RATE)
+    momentum: float = _setting("optimisation", 0.9, "Momentum of SGD and of Muon.", low=0, high=1)
+    nesterov: bool = _setting("optimisation", False, "Use Nesterov's momentum.")
+    weight_decay: float = _setting("optimisation", 0.0005, "Weight decay of SGD.", low=0, high=LARGEST_RATE)
+    norm_bias_learning_rate: float | None = _setting(
+        "optimisation",
+        None,
+        "Peak learning rate of BatchNorm's biases; by default --learning_rate.",
+        low=0,
+        high=LARGEST_RATE,
     )
-    lr_gamma: float = HfArg(default=0.1, help="Factor by which the learning rate drops at each milestone.")
-    warmup_steps: float = HfArg(
-        default=0.0, help="Steps over which the rate rises to its peak; a number below 1 is a share of the run."
+    decay_norm_and_bias: bool = _setting(
+        "optimisation",
+        True,
+        "Apply weight decay to BatchNorm's parameters and to biases.",
+        no_help="Apply no weight decay to BatchNorm's parameters and to biases.",
     )
-    sam_rho: float = HfArg(
-        default=0.0, help="Radius of sharpness-aware minimisation, whose steps cost two; 0 for none."
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "multi_step", "hybrid"] = _setting(
+        "optimisation",
+        "cosine",
+        "Schedule of the learning rate. hybrid: half multi_step, half cosine from --lr_gamma of the peak.",
     )
-    num_final_sam_epochs: int | None = HfArg(
-        default=None, help="Epochs at the end that have it; by default all, though the last few do nearly as much."
+    lr_milestones: tuple[float, ...] = _setting(
+        "optimisation",
+        (0.5, 0.75),
+        "Shares of the run after which multi_step lowers the rate; for hybrid, shares of its first half.",
+        low=0,
+        high=1,
     )
-    ema_decay: float = HfArg(
-        default=0.0, help="Decay a step of averaged weights, which are then evaluated and saved; 0 for none."
+    lr_gamma: float = _setting(
+        "optimisation", 0.1, "Factor by which the learning rate drops at each milestone.", low=0, high=1
+    )
+    warmup_steps: float = _setting(
+        "optimisation", 0.0, "Steps over which the learning rate rises to its peak; below 1, a share of the run.", low=0
+    )
+    sam_rho: float = _setting(
+        "optimisation",
+        0.0,
+        "Radius of sharpness-aware minimisation (SAM); 0 for none. A step then costs two.",
+        low=0,
+        high=LARGEST_RATE,
+    )
+    num_final_sam_epochs: int | None = _setting(
+        "optimisation", None, "Number of final epochs that have SAM; all by default.", low=1
+    )
+    ema_decay: float = _setting(
+        "optimisation",
+        0.0,
+        "Decay per step of an exponential moving average of the weights, which is evaluated and saved; 0 for none.",
+        low=0,
+        high=1,
     )
 
     # machine
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = HfArg(
-        default="auto", help="auto: what accelerate launch says, else bf16 where the hardware has it."
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _setting(
+        "machine",
+        "auto",
+        "Precision of training. auto: what accelerate launch says, else bf16 where the hardware has it.",
+        affects="rounding",
     )
-    channels_last: str = _switch("Keep feature maps in NHWC order; auto: where convolutions like it.")
-    torch_compile: str = _switch("Compile the network; auto: where the run is long enough to repay it.")
-    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = HfArg(
-        default="default", help="torch.compile's mode; max-autotune takes minutes."
+    channels_last: bool | Literal["auto"] = _setting(
+        "machine",
+        "auto",
+        "Keep feature maps in NHWC order. auto: where convolutions are faster so.",
+        affects="rounding",
     )
-    cuda_graphs: str = _switch("Launch each step of a GPU as one graph; auto: where one process trains on it.")
-    use_cpu: bool = HfArg(default=False, help="Use the CPU where there is a GPU too.")
-    sync_batchnorm: bool = HfArg(
-        default=False, help="BatchNorm takes its statistics of all GPUs' batches, not of each one's own."
+    torch_compile: bool | Literal["auto"] = _setting(
+        "machine",
+        "auto",
+        "Compile the training step. auto: where the run is long enough to repay it.",
+        affects="rounding",
     )
-    deterministic: bool = HfArg(
-        default=False, help="Only algorithms that give the same bits each time, on GPUs too, at some cost in speed."
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
+        "machine", "default", "Mode of torch.compile; max-autotune takes minutes.", affects="rounding"
+    )
+    cuda_graphs: bool | Literal["auto"] = _setting(
+        "machine",
+        "auto",
+        "Launch each step of a GPU as one CUDA graph. auto: where one process trains on one GPU.",
+        affects="rounding",
+    )
+    use_cpu: bool = _setting("machine", False, "Train on the CPU, even where there is a GPU.", affects="rounding")
+    sync_batchnorm: bool = _setting("machine", False, "Take the statistics of BatchNorm over the batches of all GPUs.")
+    deterministic: bool = _setting(
+        "machine",
+        False,
+        "Use only algorithms that give the same bits each time, on GPUs too, at some cost in speed.",
+        affects="rounding",
     )
 
     # evaluation
-    tta: Literal["auto", "none", "flip", "flip_shift", "paper"] = HfArg(
-        default="auto",
-        help="Test-time augmentation that the test split is scored with too; auto takes what is best on validation.",
+    tta: Literal["auto", "none", "flip", "flip_shift", "paper"] = _setting(
+        "evaluation",
+        "auto",
+        "Test-time augmentation to score with. auto: the policy that is best on validation.",
+        affects=None,
     )
-    temperature: float | None = HfArg(
-        default=None, help="What logits are divided by for calibration; by default what is best on validation."
+    temperature: float | None = _setting(
+        "evaluation",
+        None,
+        "Temperature that logits are divided by; by default the one that is best on validation.",
+        affects=None,
+        low=0.01,
     )
 
-    # run
-    output_dir: str = HfArg(default="runs/slimresnet", help="Folder of everything the run writes.")
-    overwrite_output_dir: bool = HfArg(default=False, help="Replace the run that the folder holds.")
-    seed: int = HfArg(default=42, help="Of the weights, the validation split, the order and every draw.")
-    logging_steps: int = HfArg(default=10, help="Optimiser steps between updates of the progress bar and the trackers.")
-    checkpointing_steps: str = HfArg(default="epoch", help="Save a checkpoint each epoch, each so many steps, or no.")
-    save_total_limit: int | None = HfArg(default=2, help="Checkpoints to keep; null keeps all.")
-    resume_from_checkpoint: str | None = HfArg(default=None, help="A checkpoint's folder, or last.")
-    load_best_model_at_end: bool = HfArg(
-        default=False, help="Keep the weights of the epoch best on validation, not the last."
+    # output
+    output_dir: str = _setting("output", "runs/slimresnet", "Folder for everything that the run writes.", affects=None)
+    overwrite_output_dir: bool = _setting("output", False, "Replace the run that --output_dir holds.", affects=None)
+    seed: int = _setting(
+        "optimisation",
+        42,
+        "Seed of the weights, of the validation split, of the order and of every draw.",
+        low=0,
+        high=2**32 - 1,
     )
-    push_to_hub: bool = HfArg(default=False, help="Bring the finished run to the Hub, as push_to_hub.py does.")
-    hub_model_id: str | None = HfArg(default=None, help="The repository for it, as user/name.")
-    license: str | None = HfArg(
-        default=None, help="Licence of the weights, as the Hub names it, such as apache-2.0; for the model card."
+    logging_steps: int = _setting(
+        "output", 10, "Optimiser steps between updates of the progress bar and the trackers.", affects=None, low=1
     )
-    report_to: Literal["none", "tensorboard", "trackio"] = HfArg(
-        default="none", help="Tracker that gets every figure too."
+    checkpointing_steps: str = _setting(
+        "output", "epoch", "When to save a checkpoint: epoch, no, or a number of steps.", affects=None
+    )
+    save_total_limit: int | None = _setting(
+        "output", 2, "Number of checkpoints to keep; null keeps all.", affects=None, low=1
+    )
+    resume_from_checkpoint: str | None = _setting(
+        "output", None, "Checkpoint to go on from: its folder, or last.", affects=None
+    )
+    load_best_model_at_end: bool = _setting(
+        "optimisation", False, "Keep the weights of the epoch that is best on validation, not the last."
+    )
+    push_to_hub: bool = _setting("output", False, "Push the finished run to the Hub.", affects=None)
+    hub_model_id: str | None = _setting("output", None, "Repository of --push_to_hub, as user/name.", affects=None)
+    license: str | None = _setting(
+        "output",
+        None,
+        "Licence of the weights, as the Hub names it, such as apache-2.0; for the model card.",
+        affects=None,
+    )
+    report_to: Literal["none", "tensorboard", "trackio"] = _setting(
+        "output", "none", "Tracker that gets every figure too.", affects=None
     )
 
     def __post_init__(self):
-        for name in _RANGES:
-            check_range(name, getattr(self, name))
         for name, value in vars(self).items():
-            if isinstance(value, str) and printable(value) != value:
-                raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")
+            object.__setattr__(self, name, _checked(name, value))  # a list becomes a tuple, and 1 a float
+        self._check_sequences()
+        self._check_combinations()
+        if self.checkpointing_steps not in ("epoch", "no") and not _is_step(self.checkpointing_steps):
+            raise RecipeError(
+                f"--checkpointing_steps must be epoch, no, or a number of steps, got {self.checkpointing_steps}."
+            )
+
+    def _check_sequences(self) -> None:
         for name in ("gaussian_blur_sigma", "random_erasing_area"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
-                raise RecipeError(f"--{name} takes two numbers, the lower first, got {values}.")
+                raise RecipeError(f"--{name} takes two numbers, the lower first, got {_words(values)}.")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise RecipeError(f"--{name} takes three numbers, one a channel, got {getattr(self, name)}.")
-        for name in ("channels_last", "torch_compile", "cuda_graphs"):
-            value = getattr(self, name)
-            if value != "auto":
-                try:
-                    setattr(self, name, string_to_bool(value))
-                except ArgumentTypeError:
-                    raise RecipeError(f"--{name} must be true, false or auto, got {value}.") from None
+                raise RecipeError(f"--{name} takes three numbers, one a channel, got {_words(getattr(self, name))}.")
         parse_resizing(self.progressive_resizing)
+
+    def _check_combinations(self) -> None:
         if self.nesterov and not self.momentum:
             raise RecipeError("--nesterov needs a --momentum above 0.")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
@@ -232,111 +385,114 @@ class Recipe:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
-        if self.checkpointing_steps not in ("epoch", "no") and not _is_step(self.checkpointing_steps):
-            raise RecipeError(
-                f"--checkpointing_steps must be epoch, no, or a number of steps, got {self.checkpointing_steps}."
-            )
-
-    def max_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the run."""
-        return self.max_train_steps or self.num_train_epochs * steps_per_epoch
-
-    def resolve_batch_size(self, num_processes: int) -> None:
-        """
-        Fills in the batch of a process, or of all of them, from the other and the number of processes.
-
-        Raises:
-            RecipeError: the one does not divide by the other.
-        """
-        shares = num_processes * self.gradient_accumulation_steps
-        terms = f"{num_processes} processes × {self.gradient_accumulation_steps} accumulation steps"
-        if self.per_device_train_batch_size is None:
-            self.total_train_batch_size = self.total_train_batch_size or DEFAULT_TOTAL_TRAIN_BATCH_SIZE
-            if self.total_train_batch_size % shares:
-                raise RecipeError(
-                    f"--total_train_batch_size {self.total_train_batch_size} does not divide by {terms}: "
-                    "change one of them."
-                )
-            self.per_device_train_batch_size = self.total_train_batch_size // shares
-        total = self.per_device_train_batch_size * shares
-        if self.total_train_batch_size not in (None, total):
-            raise RecipeError(
-                f"--total_train_batch_size {self.total_train_batch_size}, which the learning rate is tuned for, is not "
-                f"{self.per_device_train_batch_size} images (--per_device_train_batch_size) × {terms}: change one of "
-                "them."
-            )
-        self.total_train_batch_size = total
 
     def to_yaml(self) -> str:
-        """Every value as resolved, but for what is of one start of a run; `--config` takes the text back."""
+        """What was asked, but for what is of one start of a run; `--config` takes the text back."""
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in OF_ONE_START}
         return yaml.safe_dump(settings, sort_keys=False)
 
 
-DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
 # What is said when a run is started, and no part of what it is: a recipe that carried it would replace the run that it
 # was written by.
 OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
-_NO_LIMIT = float("inf")
-_LARGEST_RATE = 1e30  # what weights are multiplied with has to be a float32, whose largest is 3e38
-_RANGES = {
-    "validation_size": (0, _NO_LIMIT),
-    "max_train_samples": (1, _NO_LIMIT),
-    "max_eval_samples": (1, _NO_LIMIT),
-    "shuffle_buffer_size": (1, _NO_LIMIT),
-    "dataloader_num_workers": (0, _NO_LIMIT),
-    "image_mean": (0, 1),
-    "image_std": (1e-6, 1),
-    "crop_padding": (0, _NO_LIMIT),
-    "horizontal_flip_prob": (0, 1),
-    "vertical_flip_prob": (0, 1),
-    "gaussian_blur_prob": (0, 1),
-    "gaussian_blur_sigma": (0.01, _NO_LIMIT),
-    "random_erasing_prob": (0, 1),
-    "random_erasing_area": (0, 1),
-    "cutmix_prob": (0, 1),
-    "cutmix_alpha": (0.01, _NO_LIMIT),
-    "label_smoothing_factor": (0, 1),
-    "num_light_augmentation_epochs": (0, _NO_LIMIT),
-    "num_final_light_augmentation_epochs": (0, _NO_LIMIT),
-    "num_train_epochs": (1, _NO_LIMIT),
-    "max_train_steps": (1, _NO_LIMIT),
-    "per_device_train_batch_size": (1, _NO_LIMIT),
-    "per_device_eval_batch_size": (1, _NO_LIMIT),
-    "gradient_accumulation_steps": (1, _NO_LIMIT),
-    "total_train_batch_size": (1, _NO_LIMIT),
-    "learning_rate": (0, _LARGEST_RATE),
-    "norm_bias_learning_rate": (0, _LARGEST_RATE),
-    "muon_learning_rate": (0, _LARGEST_RATE),
-    "muon_weight_decay": (0, _LARGEST_RATE),
-    "momentum": (0, 1),
-    "weight_decay": (0, _LARGEST_RATE),
-    "lr_milestones": (0, 1),
-    "lr_gamma": (0, 1),
-    "warmup_steps": (0, _NO_LIMIT),
-    "sam_rho": (0, _LARGEST_RATE),
-    "num_final_sam_epochs": (1, _NO_LIMIT),
-    "ema_decay": (0, 1),
-    "temperature": (0.01, _NO_LIMIT),
-    "seed": (0, 2**32 - 1),
-    "logging_steps": (1, _NO_LIMIT),
-    "save_total_limit": (1, _NO_LIMIT),
-}
+SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Recipe)}
 
 
-def check_range(name: str, values: float | list[float] | None) -> None:
+class Kind(NamedTuple):
     """
-    Holds values of a setting, wherever they were given, against its range.
+    The type of a setting.
+
+    Attributes:
+        of: bool, int, float or str.
+        choices: the only values there are; empty where any will do.
+        is_optional: None stands for a setting that is not set.
+        is_sequence: a tuple of values of this type.
+        or_auto: `"auto"` leaves a switch to the machine.
+    """
+
+    of: type
+    choices: tuple[str, ...] = ()
+    is_optional: bool = False
+    is_sequence: bool = False
+    or_auto: bool = False
+
+    @property
+    def words(self) -> str:
+        """What a value has to be, for people."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.of is bool:
+            return "true, false or auto" if self.or_auto else "true or false"
+        return {int: "a whole number", float: "a number", str: "text"}[self.of]
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """The type of each setting."""
+    return {name: _kind(annotation) for name, annotation in get_type_hints(Recipe).items()}
+
+
+def _kind(annotation: Any) -> Kind:
+    parts = get_args(annotation)
+    if isinstance(annotation, UnionType) or NoneType in parts or bool in parts:
+        inner = [_kind(part) for part in parts if part is not NoneType]
+        if bool in parts:
+            return Kind(bool, or_auto=True)
+        return inner[0]._replace(is_optional=True)
+    if get_origin(annotation) is Literal:
+        return Kind(str, choices=parts)
+    if get_origin(annotation) is tuple:
+        return _kind(parts[0])._replace(is_sequence=True)
+    return Kind(annotation)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A value as the recipe keeps it."""
+    kind = kinds()[name]
+    if value is None and kind.is_optional:
+        return None
+    if kind.is_sequence:
+        if not isinstance(value, list | tuple) or not value:
+            raise RecipeError(f"--{name} must be a list of values, got {value!r}.")
+        value = tuple(_checked_scalar(name, kind, each) for each in value)
+    else:
+        value = _checked_scalar(name, kind, value)
+    check_range(name, value)
+    return value
+
+
+def _checked_scalar(name: str, kind: Kind, value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind.of is float and is_number:
+        try:
+            return float(value)
+        except OverflowError:
+            return _NO_LIMIT
+    if (kind.or_auto and value == "auto") or (type(value) is kind.of and (not kind.choices or value in kind.choices)):
+        if isinstance(value, str) and printable(value) != value:
+            raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")
+        return value
+    raise RecipeError(f"--{name} must be {kind.words}, got {printable(str(value))}.")
+
+
+def check_range(name: str, values: Any) -> None:
+    """
+    Holds numbers of a setting, wherever they were given, against its range.
+
+    Args:
+        values: a number, a sequence of them, or None.
 
     Raises:
-        RecipeError: one is outside it.
+        RecipeError: one is outside of it.
     """
-    low, high = _RANGES[name]
-    for value in values if isinstance(values, list) else [values]:
+    _, _, _, low, high, _ = SETTINGS[name]
+    if low is None:
+        return
+    for value in values if isinstance(values, list | tuple) else [values]:
         if value is not None and (not low <= value <= high or value == _NO_LIMIT):
             bounds = f"between {low} and {high}"
-            if high >= _LARGEST_RATE:
+            if high >= LARGEST_RATE:
                 bounds = f"at most {high:g}" if value > high else f"at least {low}"
             bounds = "finite" if value == _NO_LIMIT else bounds
             raise RecipeError(f"--{name} must be {bounds}, got {value}.")
@@ -360,9 +516,13 @@ def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
     rises = all(low < high <= 1 for low, high in itertools.pairwise(shares))
     if not rises or any(pixels < 1 for pixels, _ in parsed):
         raise RecipeError(
-            f"--progressive_resizing needs positive sizes and shares that rise, up to 1, got {' '.join(stages)}."
+            f"--progressive_resizing needs positive sizes and shares that rise, up to 1, got {_words(stages or ())}."
         )
     return parsed
+
+
+def _words(values: Sequence) -> str:
+    return " ".join(map(str, values))
 
 
 def _is_step(text: str) -> bool:

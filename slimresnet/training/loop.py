@@ -1,212 +1,207 @@
 """The training loop."""
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from slimresnet.data.loader import TrainingBatch, TrainingLoader
-from slimresnet.errors import SlimResNetError
-from slimresnet.recipe.settings import Recipe
-from slimresnet.training.optim.optimizer import build_optimizer, schedule, set_learning_rates
+from slimresnet.training.bookkeeping import DivergedError, Meter
+from slimresnet.training.callbacks import Callbacks
+from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.optim.sam import is_sharpness_aware
+from slimresnet.training.optim.schedule import learning_rates, schedule
+from slimresnet.training.run import Run
 from slimresnet.training.state.checkpoints import Checkpoints
-from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.preemption import StopRequest
-from slimresnet.training.state.progress import Progress
 from slimresnet.training.state.state import TrainingState
-from slimresnet.training.step import build_step
+from slimresnet.training.step import build_train_step
 
 
-class DivergedError(SlimResNetError):
-    """The loss, a weight or a logit is no longer a number; the message has the step and the learning rate."""
-
-    def __init__(self, what: str, step: int, recipe: Recipe, max_steps: int):
-        rate = recipe.learning_rate * schedule(recipe, step - 1, max_steps)
-        super().__init__(
-            f"{what} at a learning rate of {rate:.4g}: lower --learning_rate or add --warmup_steps. "
-            "Checkpoints written before are kept."
-        )
-
-
-def fit(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    model: nn.Module,
-    loader: TrainingLoader,
-    make_inputs: Callable[[Iterator[TrainingBatch]], Iterator[dict[str, Tensor]]],
-    evaluate: Callable[[nn.Module], dict[str, float]] | None,
-    output_dir: Path,
-    identity: RunFingerprint,
-    checkpoint: Path | None,
-    progress: Progress,
-) -> dict[str, Tensor]:
+class TrainingLoop:
     """
-    Trains `model`, which stands on its device.
+    Trains the network of a run, epoch by epoch.
 
     Args:
-        make_inputs: makes the keyword arguments of the model, batch by batch.
-        evaluate: gives `loss` and `accuracy` of a model on validation; None where there is no validation.
-        output_dir: where checkpoints go.
-        identity: what they are checkpoints of.
-        checkpoint: where to go on from; None to start anew.
-        progress: of a run that is about to begin; filled in on the way.
-
-    Returns:
-        The weights to keep: averaged if the recipe averages; best on validation or last, as it says.
-
-    Raises:
-        DivergedError: the loss or a weight is not finite; no checkpoint has such a weight.
-        CheckpointError: the checkpoint cannot be loaded, or one cannot be written.
-        InterruptedRun: SIGTERM or SIGINT came; a checkpoint of the step that was at work is written.
+        run: whose network stands on its device; its progress is filled in on the way.
+        checkpoints_dir: folder that checkpoints go to.
+        callbacks: told what happens.
     """
-    steps_per_epoch, max_steps = progress.steps_per_epoch, progress.max_steps
 
-    # A copy of the plain model: prepare() changes the forward of the original in place.
-    averaged = None
-    if recipe.ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    candidate = averaged.module if averaged else model  # the weights that are chosen among and kept
-    modules = [model, candidate] if averaged else [model]  # in the same order on every process
-    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    learn = build_step(recipe, accelerator, model, prepared, optimizer)
+    def __init__(self, run: Run, checkpoints_dir: Path, callbacks: Callbacks):
+        self._run, self._recipe, self._progress = run, run.plan.recipe, run.progress
+        self._accelerator, self._model, self._callbacks = run.accelerator, run.model, callbacks
+        # A copy of the plain model: prepare() changes the forward of the original in place.
+        self._averaged = None
+        if self._recipe.ema_decay:
+            average = get_ema_multi_avg_fn(self._recipe.ema_decay)
+            self._averaged = AveragedModel(self._model, multi_avg_fn=average, use_buffers=True)
+        # The weights that are chosen among and kept.
+        self._candidate: nn.Module = self._averaged.module if self._averaged else self._model
+        # In the same order on every process.
+        self._modules = [self._model, self._candidate] if self._averaged else [self._model]
+        prepared, self._optimizer = self._accelerator.prepare(self._model, build_optimizer(self._model, self._recipe))
+        self._train_step = build_train_step(run.plan, self._accelerator, self._model, prepared, self._optimizer)
+        state = TrainingState(self._model, self._optimizer, self._progress, self._averaged, self._accelerator.scaler)
+        self._checkpoints = Checkpoints(
+            self._accelerator, state, checkpoints_dir, run.fingerprint, keep=self._recipe.save_total_limit
+        )
 
-    state = TrainingState(model, optimizer, progress, averaged, accelerator.scaler)
-    checkpoints = Checkpoints(accelerator, state, output_dir, identity, keep=recipe.save_total_limit)
-    if checkpoint is not None:
-        checkpoints.load(checkpoint, progress)
-        accelerator.print(f"resumed from {checkpoint} at step {progress.global_step} of {max_steps}")
+    def fit(self) -> dict[str, Tensor]:
+        """
+        Trains to the end of the run, or until a callback asks to stop.
 
-    # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
-    bar = tqdm(
-        total=max_steps,
-        initial=progress.global_step,
-        disable=None if accelerator.is_main_process else True,
-        unit="step",
-    )
-    # Closed whatever ends the loop, so that the workers of an epoch end with it.
-    with StopRequest(accelerator) as stop_request, ExitStack() as epochs:
-        while progress.global_step < max_steps:
-            epoch, first_step = divmod(progress.global_step, steps_per_epoch)
-            last_step = min(steps_per_epoch, max_steps - epoch * steps_per_epoch)
-            batches = make_inputs(epochs.enter_context(closing(loader.epoch(epoch, first_step))))
-            sharpness_aware = is_sharpness_aware(recipe, epoch, progress.num_epochs)
-            model.train()
-            unchecked: list[Tensor] = []  # losses since the last look at them, which has to wait for the device
-            epoch_started = looked_at = time.perf_counter()
-            data_time = 0.0  # seconds that steps waited for their inputs
+        Returns:
+            The weights to keep: averaged if the recipe averages; best on validation or last, as it says.
 
+        Raises:
+            DivergedError: the loss or a weight is not finite; no checkpoint has such a weight.
+            CheckpointError: the checkpoint cannot be loaded, or one cannot be written.
+            InterruptedRun: SIGTERM or SIGINT came; a checkpoint of the step that was at work is written.
+        """
+        progress = self._progress
+        if self._run.checkpoint is not None:
+            self._checkpoints.load(self._run.checkpoint, progress)
+            self._accelerator.print(
+                f"resumed from {self._run.checkpoint} at step {progress.global_step} of {progress.max_steps}"
+            )
+        # disable=None: no bar where the output is no terminal, where the line an epoch says it all.
+        self._bar = tqdm(
+            total=progress.max_steps,
+            initial=progress.global_step,
+            disable=None if self._accelerator.is_main_process else True,
+            unit="step",
+        )
+        with StopRequest(self._accelerator) as self._stop_request, closing(self._bar):
+            self._callbacks.on_train_begin()
+            while progress.global_step < progress.max_steps and not self._callbacks.ask_to_stop():
+                self._train_epoch()
+            self._callbacks.on_train_end()
+        if self._recipe.load_best_model_at_end and progress.best_weights is not None:
+            return progress.best_weights
+        return _copy(self._candidate)
+
+    def _train_epoch(self) -> None:
+        """The rest of the epoch that the run stands in, its end included."""
+        progress, run = self._progress, self._run
+        epoch, first_step = divmod(progress.global_step, progress.steps_per_epoch)
+        last_step = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
+        sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
+        self._model.train()
+        meter = Meter(self._recipe, self._accelerator, progress, run.plan.batch.total)
+        # Closed whatever ends the epoch, so that its workers end with it.
+        with ExitStack() as stack:
+            batches = run.inputs.of(stack.enter_context(closing(run.loader.epoch(epoch, first_step))))
             for step in range(first_step, last_step):
-                share = schedule(recipe, progress.global_step, max_steps)
-                rate = recipe.learning_rate * share
-                set_learning_rates(optimizer, share)
-                for _ in range(recipe.gradient_accumulation_steps):
-                    waited_from = time.perf_counter()
-                    inputs = next(batches)
-                    data_time += time.perf_counter() - waited_from
-                    unchecked.append(learn(inputs, sharpness_aware))
-                if averaged:
-                    averaged.update_parameters(model)
-                progress.global_step += 1
-                bar.update()
+                self._take_step(batches, sharpness_aware, meter)
+                self._after_step(meter, ends_epoch=step + 1 == last_step)
+        self._end_epoch(epoch, last_step, meter)
 
-                ends_epoch = step + 1 == last_step
-                logs = ends_epoch or progress.global_step % recipe.logging_steps == 0
-                stops = stop_request.is_made(waits_for_device=logs)
-                # At the end of an epoch the checkpoint follows validation, to have its result.
-                saves = not ends_epoch and (stops or _is_checkpointed(recipe, progress.global_step))
-                if logs or saves:
-                    losses = _mean_losses(unchecked, accelerator, recipe)
-                    unchecked.clear()
-                    _check_finite(losses, progress.global_step, recipe, max_steps)
-                    for loss in losses:  # one by one, so that the sum does not depend on where it is looked at
-                        progress.epoch_loss_sum += loss
-                    now = time.perf_counter()
-                    speed = len(losses) * loader.total_batch_size / (now - looked_at)
-                    progress.train_runtime += now - looked_at
-                    bar.set_postfix_str(f"loss {losses[-1]:.4f}, learning rate {rate:.4g}, {speed:.0f} images/s")
-                    accelerator.log(
-                        {"loss": losses[-1], "learning_rate": rate, "train_samples_per_second": speed},
-                        step=progress.global_step,
-                    )
-                    if saves:
-                        _check_weights(modules, accelerator, progress.global_step, recipe, max_steps)
-                        checkpoints.save(progress.trainer_state())
-                    if stops and not ends_epoch:
-                        raise stop_request.stop(progress.global_step)
-                    looked_at = time.perf_counter()
+    def _take_step(self, batches: Iterator[dict[str, Tensor]], sharpness_aware: bool, meter: Meter) -> None:
+        """One step of the optimiser."""
+        progress = self._progress
+        set_learning_rates(self._optimizer, schedule(self._recipe, progress.global_step, progress.max_steps))
+        for _ in range(self._recipe.gradient_accumulation_steps):
+            waited_from = time.perf_counter()
+            inputs = next(batches)
+            meter.waited(time.perf_counter() - waited_from)
+            self._callbacks.on_step_begin(inputs=inputs)
+            meter.took(self._train_step(inputs, sharpness_aware))
+        if self._averaged:
+            self._averaged.update_parameters(self._model)
+        progress.global_step += 1
+        self._bar.update()
+        self._callbacks.on_step_end()
 
-            seconds = time.perf_counter() - epoch_started
-            entry = {
-                "epoch": progress.global_step / steps_per_epoch,
-                "step": progress.global_step,
-                "learning_rate": rate,
-                "loss": progress.epoch_loss_sum / last_step,
-                "train_samples_per_second": (last_step - first_step) * loader.total_batch_size / seconds,
-                "data_time": data_time / seconds,
-            }
-            progress.epoch_loss_sum = 0.0
-            # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
-            # DistributedDataParallel, so that all processes score the weights that are saved.
-            for module in modules:
-                broadcast(list(module.buffers()))
-            _check_weights(modules, accelerator, progress.global_step, recipe, max_steps)
-            if evaluate is not None:
-                entry |= {f"eval_{name}": value for name, value in evaluate(model).items()}
-                if averaged:
-                    entry |= {f"eval_{name}_ema": value for name, value in evaluate(candidate).items()}
-                accuracy = entry["eval_accuracy_ema" if averaged else "eval_accuracy"]
-                if progress.best_accuracy is None or accuracy > progress.best_accuracy:
-                    progress.best_accuracy, progress.best_step = accuracy, progress.global_step
-                    if recipe.load_best_model_at_end:
-                        progress.best_weights = _copy(candidate)
-            progress.log_history.append(entry)
-            accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=progress.global_step)
-            if accelerator.is_main_process:
-                tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
-            stops = stop_request.is_made(waits_for_device=True)
-            if stops or recipe.checkpointing_steps == "epoch" or _is_checkpointed(recipe, progress.global_step):
-                checkpoints.save(progress.trainer_state())
-            if stops:
-                raise stop_request.stop(progress.global_step)
-    bar.close()
+    def _after_step(self, meter: Meter, ends_epoch: bool) -> None:
+        """Logs, saves and stops, where it is time to."""
+        progress = self._progress
+        logs = ends_epoch or progress.global_step % self._recipe.logging_steps == 0
+        stops = self._stop_request.is_made(waits_for_device=logs)
+        # At the end of an epoch the checkpoint follows validation, to have its result.
+        saves = not ends_epoch and (stops or self._is_checkpointed())
+        if not (logs or saves):
+            return
+        seen = meter.look() | learning_rates(self._recipe, progress.global_step - 1, progress.max_steps)
+        self._bar.set_postfix_str(
+            "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**seen)
+        )
+        self._accelerator.log(seen, step=progress.global_step)
+        if saves:
+            self._check_weights()
+            self._save()
+        if stops and not ends_epoch:
+            raise self._stop_request.stop(progress.global_step)
+        meter.go_on()
 
-    weights = progress.best_weights if recipe.load_best_model_at_end else _copy(candidate)
-    return weights
+    def _end_epoch(self, epoch: int, steps_done: int, meter: Meter) -> None:
+        """Validates, keeps the books, saves."""
+        progress, seconds = self._progress, meter.seconds
+        entry: dict[str, float] = {
+            "epoch": progress.global_step / progress.steps_per_epoch,
+            "step": progress.global_step,
+            **learning_rates(self._recipe, progress.global_step - 1, progress.max_steps),
+            "loss": progress.epoch_loss_sum / steps_done,
+            **meter.summary(),
+        }
+        progress.epoch_loss_sum = 0.0
+        # Each process has BatchNorm statistics of its own share. Those of the first are the model's, as in
+        # DistributedDataParallel, so that all processes score the weights that are saved.
+        for module in self._modules:
+            broadcast(list(module.buffers()))
+        self._check_weights()
+        if self._run.validate is not None:
+            entry |= self._validate()
+        progress.log_history.append(entry)
+        logged = {name: value for name, value in entry.items() if name != "step"}
+        self._accelerator.log(logged, step=progress.global_step)
+        if self._accelerator.is_main_process:
+            tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
+        self._callbacks.on_epoch_end(logs=entry)
+        stops = self._stop_request.is_made(waits_for_device=True)
+        if stops or self._recipe.checkpointing_steps == "epoch" or self._is_checkpointed():
+            self._save()
+        if stops:
+            raise self._stop_request.stop(progress.global_step)
 
+    def _validate(self) -> dict[str, float]:
+        """Scores the weights, and the averaged ones beside them; remembers the best."""
+        assert self._run.validate is not None
+        progress = self._progress
+        metrics = {f"eval_{name}": value for name, value in self._run.validate(self._model).items()}
+        if self._averaged:
+            averaged = self._run.validate(self._candidate)
+            metrics |= {f"eval_{name}_ema": value for name, value in averaged.items()}
+        self._callbacks.on_evaluate(metrics=metrics)
+        accuracy = metrics["eval_accuracy_ema" if self._averaged else "eval_accuracy"]
+        if progress.best_accuracy is None or accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best_step = accuracy, progress.global_step
+            if self._recipe.load_best_model_at_end:
+                progress.best_weights = _copy(self._candidate)
+        return metrics
 
-def _is_checkpointed(recipe: Recipe, global_step: int) -> bool:
-    return recipe.checkpointing_steps.isdecimal() and global_step % int(recipe.checkpointing_steps) == 0
+    def _is_checkpointed(self) -> bool:
+        steps = self._recipe.checkpointing_steps
+        return steps.isdecimal() and self._progress.global_step % int(steps) == 0
 
+    def _save(self) -> None:
+        self._checkpoints.save(self._progress.trainer_state())
+        self._callbacks.on_save()
 
-def _mean_losses(losses: list[Tensor], accelerator: Accelerator, recipe: Recipe) -> list[float]:
-    """A number a step: the mean over its accumulated batches and over processes."""
-    means = accelerator.reduce(torch.stack(losses).float(), reduction="mean")
-    return means.view(-1, recipe.gradient_accumulation_steps).mean(dim=1).tolist()
-
-
-def _check_finite(losses: list[float], last_step: int, recipe: Recipe, max_steps: int) -> None:
-    for step, loss in enumerate(losses, start=last_step - len(losses) + 1):
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss of step {step} is {loss}", step, recipe, max_steps)
-
-
-def _check_weights(
-    modules: list[nn.Module], accelerator: Accelerator, step: int, recipe: Recipe, max_steps: int
-) -> None:
-    """A step may break the weights behind a finite loss; BatchNorm's statistics of any process count for all."""
-    values = [value for module in modules for value in module.state_dict().values()]
-    broken = torch.stack([~value.isfinite().all() for value in values]).any()
-    if accelerator.reduce(broken.float()).item():
-        raise DivergedError(f"weights are NaN or infinite after step {step}", step, recipe, max_steps)
+    def _check_weights(self) -> None:
+        """A step may break the weights behind a finite loss; BatchNorm's statistics of any process count for all."""
+        values = [value for module in self._modules for value in module.state_dict().values()]
+        broken = torch.stack([~value.isfinite().all() for value in values]).any()
+        if self._accelerator.reduce(broken.float()).item():
+            step = self._progress.global_step
+            raise DivergedError(
+                f"weights are NaN or infinite after step {step}", step, self._recipe, self._progress.max_steps
+            )
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

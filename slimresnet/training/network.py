@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.settings import Recipe, RecipeError
 
 
@@ -49,11 +50,11 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
         raise RecipeError(f"--config_name {recipe.config_name} cannot be used: {reason}") from error
 
 
-def build_network(recipe: Recipe, config: SlimResNetConfig, label_names: list[str]) -> SlimResNetForImageClassification:
+def build_network(plan: Plan, config: SlimResNetConfig, label_names: list[str]) -> SlimResNetForImageClassification:
     """A new network for the classes of the dataset, its weights drawn by seed."""
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in config.id2label.items()}
     model = SlimResNetForImageClassification(config)
-    if recipe.sync_batchnorm:
+    if plan.recipe.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+    return model.to(memory_format=torch.channels_last) if plan.channels_last else model

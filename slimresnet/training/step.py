@@ -4,37 +4,37 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.plan import Plan
 from slimresnet.training.cuda_graphs import GraphedStep, Step
 from slimresnet.training.optim.sam import worst_weights
 
 
-def build_step(
-    recipe: Recipe, accelerator: Accelerator, model: nn.Module, prepared: nn.Module, optimizer: torch.optim.Optimizer
+def build_train_step(
+    plan: Plan, accelerator: Accelerator, model: nn.Module, prepared: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Step:
     """
-    The step of a recipe: compiled, and launched as a CUDA graph, where the recipe says so.
+    The training step: compiled, and launched as a CUDA graph, where the plan says so.
 
     Args:
         model: the plain network, whose weights are trained.
         prepared: the same network, as `accelerator` prepared it.
         optimizer: of its weights, prepared too.
     """
-    # Compiled on the side, so that evaluation stays eager and the state dict has no `_orig_mod.` in its names; for each
-    # size of images by itself: code for any size is slower.
+    # Compiled on the side: evaluation stays eager, and the names of the state dict have no `_orig_mod.`. Each size of
+    # images is compiled by itself: code for any size is slower.
     stepped = prepared
-    if recipe.torch_compile:
-        stepped = torch.compile(prepared, mode=recipe.torch_compile_mode, dynamic=False)
+    if plan.torch_compile:
+        stepped = torch.compile(prepared, mode=plan.recipe.torch_compile_mode, dynamic=False)
 
-    def learn(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
-        """The loss of a batch, which has its part in a step of the optimiser."""
+    def train_step(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
+        """Forward, backward, and the optimiser where its batches are complete; returns the loss, a scalar."""
         with accelerator.accumulate(stepped):
             if sharpness_aware:
                 # On each process's own share of the batch, as Foret et al. do (section 4.1).
                 with accelerator.no_sync(stepped):
                     loss = stepped(**inputs).loss
                 scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
-                with worst_weights(model, scaled, recipe.sam_rho):
+                with worst_weights(model, scaled, plan.recipe.sam_rho):
                     accelerator.backward(stepped(**inputs).loss)
             else:
                 loss = stepped(**inputs).loss
@@ -43,4 +43,4 @@ def build_step(
             optimizer.zero_grad()
         return loss.detach().clone()  # torch.compile's own CUDA graphs write the next one into the same place
 
-    return GraphedStep(learn, optimizer) if recipe.cuda_graphs else learn
+    return GraphedStep(train_step, optimizer) if plan.cuda_graphs else train_step

@@ -1,6 +1,4 @@
-"""The optimiser, and the learning rate as a pure function of the step."""
-
-import math
+"""The optimiser that a recipe asks for."""
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -69,39 +67,3 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def schedule(recipe: Recipe, step: int, max_steps: int) -> float:
-    """
-    The share of its peak that the learning rate has at optimiser step `step`, counted from 0, of a run of `max_steps`.
-
-    The rate rises over `warmup_steps`, reaches its peak at the step after them, and then follows the schedule. That is
-    transformers' `get_linear_schedule_with_warmup` (and `cosine`, `constant`), but for the rise: it starts one step
-    higher, since a step at a rate of 0 does nothing. `linear` and `cosine` fall to 0 over the steps behind the warm-up
-    (for the cosine: Loshchilov and Hutter, 2017, equation 5, without restarts). `multi_step` is multiplied by
-    `lr_gamma` at each of `lr_milestones`; `hybrid` does that over the first half of the run, then follows a cosine from
-    `lr_gamma` of the peak. Their milestones and halves are shares of the whole run, warm-up included, so that they fall
-    on the same epochs with a warm-up and without.
-    """
-    warmup_steps = recipe.warmup_steps if recipe.warmup_steps >= 1 else math.ceil(recipe.warmup_steps * max_steps)
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    progress = step / max_steps
-    progress_after_warmup = (step - warmup_steps) / (max_steps - warmup_steps)
-    if recipe.lr_scheduler_type == "linear":
-        return 1 - progress_after_warmup
-    if recipe.lr_scheduler_type == "cosine":
-        return _cosine(progress_after_warmup)
-    if recipe.lr_scheduler_type == "multi_step":
-        return _multi_step(progress, recipe)
-    if recipe.lr_scheduler_type == "hybrid":
-        return _multi_step(2 * progress, recipe) if progress < 0.5 else recipe.lr_gamma * _cosine(2 * progress - 1)
-    return 1.0
-
-
-def _cosine(progress: float) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def _multi_step(progress: float, recipe: Recipe) -> float:
-    return recipe.lr_gamma ** sum(progress >= milestone for milestone in recipe.lr_milestones)

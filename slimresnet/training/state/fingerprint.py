@@ -11,27 +11,9 @@ from accelerate import Accelerator
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.opening import TrainingData
 from slimresnet.recipe.hardware import processor_name
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.plan import Plan
+from slimresnet.recipe.settings import SETTINGS
 from slimresnet.run_folder.names import FINGERPRINT_NAME
-
-# Where things are and what is reported of them.
-NO_WEIGHT_DEPENDS_ON = frozenset(
-    {
-        "dataset_name", "dataset_config_name", "dataset_revision", "streaming", "image_column_name",
-        "label_column_name", "test_split", "dataloader_num_workers", "config_name", "output_dir",
-        "overwrite_output_dir", "logging_steps", "checkpointing_steps", "save_total_limit",
-        "resume_from_checkpoint", "report_to", "tta", "temperature", "push_to_hub",
-        "hub_model_id", "license",
-    }
-)  # fmt: skip
-# How the same sums are done: the weights agree but for rounding, and for the statistics of local batches.
-ROUNDING_DEPENDS_ON = frozenset(
-    {
-        "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-        "mixed_precision", "channels_last", "torch_compile", "torch_compile_mode", "cuda_graphs", "use_cpu",
-        "deterministic",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,13 +34,11 @@ class RunFingerprint:
     machine: dict
 
     @classmethod
-    def of(
-        cls, recipe: Recipe, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator
-    ) -> "RunFingerprint":
+    def of(cls, plan: Plan, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator) -> "RunFingerprint":
         """The identity of the run that is about to begin."""
         device = accelerator.device.type
         return cls(
-            recipe=asdict(recipe),
+            recipe=json.loads(json.dumps(plan.settings)),  # as a file has it: with lists for tuples
             network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
             data={"training": data.train.fingerprint, "test": data.test.fingerprint},
             machine={
@@ -101,7 +81,7 @@ class RunFingerprint:
     def differences(self, there: "RunFingerprint") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
         names = self.recipe.keys() | there.recipe.keys()
-        differing = _differing(there.recipe, self.recipe, names - NO_WEIGHT_DEPENDS_ON - ROUNDING_DEPENDS_ON)
+        differing = _differing(there.recipe, self.recipe, {name for name in names if _affects(name) == "weights"})
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
         differing += [
             f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
@@ -113,9 +93,14 @@ class RunFingerprint:
 
     def machine_differences(self, there: "RunFingerprint") -> list[str]:
         """What is computed in another way, so that the last bits may differ."""
-        return _differing(there.recipe, self.recipe, ROUNDING_DEPENDS_ON) + _differing(
-            there.machine, self.machine, self.machine.keys() | there.machine.keys()
-        )
+        return _differing(
+            there.recipe, self.recipe, {name for name in self.recipe if _affects(name) == "rounding"}
+        ) + _differing(there.machine, self.machine, self.machine.keys() | there.machine.keys())
+
+
+def _affects(name: str) -> str | None:
+    """What a setting affects; one that this version does not know may affect the weights."""
+    return SETTINGS[name].affects if name in SETTINGS else "weights"
 
 
 def _is_object(value) -> bool:

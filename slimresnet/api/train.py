@@ -1,0 +1,204 @@
+"""Training, from a recipe to a finished folder."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from modeling_slimresnet import SlimResNetForImageClassification
+from slimresnet.data.inputs import build_image_processor
+from slimresnet.data.loader import Loading, TrainingBatch, load_batches
+from slimresnet.data.randomness import Draws, sample_order
+from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
+from slimresnet.evaluation.rows import training_facts
+from slimresnet.evaluation.scoring import predict_logits
+from slimresnet.formats.trained import ModelError, fold_batchnorm
+from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
+from slimresnet.hub.push import collect, create_repository, push
+from slimresnet.recipe.launch import process_left_as_it_was
+from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.changes import change
+from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.writing import FolderError, write_json
+from slimresnet.training.callbacks import Callbacks
+from slimresnet.training.choosing import Scored, score_finished
+from slimresnet.training.flops import total_flos
+from slimresnet.training.loop import TrainingLoop
+from slimresnet.training.network import build_network
+from slimresnet.training.optim.schedule import learning_rates
+from slimresnet.training.output_dir import check_output_dir, checkpoint_home, finished_files, owned_output_dir
+from slimresnet.training.run import Run, prepare_run
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """
+    What a run came to.
+
+    Attributes:
+        folder: the finished run, which `AutoModelForImageClassification.from_pretrained` opens.
+        results: the content of its `all_results.json`: accuracies in 0–1, times in seconds.
+        model: the network that was scored and saved, on the CPU, in evaluation mode.
+    """
+
+    folder: Path
+    results: dict
+    model: SlimResNetForImageClassification
+
+
+def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
+    """
+    Trains, scores once on the test split, and writes the output folder, which is this run's alone until the end.
+
+    The process is left as it was: its threads, environment and random states, and accelerate's state. It may be called
+    again, from any folder, in a notebook too. Under `accelerate launch` every process calls it.
+
+    Args:
+        callbacks: as transformers' Trainer takes them; see `training.callbacks.Callbacks` for the events.
+
+    Raises:
+        SlimResNetError: what was asked for cannot be; one sentence says why, and what to do. What the folder held is as
+            it was.
+        InterruptedRun: SIGTERM or SIGINT came; a checkpoint is written.
+    """
+    with process_left_as_it_was(), ExitStack() as until_the_end:
+        output_dir = check_output_dir(recipe)
+        checkpoints_dir = checkpoint_home(recipe, output_dir)
+        run = prepare_run(recipe, checkpoints_dir)
+        told = Callbacks(callbacks, recipe, run.accelerator, run.progress, run.model)
+        told.on_init_end()
+        if run.accelerator.is_main_process:
+            until_the_end.enter_context(owned_output_dir(recipe, output_dir, checkpoints_dir))
+            if recipe.push_to_hub and recipe.hub_model_id:
+                create_repository(recipe.hub_model_id)  # a token without rights is better found before training
+        run.accelerator.wait_for_everyone()
+        run.accelerator.print(run.describe())
+        settings = {name: str(value) for name, value in run.plan.settings.items()}
+        run.accelerator.init_trackers("slimresnet", config=settings)
+        weights = TrainingLoop(run, checkpoints_dir, told).fit()
+        # What is scored is what is saved: these weights, in float32, in a network that training never touched.
+        final = build_network(run.plan, run.config, run.data.train.label_names).to(run.accelerator.device)
+        final.load_state_dict(weights)
+        scored = _score(run, final)
+        results = _results(run, scored)
+        tested = {name: value for name, value in results.items() if name.startswith("test_") and is_number(value)}
+        run.accelerator.log(tested, step=run.progress.global_step)
+        final.cpu().eval()
+        if run.accelerator.is_main_process:
+            _finish(run, output_dir, checkpoints_dir, final, results, scored)
+        run.accelerator.end_training()
+    return TrainResult(output_dir, results, final)
+
+
+def is_number(value: object) -> bool:
+    """Whether a figure is one that trackers draw."""
+    return isinstance(value, float)
+
+
+def _score(run: Run, final: SlimResNetForImageClassification) -> Scored:
+    try:
+        return score_finished(
+            run.plan.recipe, run.data, partial(predict_logits, fold_batchnorm(final), **run.scoring)
+        )
+    except ModelError as error:
+        raise run.diverged() from error
+
+
+def _results(run: Run, scored: Scored) -> dict:
+    """What `all_results.json` says of the run."""
+    progress, plan, accelerator = run.progress, run.plan, run.accelerator
+    devices = list(dict.fromkeys([*progress.earlier_devices, run.fingerprint.device_name]))
+    results = {
+        "epoch": progress.trainer_state().epoch,
+        "train_loss": progress.log_history[-1]["loss"],
+        "train_runtime": progress.train_runtime,
+        "total_flos": total_flos(plan.recipe, run.config, progress, plan.batch.total),
+        "train_samples": len(run.data.train_rows),
+        "train_batch_size": plan.batch.total,
+        "train_precision": "float32" if plan.mixed_precision == "no" else plan.mixed_precision,
+        "train_device": ", then ".join(devices),
+        "train_num_processes": accelerator.num_processes,
+        **training_facts(plan.recipe, run.data),
+        **scored.results,
+    }
+    if len(devices) == 1:  # a speed on two machines is that of neither
+        results["train_samples_per_second"] = progress.global_step * plan.batch.total / progress.train_runtime
+    return results
+
+
+def _finish(
+    run: Run,
+    output_dir: Path,
+    checkpoints_dir: Path,
+    final: SlimResNetForImageClassification,
+    results: dict,
+    scored: Scored,
+) -> None:
+    """Writes the folder, tells of it, and brings it to the Hub where the recipe says so. On one process."""
+    recipe = run.plan.recipe
+    with finished_files(output_dir, checkpoints_dir) as made:
+        _write_files(made.files, run, final, results, scored.details)
+        write_model_card(made, output_dir)
+    say_if_edited(output_dir / CARD_NAME)
+    _add_pictures(output_dir, _pictures(run, scored))
+    print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
+    if results["test_tta"] != "none":
+        print(f"  with test-time augmentation, {results['test_tta']}: {results['test_accuracy_tta']:.2%}")
+    print(f"saved to {output_dir}; load it with")
+    print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
+    if recipe.push_to_hub and recipe.hub_model_id:
+        print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
+
+
+def _write_files(
+    folder: Path, run: Run, model: SlimResNetForImageClassification, results: dict, details: dict[str, dict]
+) -> None:
+    """The files of a finished run, but for its pictures and its card."""
+    model.save_pretrained(folder)
+    build_image_processor(run.plan.recipe, model.config).save_pretrained(folder)
+    (folder / RECIPE_NAME).write_text(run.plan.recipe.to_yaml(), encoding="utf-8")
+    run.progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
+    for prefix, content in details.items():
+        write_json(folder / f"{prefix}_details.json", content)
+    write_json(folder / RESULTS_NAME, results)
+
+
+def _add_pictures(output_dir: Path, pictures: dict[str, Callable[[Path], None]]) -> None:
+    """Draws them into a finished folder, and its card anew: no picture stands between the weights and the disk."""
+    try:
+        with change(output_dir) as made:
+            draw(pictures, made.files / "figures")
+            renew_model_card(made, output_dir)
+    except (FolderError, ModelError) as error:
+        print(f"the run is saved, but without its pictures: {error}", file=sys.stderr)
+
+
+def _pictures(run: Run, scored: Scored) -> dict[str, Callable[[Path], None]]:
+    """The pictures of a finished run, for `draw`."""
+    recipe, progress, data = run.plan.recipe, run.progress, run.data
+    steps = range(progress.global_step)
+    rates = [learning_rates(recipe, step, progress.max_steps) for step in steps]
+    lines = {name: np.array([rate[name] for rate in rates]) for name in rates[0]}
+    return {
+        "curves.png": partial(plot_curves, progress.log_history),
+        "learning_rate.png": partial(plot_learning_rate, np.array(steps) / progress.steps_per_epoch, lines),
+        **split_pictures("test", data.test, data.test_rows, scored.test_logits, scored.details["test"]),
+        "training_samples.png": partial(_draw_training_samples, run),
+    }
+
+
+def _draw_training_samples(run: Run, path: Path) -> None:
+    """The first images of the last epoch with all augmentations."""
+    recipe, data, epoch = run.plan.recipe, run.data, run.inputs.last_full_epoch
+    order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
+    rows = data.train_rows[order[:16]]
+    [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
+    inputs = run.inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
+    seen = run.inputs.denormalize(inputs["pixel_values"])
+    plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, path)

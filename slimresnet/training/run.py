@@ -1,0 +1,139 @@
+"""A run before its first step: the launch, the data, the network, the plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.loader import Loading, TrainingLoader, load_batches
+from slimresnet.data.opening import TrainingData, build_training_loader, open_data
+from slimresnet.evaluation.scoring import score
+from slimresnet.formats.trained import ModelError
+from slimresnet.recipe.launch import start_accelerator
+from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
+from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.checkpoints import find_checkpoint
+from slimresnet.training.bookkeeping import DivergedError
+from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
+from slimresnet.training.network import build_network, load_network_config
+from slimresnet.training.state.fingerprint import RunFingerprint
+from slimresnet.training.state.progress import Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    All that a run begins with.
+
+    Attributes:
+        plan: the recipe, and what this launch, machine and data make of it.
+        config: of the network, with the classes of the data.
+        model: the network on its device, with its first weights.
+        loading: how this process gets its batches.
+        loader: the training batches of this process.
+        inputs: makes the network's inputs of them.
+        progress: where the run stands.
+        checkpoint: what it goes on from; None where it begins.
+        fingerprint: what its checkpoints are checkpoints of.
+    """
+
+    plan: Plan
+    accelerator: Accelerator
+    config: SlimResNetConfig
+    data: TrainingData
+    model: SlimResNetForImageClassification
+    loading: Loading
+    loader: TrainingLoader
+    inputs: TrainingInputs
+    progress: Progress
+    checkpoint: Path | None
+    fingerprint: RunFingerprint
+
+    @property
+    def validate(self) -> Callable[[nn.Module], dict[str, float]] | None:
+        """Gives `loss` and `accuracy` of a network on the validation images; None where there are none."""
+        return self._validate if len(self.data.validation_rows) else None
+
+    def _validate(self, model: nn.Module) -> dict[str, float]:
+        try:
+            with self.accelerator.autocast():
+                return score(model, self.data.train, self.data.validation_rows, **self.scoring)
+        except ModelError as error:
+            raise self.diverged() from error
+
+    @property
+    def scoring(self) -> dict:
+        """How this run scores: arguments of `predict_logits`."""
+        return {
+            "loading": self.loading,
+            "batch_size": self.plan.recipe.per_device_eval_batch_size,
+            "normalize": self.inputs.normalize,
+        }
+
+    def diverged(self) -> DivergedError:
+        """What is said where logits are no numbers."""
+        step = self.progress.global_step
+        return DivergedError(
+            f"logits are NaN or infinite after step {step}", step, self.plan.recipe, self.progress.max_steps
+        )
+
+    def describe(self) -> str:
+        """What is about to run, on what: the launch may have understood something else than was meant."""
+        recipe, batch, data, accelerator = self.plan.recipe, self.plan.batch, self.data, self.accelerator
+        return "\n".join(
+            [
+                f"data     {recipe.dataset_name}: {len(data.train_rows):,} images to train on, "
+                f"{len(data.validation_rows):,} for validation, {len(data.test_rows):,} to test on",
+                f"network  {self.model.num_parameters():,} parameters",
+                f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
+                f"{torch.get_num_threads()}",
+                f"batch    {batch.total} images a step = {batch.per_device} × {accelerator.num_processes} processes × "
+                f"{recipe.gradient_accumulation_steps} accumulated",
+                f"speed    {self.plan.describe()}",
+            ]
+        )
+
+
+def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
+    """
+    Starts the launch, opens the data, builds the network.
+
+    Args:
+        checkpoints_dir: folder of the checkpoints that `--resume_from_checkpoint last` means.
+
+    Raises:
+        RecipeError, DatasetError, CheckpointError: what was asked for cannot be.
+    """
+    config = load_network_config(recipe)
+    accelerator, why_precision = start_accelerator(recipe)
+    batch = batch_sizes(recipe, accelerator.num_processes)
+    checkpoint = find_checkpoint(recipe.resume_from_checkpoint, checkpoints_dir, say=accelerator.print)
+    loading = Loading(
+        accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
+    )
+    data = open_data(recipe, loading, config.image_size)
+    loader = build_training_loader(recipe, data, loading, batch.per_device)
+    plan = make_plan(recipe, accelerator, why_precision, config, loader.steps_per_epoch)
+    model = build_network(plan, config, data.train.label_names).to(accelerator.device)
+    inputs = TrainingInputs(recipe, config, plan.num_epochs)
+    if recipe.stem_initialization == "whitening" and checkpoint is None:
+        [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
+        whiten_stem(model, inputs.normalize(pixels))
+    return Run(
+        plan,
+        accelerator,
+        config,
+        data,
+        model,
+        loading,
+        loader,
+        inputs,
+        progress=Progress(plan.steps_per_epoch, plan.max_steps),
+        checkpoint=checkpoint,
+        fingerprint=RunFingerprint.of(plan, config, data, accelerator),
+    )
