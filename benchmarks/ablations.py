@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.measuring import FOLDER, machine
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.recipe.reading import parse_recipe
+from slimresnet.cli.train import parse_recipe
 from slimresnet.run_folder.names import RECIPE_NAME, TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import write_json

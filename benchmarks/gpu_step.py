@@ -24,12 +24,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import FOLDER, machine
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.inputs import TrainingInputs, batches_at_once
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import ImageSplit, open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.recipe.launch import start_accelerator
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS

@@ -38,8 +38,8 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli import eval as eval_script
 from slimresnet.cli import export as export_script
 from slimresnet.cli import train
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.run_folder.changes import OWN_NAME, foreign, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, find_damage
 from slimresnet.run_folder.ownership import own

@@ -22,9 +22,9 @@ from benchmarks.measuring import FOLDER, machine
 from benchmarks.scaling import LAUNCH_FILES
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli import train
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import write_json
 

@@ -14,6 +14,14 @@ class SlimResNetError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class InterruptedRun(Exception):
+    """The run stopped behind a checkpoint, as it was asked to; `exit_code` is a shell's, 128 + the signal's number."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def printable(name: str) -> str:
     r"""A file's name as text that every encoding has: bytes that are no UTF-8 as `\xff`."""
     try:

@@ -1,7 +1,6 @@
 """What the tests of train.py share: a run in this process or in others, and looking at what it wrote."""
 
 import atexit
-import inspect
 import json
 import multiprocessing
 import os
@@ -15,32 +14,30 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import SAMPLE
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.api.train import train as api_train
 from slimresnet.cli import eval as eval_script
 from slimresnet.cli import train as train_script
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.randomness import sample_order
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.data.transforms.augmentation import normalize
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.ownership import own
-from slimresnet.training.loop import fit
 
 SECONDS = 300  # of patience with a process, on a machine that may have other things to do
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["slimresnet.cli.train"])  # imports take seconds: done once, a child has them
+PROCESSES.set_forkserver_preload(["slimresnet.api.train"])  # imports take seconds: done once, a child has them
 # Python would wait at its end for those that a failed test left.
 atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])
 
 
-def train(flags, *more):
-    """One run in this process; the last of two equal flags counts."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    recipe = parse_recipe([*flags, *map(str, more)])
-    train_script.run(recipe)
-    return Path(recipe.output_dir)
+def train(flags, *more, callbacks=()):
+    """One run in this process; the last of two equal flags counts. Returns its folder."""
+    return api_train(parse_recipe([*flags, *map(str, more)]), callbacks).folder
 
 
 def start(program: Callable[[], None], arguments, log: Path, **environment: str) -> multiprocessing.Process:
@@ -95,17 +92,16 @@ def wait_until(condition: Callable[[], bool], is_running: Callable[[], bool], ou
         time.sleep(0.01)
 
 
-def set_validation(monkeypatch, raw, averaged=()):
+class Validation(TrainerCallback):
     """Has validation find these accuracies, an epoch each, of the weights that are trained and of the averaged ones."""
-    scores = {True: iter(raw), False: iter(averaged)}
 
-    def fit_with_them(*arguments, **named):
-        bound = inspect.signature(fit).bind(*arguments, **named)
-        trained = bound.arguments["model"]
-        bound.arguments["evaluate"] = lambda model: {"loss": 1.0, "accuracy": next(scores[model is trained])}
-        return fit(*bound.args, **bound.kwargs)
+    def __init__(self, raw, averaged=()):
+        self._raw, self._averaged = iter(raw), iter(averaged)
 
-    monkeypatch.setattr(train_script, "fit", fit_with_them)
+    def on_evaluate(self, args, state, control, metrics, **_):
+        metrics |= {"eval_loss": 1.0, "eval_accuracy": next(self._raw)}
+        if "eval_accuracy_ema" in metrics:
+            metrics |= {"eval_loss_ema": 1.0, "eval_accuracy_ema": next(self._averaged)}
 
 
 def by_hand(recipe, config_dir, batch_size):

@@ -20,7 +20,7 @@ from slimresnet.evaluation.rows import training_facts
 from slimresnet.evaluation.scoring import predict_logits
 from slimresnet.formats.trained import ModelError, fold_batchnorm
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
-from slimresnet.hub.push import collect, create_repository, push
+from slimresnet.hub.push import HubError, collect, create_repository, push
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
@@ -87,7 +87,9 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
         final.load_state_dict(weights)
         scored = _score(run, final)
         results = _results(run, scored)
-        tested = {name: value for name, value in results.items() if name.startswith("test_") and is_number(value)}
+        tested = {
+            name: value for name, value in results.items() if name.startswith("test_") and isinstance(value, float)
+        }
         run.accelerator.log(tested, step=run.progress.global_step)
         final.cpu().eval()
         if run.accelerator.is_main_process:
@@ -96,16 +98,9 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
     return TrainResult(output_dir, results, final)
 
 
-def is_number(value: object) -> bool:
-    """Whether a figure is one that trackers draw."""
-    return isinstance(value, float)
-
-
 def _score(run: Run, final: SlimResNetForImageClassification) -> Scored:
     try:
-        return score_finished(
-            run.plan.recipe, run.data, partial(predict_logits, fold_batchnorm(final), **run.scoring)
-        )
+        return score_finished(run.plan.recipe, run.data, partial(predict_logits, fold_batchnorm(final), **run.scoring))
     except ModelError as error:
         raise run.diverged() from error
 
@@ -153,7 +148,12 @@ def _finish(
     print(f"saved to {output_dir}; load it with")
     print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
     if recipe.push_to_hub and recipe.hub_model_id:
-        print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
+        try:
+            print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
+        except HubError as error:
+            raise HubError(
+                f"{error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name."
+            ) from error
 
 
 def _write_files(

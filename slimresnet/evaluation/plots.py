@@ -27,6 +27,11 @@ _LINES = {
     "loss": [("loss", _TRAIN), ("eval_loss", _VALIDATION), ("eval_loss_ema", _AVERAGED)],
     "accuracy": [("eval_accuracy", _VALIDATION), ("eval_accuracy_ema", _AVERAGED)],
 }
+_RATES = {  # as `log_history` names them: for people
+    "learning_rate": "SGD",
+    "learning_rate_muon": "Muon, convolutions",
+    "learning_rate_norm_bias": "BatchNorm's biases",
+}
 _MOST_CLASSES_WITH_NUMBERS = 20  # of a heat map, beyond which they would not be legible
 _MOST_CLASSES = 50  # of a heat map or of bars whose names are legible
 
@@ -88,14 +93,24 @@ def plot_curves(log_history: list[dict], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_learning_rate(epochs: np.ndarray, rates: np.ndarray, path: Path) -> None:
-    """Draws the learning rate of each step, `[num_steps]`, over the epochs that are done before it, `[num_steps]`."""
+def plot_learning_rate(epochs: np.ndarray, rates: dict[str, np.ndarray], path: Path) -> None:
+    """
+    Draws the learning rate of each group of weights over the epochs.
+
+    Args:
+        epochs: that are done before each step, `[num_steps]`.
+        rates: of each step, `[num_steps]`, by the name that `log_history` has.
+    """
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    axis.plot(epochs, rates, color=_BLACK)
+    styles = [(_BLACK, "-"), (_BLUE, "--"), (_VERMILION, "-.")]
+    for (name, values), (color, line) in zip(rates.items(), styles, strict=False):
+        axis.plot(epochs, values, color=color, linestyle=line, label=_RATES[name])
     axis.set_xlabel("epoch")
     axis.set_ylabel("learning rate")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
+    if len(rates) > 1:
+        axis.legend()
     _save(figure, path)
 
 

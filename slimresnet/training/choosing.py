@@ -71,9 +71,7 @@ def _choose(
         best_policy(accuracies) if accuracies else recipe.tta,
         recipe.temperature or fit_temperature(logits["original"], labels),
     )
-    results, details = report_split(
-        HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature
-    )
+    results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)
     results |= held_out.facts(HELD_OUT_PREFIX)
     results["eval_precision"] = "float32"
     if names["temperature"]:

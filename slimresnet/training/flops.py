@@ -10,9 +10,9 @@ from slimresnet.training.optim.sam import is_sharpness_aware
 from slimresnet.training.state.progress import Progress
 
 
-def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress) -> int:
+def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress, total_batch_size: int) -> int:
     """
-    Floating-point operations of a whole run: six times the multiply-adds of every image seen, at the size it was seen.
+    Floating-point operations of the steps done: six times the multiply-adds of every image, at the size it was seen.
 
     Six is two, an addition counting as one, for each of forward, the inputs' gradients and the weights' gradients. A
     sharpness-aware step does all that twice.
@@ -21,8 +21,6 @@ def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress) -> 
     steps_at: Counter[int] = Counter()
     for epoch in range(progress.num_epochs):
         size = resolution(stages, epoch, progress.num_epochs, config.image_size)
-        steps = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
-        steps_at[size] += steps * (2 if is_sharpness_aware(recipe, epoch, progress.num_epochs) else 1)
-    return (
-        6 * recipe.total_train_batch_size * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())
-    )
+        steps = min(progress.steps_per_epoch, progress.global_step - epoch * progress.steps_per_epoch)
+        steps_at[size] += max(0, steps) * (2 if is_sharpness_aware(recipe, epoch, progress.num_epochs) else 1)
+    return 6 * total_batch_size * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())

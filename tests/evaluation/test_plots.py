@@ -82,7 +82,7 @@ def test_a_run_is_saved_before_its_pictures_and_without_them(flags, tmp_path, mo
 
 def test_pictures_that_there_is_no_room_for(flags, monkeypatch, capsys):
     monkeypatch.setattr(
-        "slimresnet.cli.train.draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        "slimresnet.api.train.draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     folder = train(flags, "--max_train_steps=1")
     assert "the run is saved, but without its pictures: " in capsys.readouterr().err

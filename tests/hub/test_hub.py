@@ -23,12 +23,13 @@ from demo.build import space_card
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.cli import export as export_script
 from slimresnet.cli import push_to_hub as push_script
+from slimresnet.cli.train import parse_recipe
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from slimresnet.hub.card import eval_results, is_edited, render_model_card, renew_model_card
 from slimresnet.hub.push import HubError, collect, collect_page, push, shared_files
 from slimresnet.hub.shared_recipe import shared_recipe
-from slimresnet.recipe.reading import parse_recipe, read_recipe
+from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.ownership import own

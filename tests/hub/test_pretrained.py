@@ -6,9 +6,10 @@ import json
 from conftest import REPOSITORY, SAMPLE, run_python
 
 from benchmarks.write_readme import PRETRAINED
+from slimresnet.cli.train import parse_recipe
 from slimresnet.hub.card import is_edited, render_model_card
 from slimresnet.hub.push import collect
-from slimresnet.recipe.reading import parse_recipe, read_recipe
+from slimresnet.recipe.reading import read_recipe
 from slimresnet.training.state.fingerprint import ROUNDING_DEPENDS_ON
 
 SCORING = """

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from training_runs import by_hand, train, weights
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.recipe.reading import parse_recipe
+from slimresnet.cli.train import parse_recipe
 from slimresnet.training.initialization import whiten_stem
 
 

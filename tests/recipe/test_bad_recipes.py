@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from training_runs import train
 
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.dataset import DatasetError
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import _RANGES, Recipe, RecipeError, check_range
 from slimresnet.run_folder.checkpoints import CheckpointError
-from slimresnet.training.loop import DivergedError
-from slimresnet.training.optim.optimizer import schedule
+from slimresnet.training.bookkeeping import DivergedError
+from slimresnet.training.optim.schedule import schedule
 
 NAMES = [each.name for each in dataclasses.fields(Recipe)]
 

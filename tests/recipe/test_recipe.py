@@ -8,7 +8,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 
-from slimresnet.recipe.reading import parse_recipe, read_recipe, read_recipe_with
+from slimresnet.cli.train import parse_recipe
+from slimresnet.recipe.reading import read_recipe, read_recipe_with
 from slimresnet.recipe.settings import OF_ONE_START, Recipe, RecipeError
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))

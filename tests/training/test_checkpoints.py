@@ -348,7 +348,7 @@ def test_a_run_that_cannot_write_its_results_can_go_on(flags, tmp_path, monkeypa
 
     finished = train(flags, f"--output_dir={tmp_path / 'other'}")
     with monkeypatch.context() as patched:
-        patched.setattr("slimresnet.cli.train.write_json", full)
+        patched.setattr("slimresnet.api.train.write_json", full)
         with pytest.raises(Exception, match=r"could not be written to --output_dir .*No space left on device"):
             train(flags)
     folder = tmp_path / "run"

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 from transformers import get_scheduler
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from slimresnet.recipe.reading import parse_recipe
+from slimresnet.cli.train import parse_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.training.optim.muon import MuonWithSGD, orthogonalized
 from slimresnet.training.optim.optimizer import build_optimizer, schedule, set_learning_rates

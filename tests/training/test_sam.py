@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from training_runs import assert_same_weights, by_hand, read, train, train_on_two, weights
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.cli.train import parse_recipe
 from slimresnet.evaluation.flops import multiply_adds
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import Recipe, RecipeError
 from slimresnet.training.flops import total_flos
 from slimresnet.training.optim.sam import is_sharpness_aware, worst_weights

@@ -29,13 +29,13 @@ from training_runs import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from slimresnet.cli import train as train_script
+from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.dataset import DatasetError, open_split
-from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training import loop
-from slimresnet.training.loop import DivergedError
-from slimresnet.training.optim.optimizer import schedule
+from slimresnet.training.bookkeeping import DivergedError
+from slimresnet.training.optim.schedule import schedule
 
 FINISHED = {
     ".slimresnet",

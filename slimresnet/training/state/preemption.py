@@ -2,19 +2,13 @@
 
 import os
 import signal
+import threading
 from contextlib import suppress
 
 from accelerate import Accelerator
 
 from slimresnet.data.loader import STOP_SIGNALS
-
-
-class InterruptedRun(Exception):
-    """The run stopped behind a checkpoint, as it was asked to; `exit_code` is a shell's, 128 + the signal's number."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
+from slimresnet.errors import InterruptedRun
 
 
 class StopRequest:
@@ -30,7 +24,9 @@ class StopRequest:
         self._signal: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        # Python has handlers for the main thread alone; elsewhere, as in some notebooks, nothing can ask.
+        numbers = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:
