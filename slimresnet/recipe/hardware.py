@@ -5,9 +5,8 @@ import os
 import platform
 import shutil
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import psutil
 import torch
@@ -70,8 +69,7 @@ def are_threads_the_launchers() -> bool:
     return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & before.keys() and "num_cpu_threads_per_process" not in words
 
 
-@dataclass(frozen=True)
-class Choice(Generic[Value]):
+class Choice(NamedTuple, Generic[Value]):
     """A setting as decided, and why, for people."""
 
     value: Value

@@ -1,6 +1,7 @@
 """A recipe: file and flags, and what is said about a mistake in them."""
 
 import dataclasses
+import re
 from typing import get_args
 
 import pytest
@@ -8,9 +9,10 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 
-from slimresnet.cli.train import parse_recipe
+from slimresnet.cli.train import build_parser, parse_recipe
+from slimresnet.recipe.plan import BatchSizes, batch_sizes
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import OF_ONE_START, Recipe, RecipeError
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, RecipeError, kinds
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
 OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]
@@ -48,10 +50,10 @@ def test_a_flag_wins_over_the_file(tmp_path):
         ("nesterov: yes", "nesterov", True),
         ("channels_last: off", "channels_last", False),
         ("torch_compile: auto", "torch_compile", "auto"),
-        ("progressive_resizing: ['16:0.3', '24:0.6']", "progressive_resizing", ["16:0.3", "24:0.6"]),
+        ("progressive_resizing: ['16:0.3', '24:0.6']", "progressive_resizing", ("16:0.3", "24:0.6")),
         ("max_train_samples: null", "max_train_samples", None),
-        ("image_mean: [0.5, 0.4, 0.3]", "image_mean", [0.5, 0.4, 0.3]),
-        ("lr_milestones: 0.5", "lr_milestones", [0.5]),
+        ("image_mean: [0.5, 0.4, 0.3]", "image_mean", (0.5, 0.4, 0.3)),
+        ("lr_milestones: 0.5", "lr_milestones", (0.5,)),
         ("weight_decay: 1e-3", "weight_decay", 0.001),
     ],
 )
@@ -68,7 +70,7 @@ def test_null_unsets_what_may_be_unset(tmp_path, name):
     assert parse_recipe([config]).save_total_limit is None
 
 
-def test_every_value_as_resolved_comes_back(tmp_path):
+def test_every_value_comes_back(tmp_path):
     flags = ["--lr_milestones", "0.3", "0.6", "--streaming", "false", "--mixed_precision", "no"]
     recipe = parse_recipe([*flags, "--save_total_limit", "null"])
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
@@ -104,8 +106,8 @@ def test_settings_put_in_later_are_held_against_their_ranges(tmp_path):
 def test_recipes_parse_and_say_what_to_expect(path):
     settings = yaml.safe_load(path.read_text())
     recipe = parse_recipe([f"--config={path}"])
-    recipe.resolve_batch_size(num_processes=2)
-    assert {name: getattr(recipe, name) for name in settings} == settings
+    batch_sizes(recipe, num_processes=2)
+    assert {name: value for name, value in yaml.safe_load(recipe.to_yaml()).items() if name in settings} == settings
     header = path.read_text().split("\n\n")[0] + path.read_text()
     for word in ("# Command:", "# Runtime:", "# Score:"):
         assert word in header
@@ -125,7 +127,7 @@ def test_the_reports_recipes():
         (["--learning_rat", "0.1"], "did you mean --learning_rate?"),
         (["--learnin-rate=0.1"], "did you mean --learning_rate?"),
         (["--qqq", "1"], "unknown flag --qqq"),
-        (["fast.yaml"], "'fast.yaml'"),
+        (["fast.yaml"], "unexpected argument fast.yaml"),
         (["--learning_rate", "fast"], "--learning_rate"),
         (["--num_train_epochs", "2.5"], "--num_train_epochs"),
         (["--lr_scheduler_type", "cosinus"], "--lr_scheduler_type"),
@@ -192,9 +194,7 @@ def test_a_wrong_file_is_named(tmp_path, text, said):
     ],
 )
 def test_batch_sizes(flags, num_processes, per_device, total):
-    recipe = parse_recipe(flags)
-    recipe.resolve_batch_size(num_processes)
-    assert (recipe.per_device_train_batch_size, recipe.total_train_batch_size) == (per_device, total)
+    assert batch_sizes(parse_recipe(flags), num_processes) == BatchSizes(per_device, total)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,8 @@ def test_batch_sizes(flags, num_processes, per_device, total):
     ],
 )
 def test_a_batch_that_does_not_divide(flags, num_processes):
-    recipe = parse_recipe(flags)
     with pytest.raises(RecipeError, match="--total_train_batch_size 128"):
-        recipe.resolve_batch_size(num_processes)
+        batch_sizes(parse_recipe(flags), num_processes)
 
 
 @pytest.mark.parametrize(
@@ -221,5 +220,89 @@ def test_launch_files_are_accelerates(name, num_processes):
 
 
 def test_every_flag_has_help():
-    for each in dataclasses.fields(Recipe):
-        assert each.metadata["help"].endswith("."), each.name
+    for name, setting in SETTINGS.items():
+        assert setting.help.endswith("."), name
+
+
+def test_a_recipe_never_changes():
+    recipe = Recipe(lr_milestones=[0.3], learning_rate=1)
+    assert (recipe.lr_milestones, recipe.learning_rate) == ((0.3,), 1.0) and isinstance(recipe.learning_rate, float)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.learning_rate = 2.0
+    with pytest.raises(TypeError):
+        recipe.lr_milestones[0] = 0.1
+    assert len({recipe, Recipe(lr_milestones=(0.3,), learning_rate=1.0)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optim": "adam"}, "--optim must be one of sgd, muon, got adam"),
+        ({"channels_last": "false"}, "--channels_last must be true, false or auto, got false"),
+        ({"streaming": 1}, "--streaming must be true or false, got 1"),
+        ({"num_train_epochs": 2.0}, "--num_train_epochs must be a whole number, got 2.0"),
+        ({"num_train_epochs": True}, "--num_train_epochs must be a whole number, got True"),
+        ({"learning_rate": "0.1"}, "--learning_rate must be a number, got 0.1"),
+        ({"learning_rate": None}, "--learning_rate must be a number, got None"),
+        ({"learning_rate": 10**400}, "--learning_rate must be finite"),
+        ({"lr_milestones": 0.5}, "--lr_milestones must be a list of values, got 0.5"),
+        ({"lr_milestones": ["0.5"]}, "--lr_milestones must be a number, got 0.5"),
+        ({"lr_milestones": []}, "--lr_milestones must be a list of values"),
+        ({"checkpointing_steps": 50}, "--checkpointing_steps must be text, got 50"),
+        ({"momentum": 1.5}, "--momentum must be between 0 and 1, got 1.5"),
+        ({"output_dir": None}, "--output_dir must be text, got None"),
+    ],
+)
+def test_python_gets_the_same_checks_as_yaml(settings, said):
+    with pytest.raises(RecipeError) as error:
+        Recipe(**settings)
+    assert said in str(error.value)
+
+
+def test_what_a_run_found_is_no_part_of_what_is_asked_of_the_next_one(tmp_path):
+    """An earlier version wrote both into recipe.yaml: the results say what was found."""
+    earlier = "tta: flip_shift\ntemperature: 1.03\nmixed_precision: bf16\nchannels_last: true\nmomentum: 0.7\n"
+    config = write(tmp_path, earlier + "per_device_train_batch_size: 64\ntotal_train_batch_size: 64\n")
+    assert parse_recipe([config]).temperature == 1.03  # a file of a person's, with no run beside it
+    (tmp_path / "all_results.json").write_text('{"eval_chose": "tta, temperature"}')
+    recipe = parse_recipe([config])
+    assert (recipe.tta, recipe.temperature, recipe.mixed_precision, recipe.momentum) == ("auto", None, "auto", 0.7)
+    assert recipe.channels_last == "auto" and batch_sizes(recipe, num_processes=2) == BatchSizes(32, 64)
+    assert parse_recipe([config, "--tta=flip"]).tta == "flip"
+    assert read_recipe(tmp_path).temperature == 1.03  # what the folder itself says stays readable
+    (tmp_path / "all_results.json").write_text('{"eval_chose": "temperature", "train_precision": "bf16"}')
+    recipe = parse_recipe([config])
+    assert (recipe.tta, recipe.temperature, recipe.mixed_precision) == ("flip_shift", None, "bf16")
+
+
+def test_a_shipped_recipe_goes_by_its_name(tmp_path, monkeypatch):
+    fast = parse_recipe([f"--config={REPOSITORY / 'configuration' / 'fast.yaml'}"])
+    monkeypatch.chdir(tmp_path)
+    assert parse_recipe(["--config=fast"]) == parse_recipe(["--config", "fast.yaml"]) == fast != Recipe()
+    assert "--config fats is not there: did you mean fast?" in refused(["--config=fats"])
+    (tmp_path / "fast").write_text("momentum: 0.3\n")
+    assert parse_recipe(["--config=fast"]).momentum == 0.3
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("--lr", "learning_rate"), ("--epochs", "num_train_epochs"), ("--confg", "config"), ("--wd", "weight_decay")],
+)
+def test_what_people_call_a_flag(flag, meant):
+    assert f"unknown flag {flag}: did you mean --{meant}?" in refused([flag, "1"])
+
+
+def test_help_has_each_flag_once_and_no_sentence_twice():
+    text = build_parser().format_help()
+    for name, setting in SETTINGS.items():
+        assert len(re.findall(rf"^  --{name}(?!\w)", text, re.MULTILINE)) == 1, name
+        assert f"{setting.group}:\n" in text
+    assert len({setting.help for setting in SETTINGS.values()}) == len(SETTINGS)
+    switches = {name for name, kind in kinds().items() if kind.of is bool and getattr(Recipe, name) is True}
+    assert {name for name, setting in SETTINGS.items() if setting.no_help} == switches
+    for name in switches:
+        assert getattr(parse_recipe([f"--no_{name}"]), name) is False
+
+
+def test_dashes_stand_for_underscores():
+    assert parse_recipe(["--learning-rate=0.3", "--num-train-epochs", "7"]).num_train_epochs == 7

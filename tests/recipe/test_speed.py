@@ -12,7 +12,7 @@ import torch
 from conftest import SAMPLE
 from PIL import Image
 from torch import nn
-from training_runs import SECONDS, start, train
+from training_runs import SECONDS, read, start, train
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.inputs import TrainingInputs, resolution
@@ -126,10 +126,11 @@ def test_inputs_have_the_resolution_of_their_epoch(tiny_config):
 def test_arithmetic_of_a_run_counts_each_image_at_its_size():
     config = SlimResNetConfig()
     assert multiply_adds(config, 32) == 271_419_904
-    recipe = Recipe(progressive_resizing=["16:0.5"], total_train_batch_size=10)
+    recipe, progress = Recipe(progressive_resizing=["16:0.5"]), Progress(steps_per_epoch=3, max_steps=10)
+    progress.global_step = 10
     # 4 epochs of 3 steps, the last cut to 1: two epochs at 16 pixels, then 4 steps at 32
     expected = 6 * 10 * (6 * multiply_adds(config, 16) + 4 * multiply_adds(config, 32))
-    assert total_flos(recipe, config, Progress(steps_per_epoch=3, max_steps=10)) == expected
+    assert total_flos(recipe, config, progress, 10) == expected
     # The head apart, the work is in proportion to the pixels.
     assert multiply_adds(config, 16) == pytest.approx(multiply_adds(config, 32) / 4, rel=1e-4)
 
@@ -214,8 +215,8 @@ def test_a_network_too_narrow_for_channels_last_trains_on_batches_of_seven(flags
     narrow = SlimResNetConfig(**NARROW, strides=[2, 2])
     narrow.save_pretrained(tmp_path / "narrow")
     flags = [*flags, f"--config_name={tmp_path / 'narrow'}", "--total_train_batch_size=7", "--max_train_steps=3"]
-    recipe = (train(flags) / "recipe.yaml").read_text()
-    assert "channels_last: false" in recipe
+    run = read(train(flags) / "checkpoint-3", "run.json")
+    assert run["recipe"]["channels_last"] is False
     with pytest.raises(RecipeError, match="--channels_last true crashes PyTorch on a CPU where 8 channels"):
         train(flags, "--channels_last=true", "--overwrite_output_dir")
     assert choose_channels_last(True, "cuda", narrow).value is True

@@ -182,11 +182,19 @@ def test_rates_stay_the_tensors_that_a_graph_reads(training, resumed):
 )
 def test_graphs_choose_themselves(settings, device, processes, obstacle):
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-    choice = choose_cuda_graphs(Recipe(**settings), accelerator)
+
+    def choose(**asked):
+        recipe = Recipe(**settings, **asked)
+        precision = settings.get("mixed_precision", "no")
+        return choose_cuda_graphs(
+            recipe, accelerator, mixed_precision=precision, is_compiled=recipe.torch_compile is True
+        )
+
+    choice = choose()
     assert choice.value is (obstacle is None) and (obstacle or "one GPU") in choice.reason
-    assert choose_cuda_graphs(Recipe(**settings, cuda_graphs="false"), accelerator) == (False, "as asked")
+    assert choose(cuda_graphs=False) == (False, "as asked")
     if obstacle:
         with pytest.raises(RecipeError, match=f"--cuda_graphs true is not possible: .*{obstacle}"):
-            choose_cuda_graphs(Recipe(**settings, cuda_graphs="true"), accelerator)
+            choose(cuda_graphs=True)
     else:
-        assert choose_cuda_graphs(Recipe(**settings, cuda_graphs="true"), accelerator).value is True
+        assert choose(cuda_graphs=True).value is True
