@@ -30,12 +30,13 @@ from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import ImageSplit, open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.recipe.launch import start_accelerator
+from slimresnet.recipe.plan import make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS
 from slimresnet.training.network import build_network
 from slimresnet.training.optim.optimizer import build_optimizer
-from slimresnet.training.step import build_step
+from slimresnet.training.step import build_train_step
 
 RECIPE = FOLDER.parent / "configuration" / "best_long.yaml"
 LIGHT = {"trivial_augment": False, "random_erasing_prob": 0.0, "cutmix_prob": 0.0}  # crop and flip stay
@@ -56,16 +57,17 @@ class Loop:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, split: ImageSplit):
         set_seed(recipe.seed)
         config = SlimResNetConfig()
-        model = build_network(recipe, config, split.label_names).to(accelerator.device).train()
+        plan = make_plan(recipe, accelerator, "", config, steps_per_epoch=1)
+        model = build_network(plan, config, split.label_names).to(accelerator.device).train()
         prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-        self._learn = build_step(recipe, accelerator, model, prepared, optimizer)
+        self._train_step = build_train_step(plan, accelerator, model, prepared, optimizer)
         make_inputs = TrainingInputs(recipe, config, num_epochs=200)
         loader = TrainingLoader(
             split,
             np.arange(len(split.labels)),
             Loading(accelerator.device),
             seed=recipe.seed,
-            batch_size=recipe.total_train_batch_size,
+            batch_size=plan.batch.total,
             accumulation=1,
             shuffle_buffer_size=recipe.shuffle_buffer_size,
         )
@@ -73,7 +75,7 @@ class Loop:
         self.batches_at_once = batches_at_once(next(loader.epoch(0)).pixels)
 
     def __call__(self) -> torch.Tensor:
-        return self._learn(next(self._batches), False)
+        return self._train_step(next(self._batches), False)
 
 
 def measure(loop: Loop, device: torch.device, images: int, rounds: int, steps: int) -> dict:
@@ -170,7 +172,7 @@ def main() -> None:
         settings |= {
             "total_train_batch_size": size,
             "per_device_train_batch_size": None,
-            "progressive_resizing": [],
+            "progressive_resizing": None,
             **VARIANTS[variant],
         }
         loop = Loop(dataclasses.replace(base, **settings), accelerator, split)

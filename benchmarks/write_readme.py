@@ -1,7 +1,6 @@
 """Writes the figures of the JSON files here into README.md, between its marks: python -m benchmarks.write_readme"""
 
 import argparse
-import dataclasses
 import json
 import re
 import statistics
@@ -17,11 +16,10 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.corruptions.standard import overlapping_augmentations
 from slimresnet.data.inputs import resolution
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.recipe.settings import parse_resizing
+from slimresnet.recipe.settings import SETTINGS, parse_resizing
 from slimresnet.run_folder.names import RESULTS_NAME, TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.training.optim.sam import is_sharpness_aware
-from slimresnet.training.state.fingerprint import NO_WEIGHT_DEPENDS_ON, ROUNDING_DEPENDS_ON
 
 README = FOLDER.parent / "README.md"
 FILES = ("training_step", "input_pipeline", "scaling")
@@ -277,7 +275,8 @@ def results() -> str:
         # What the run was told on the command line: the settings of the file that it did not have.
         file = FOLDER.parent / f"configuration/{name}.yaml"
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        flags = [f" --{key} {getattr(recipe, key)}" for key, value in settings.items() if getattr(recipe, key) != value]
+        asked = recipe.to_dict()
+        flags = [f" --{key} {asked[key]}" for key, value in settings.items() if asked[key] != value]
         commands.append(f"`accelerate launch train.py --config configuration/{name}.yaml{''.join(flags)}`: {device}")
     notes = [test_scores(), *corrupted(runs), *overlaps]
     return "\n".join([*lines, "", "  \n".join(notes), "", "  \n".join(commands)])
@@ -309,7 +308,7 @@ def corrupted(runs: dict[str, dict]) -> list[str]:
 
 def tried(name: str) -> str:
     """The recipe of that name, then runs whose settings were not kept: what they have other than it, and figures."""
-    kept = dataclasses.asdict(read_recipe(RUNS[name]))
+    kept = read_recipe(RUNS[name]).to_dict()
     lines = [
         "| settings | petaFLOP | validation | with TTA | training loss | test | with TTA | corrupted "
         "| calibration error |",
@@ -317,11 +316,11 @@ def tried(name: str) -> str:
     ]
     runs = {}
     for folder in (RUNS[name], *sorted((TRIED / name).iterdir())):
-        figures, recipe = read_json(folder / RESULTS_NAME), dataclasses.asdict(read_recipe(folder))
+        figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder).to_dict()
         changes = [
             f"`{setting}: {json.dumps(value)}`"
             for setting, value in recipe.items()
-            if value != kept[setting] and setting not in NO_WEIGHT_DEPENDS_ON | ROUNDING_DEPENDS_ON
+            if value != kept[setting] and SETTINGS[setting].affects == "weights"
         ]
         title = ", ".join(changes) or f"of the `{name}.yaml` above"
         runs[title] = figures

@@ -20,7 +20,7 @@ def layer_table(config: SlimResNetConfig) -> str:
     pixel_values = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
     statistics = summary(model, input_data={"pixel_values": pixel_values}, verbose=0)
     layers = [layer for layer in statistics.summary_list if layer.is_leaf_layer and layer.class_name != "Identity"]
-    rows = [("Layer", "Where", "Output shape", "Parameters", "Multiply-adds")]
+    rows: list[tuple[str, ...]] = [("Layer", "Where", "Output shape", "Parameters", "Multiply-adds")]
     for number, layer in enumerate(layers, start=1):
         counts = (f"{count:,}" if count else "" for count in (layer.num_params, layer.macs))
         rows.append((f"{layer.class_name}-{number}", _path(layer), str(layer.output_size), *counts))

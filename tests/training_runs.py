@@ -92,6 +92,14 @@ def wait_until(condition: Callable[[], bool], is_running: Callable[[], bool], ou
         time.sleep(0.01)
 
 
+class Told(TrainerCallback):
+    """`Told(on_step_begin=function)` calls the function, with the state and what the event brings, at that event."""
+
+    def __init__(self, **events: Callable):
+        for event, function in events.items():
+            setattr(self, event, lambda args, state, control, _call=function, **facts: _call(state, **facts))
+
+
 class Validation(TrainerCallback):
     """Has validation find these accuracies, an epoch each, of the weights that are trained and of the averaged ones."""
 

@@ -1,6 +1,5 @@
 """What a launch, its machine and its data make of a recipe, and why."""
 
-import dataclasses
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -52,7 +51,7 @@ class Plan:
     @property
     def settings(self) -> dict:
         """Every setting by name, with what was decided in the place of what was left open."""
-        return dataclasses.asdict(self.recipe) | {
+        return self.recipe.to_dict() | {
             **{name: getattr(self, name) for name in self.reasons},
             "per_device_train_batch_size": self.batch.per_device,
             "total_train_batch_size": self.batch.total,

@@ -386,9 +386,13 @@ class Recipe:
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name, as JSON and YAML have it: a list for a tuple."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
     def to_yaml(self) -> str:
         """What was asked, but for what is of one start of a run; `--config` takes the text back."""
-        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in OF_ONE_START}
+        settings = {name: value for name, value in self.to_dict().items() if name not in OF_ONE_START}
         return yaml.safe_dump(settings, sort_keys=False)
 
 

@@ -1,5 +1,7 @@
 """What is done with a batch: forward, backward, and the step of the optimiser."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ def build_train_step(
     """
     # Compiled on the side: evaluation stays eager, and the names of the state dict have no `_orig_mod.`. Each size of
     # images is compiled by itself: code for any size is slower.
-    stepped = prepared
+    stepped: Any = prepared
     if plan.torch_compile:
         stepped = torch.compile(prepared, mode=plan.recipe.torch_compile_mode, dynamic=False)
 

@@ -285,11 +285,10 @@ def test_the_results_name_each_kind_of_machine_that_the_run_was_on(interrupted):
 def identity(tmp_path, **settings):
     """Of a run with the default recipe but for these settings, as a checkpoint gives it back."""
     splits = {name: SimpleNamespace(fingerprint=name) for name in ("train", "test")}
-    recipe = Recipe()
-    for name, value in settings.items():
-        setattr(recipe, name, value)  # by itself, though some need another beside them
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
-    made = RunFingerprint.of(recipe, SlimResNetConfig(), SimpleNamespace(**splits), accelerator)
+    # Of settings alone: some need another beside them to be a recipe.
+    plan = SimpleNamespace(settings=Recipe().to_dict() | settings)
+    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), accelerator)
     made.save(tmp_path)
     assert RunFingerprint.load(tmp_path) == made
     return made
@@ -301,7 +300,7 @@ def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
     for name, value in (DECISIVE | ROUNDING | FREE).items():
         there = identity(tmp_path, **{name: value})
         [*differences], [*machine] = here.differences(there), here.machine_differences(there)
-        said = [f"{name} {value} there, {getattr(Recipe(), name)} here"]
+        said = [f"{name} {value} there, {Recipe().to_dict()[name]} here"]
         assert (differences, machine) == (said * (name in DECISIVE), said * (name in ROUNDING)), name
 
 

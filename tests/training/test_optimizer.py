@@ -13,7 +13,8 @@ from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.cli.train import parse_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.training.optim.muon import MuonWithSGD, orthogonalized
-from slimresnet.training.optim.optimizer import build_optimizer, schedule, set_learning_rates
+from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
+from slimresnet.training.optim.schedule import schedule
 
 SCHEDULES = ["constant", "linear", "cosine", "multi_step", "hybrid"]
 

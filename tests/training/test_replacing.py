@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from training_runs import (
     SECONDS,
+    Told,
     assert_same_weights,
     evaluate_folder,
     read,
@@ -20,14 +22,12 @@ from training_runs import (
 
 from slimresnet.cli import export as export_script
 from slimresnet.cli import push_to_hub as push_script
-from slimresnet.cli import train as train_script
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder import ownership
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints
 from slimresnet.run_folder.names import RUN_FILES
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import FolderError
-from slimresnet.training import loop
 
 REPLACE, RESUME = "--overwrite_output_dir", "--resume_from_checkpoint=last"
 REPLACEMENT = ".slimresnet/replacement"
@@ -43,32 +43,23 @@ def visible(folder):
     return {file: content for file, content in snapshot(folder).items() if ".slimresnet" not in file.parts}
 
 
-@pytest.fixture
-def stops_at(monkeypatch):
+def stops_at(step):
     """Has training break before a step."""
-    schedule = loop.schedule
 
-    def arrange(step):
-        def breaking(recipe, at, max_steps):
-            if at == step:
-                raise KeyError("broken")
-            return schedule(recipe, at, max_steps)
+    def stop(state, **_):
+        if state.global_step == step:
+            raise KeyError("broken")
 
-        monkeypatch.setattr(loop, "schedule", breaking)
-
-    yield arrange
-    monkeypatch.undo()
+    return [Told(on_step_begin=stop)]
 
 
-def test_the_old_run_stays_whole_until_the_new_one_is(run, flags, stops_at, monkeypatch):
+def test_the_old_run_stays_whole_until_the_new_one_is(run, flags):
     before = visible(run)
-    stops_at(10)
     for more in ([], [RESUME], [RESUME]):
         with pytest.raises(KeyError):
-            train(flags, "--seed=2", REPLACE, *more)
+            train(flags, "--seed=2", REPLACE, *more, callbacks=stops_at(10))
         assert visible(run) == before
         assert [each.name for each in list_checkpoints(run / REPLACEMENT)] == ["checkpoint-7"]
-    monkeypatch.undo()
     with pytest.raises(RecipeError, match="interrupted, and goes on with --resume_from_checkpoint last beside that"):
         train(flags, "--seed=2", RESUME)
     train(flags, "--seed=2", REPLACE, RESUME)
@@ -80,16 +71,14 @@ def test_the_old_run_stays_whole_until_the_new_one_is(run, flags, stops_at, monk
     assert visible(run).keys() == before.keys()
 
 
-def test_an_interrupted_run_may_be_replaced_or_gone_on_with(run, flags, stops_at, monkeypatch, capsys):
+def test_an_interrupted_run_may_be_replaced_or_gone_on_with(run, flags, capsys):
     for file in run.iterdir():
         if file.name != "checkpoint-14":
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     before = visible(run)
-    stops_at(3)
     with pytest.raises(KeyError):
-        train(flags, "--seed=2", REPLACE, "--checkpointing_steps=2")
+        train(flags, "--seed=2", REPLACE, "--checkpointing_steps=2", callbacks=stops_at(3))
     assert visible(run) == before
-    monkeypatch.undo()
     with pytest.raises(RecipeError, match=r"holds the checkpoints of a run.*interrupted, and goes on"):
         train(flags)
     shutil.rmtree(run / REPLACEMENT)
@@ -97,11 +86,9 @@ def test_an_interrupted_run_may_be_replaced_or_gone_on_with(run, flags, stops_at
     assert f"resumed from {run / 'checkpoint-14'}" in capsys.readouterr().out
 
 
-def test_a_first_run_that_says_both_leaves_its_checkpoints_in_sight(flags, tmp_path, stops_at, monkeypatch, capsys):
-    stops_at(10)
+def test_a_first_run_that_says_both_leaves_its_checkpoints_in_sight(flags, tmp_path, capsys):
     with pytest.raises(KeyError):
-        train(flags, REPLACE, RESUME)
-    monkeypatch.undo()
+        train(flags, REPLACE, RESUME, callbacks=stops_at(10))
     train(flags, REPLACE, RESUME)
     assert f"resumed from {tmp_path / 'run' / 'checkpoint-7'} at step 7" in capsys.readouterr().out
 
@@ -157,31 +144,25 @@ def test_files_of_others_in_the_places_of_a_runs_are_refused_before_training(run
 
 
 def test_a_file_that_comes_to_stand_in_the_way_while_training_is_renamed(flags, tmp_path, monkeypatch, capsys):
-    run, score = tmp_path / "run", train_script.score_finished
+    run = tmp_path / "run"
 
-    def place(*arguments):
+    def place(state, **_):
         (run / "model.safetensors").write_text("mine")
         (run / "figures").write_text("mine")
-        return score(*arguments)
 
-    monkeypatch.setattr(train_script, "score_finished", place)
-    train(flags, "--max_train_steps=1")
+    train(flags, "--max_train_steps=1", callbacks=[Told(on_train_end=place)])
     assert (run / "model.safetensors.bak").read_text() == (run / "figures.bak").read_text() == "mine"
     assert all((run / name).exists() for name in RUN_FILES)
     assert f"it is {run / 'model.safetensors.bak'} now" in capsys.readouterr().err
 
 
 def train_and_dwell_in_step_3():
-    schedule = loop.schedule
-
-    def dwelling(recipe, step, max_steps):
-        if step == 2:
+    def dwell(state, **_):
+        if state.global_step == 2:
             print("in step 3", flush=True)
             signal.pause()
-        return schedule(recipe, step, max_steps)
 
-    loop.schedule = dwelling
-    train_script.main()
+    train(sys.argv[1:], callbacks=[Told(on_step_begin=dwell)])
 
 
 def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_first_frees_it(
@@ -213,36 +194,23 @@ def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_firs
 def test_a_second_run_that_starts_within_the_first_seconds_is_refused_too(flags, tmp_path, monkeypatch):
     """It looked before the first one owned the folder."""
     monkeypatch.setattr(ownership, "PATIENCE", 0.1)
-    opened = train_script.open_data
-
-    def open_while_another_starts(*arguments):
-        other.__enter__()
-        return opened(*arguments)
-
     (tmp_path / "run").mkdir()
     other = own(tmp_path / "run")
-    monkeypatch.setattr(train_script, "open_data", open_while_another_starts)
     try:
         with pytest.raises(FolderError, match="is in use"):
-            train(flags)
+            train(flags, callbacks=[Told(on_init_end=lambda state, **_: other.__enter__())])
     finally:
         other.__exit__(None, None, None)
     assert os.listdir(tmp_path / "run") == [".slimresnet"]
 
 
 def test_what_another_run_finished_meanwhile_is_not_replaced(flags, trained, tmp_path, monkeypatch):
-    opened = train_script.open_data
-
-    def open_while_another_finishes(*arguments):
-        shutil.copytree(trained, tmp_path / "run")
-        return opened(*arguments)
-
-    monkeypatch.setattr(train_script, "open_data", open_while_another_finishes)
+    finished = [Told(on_init_end=lambda state, **_: shutil.copytree(trained, tmp_path / "run"))]
     with pytest.raises(RecipeError, match="holds a finished run"):
-        train(flags)
+        train(flags, callbacks=finished)
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(RecipeError, match="was changed by another process just now: try again"):
-        train(flags, REPLACE)
+        train(flags, REPLACE, callbacks=finished)
     assert visible(tmp_path / "run").keys() == {
         tmp_path / "run" / file.relative_to(trained) for file in visible(trained)
     }

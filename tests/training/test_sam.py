@@ -126,9 +126,10 @@ def test_two_processes(flags, smooth_config_dir, tmp_path):
 
 def test_arithmetic_counts_such_a_step_twice():
     config, progress = SlimResNetConfig(), Progress(steps_per_epoch=3, max_steps=10)  # 4 epochs, the last of 1 step
+    progress.global_step = 10
     for changes, steps in (({}, 20), ({"num_final_sam_epochs": 2}, 14)):
-        recipe = Recipe(total_train_batch_size=10, sam_rho=0.1, **changes)
-        assert total_flos(recipe, config, progress) == 6 * 10 * steps * multiply_adds(config, 32)
+        recipe = Recipe(sam_rho=0.1, **changes)
+        assert total_flos(recipe, config, progress, 10) == 6 * 10 * steps * multiply_adds(config, 32)
 
 
 def test_epochs_without_a_radius():

@@ -1,26 +1,24 @@
 """Runs of train.py on the sample with a tiny network: what they write, resume, keep and refuse."""
 
 import functools
-import itertools
-import math
 import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import SAMPLE, write_dataset
 from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn import functional as F
 from training_runs import (
     SECONDS,
+    Told,
+    Validation,
     assert_accuracy,
     assert_same_weights,
     by_hand,
     read,
-    set_validation,
     snapshot,
     start,
     train,
@@ -33,7 +31,6 @@ from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.dataset import DatasetError, open_split
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
-from slimresnet.training import loop
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.optim.schedule import schedule
 
@@ -61,6 +58,7 @@ def test_a_finished_folder(flags, capsys, drawn):
     scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
+        "train_batch_size", "train_precision",
         "train_num_processes", "total_flos", "temperature", "train_dataset", "train_dataset_is_local",
         "train_data_fingerprint", "eval_chose", "eval_chose_samples", "temperature_samples",
         "test_times_scored",
@@ -85,7 +83,8 @@ def test_a_finished_folder(flags, capsys, drawn):
     assert results["eval_accuracy"] == state["log_history"][-1]["eval_accuracy"]
     assert results["train_samples_per_second"] * results["train_runtime"] == pytest.approx(21 * 32)
     recipe = parse_recipe([f"--config={folder / 'recipe.yaml'}"])
-    assert recipe.per_device_train_batch_size == 32 and recipe.mixed_precision == "no"
+    assert recipe == parse_recipe([*flags, "--tta=flip"])  # what was asked
+    assert (results["train_batch_size"], results["train_precision"]) == (32, "float32")
     with Image.open(folder / "figures" / "curves.png") as image:
         assert image.format == "PNG" and image.width > 600
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -165,8 +164,7 @@ def test_resuming_from_any_checkpoint_ends_in_the_same_weights(flags, tmp_path, 
 
     def run(*more, first_epoch=0):
         accuracies = [0.5, 0.7, 0.6][first_epoch:]  # the best is in the past of the last checkpoint, not of the first
-        set_validation(monkeypatch, raw=accuracies, averaged=accuracies)
-        return train(flags, *more)
+        return train(flags, *more, callbacks=[Validation(raw=accuracies, averaged=accuracies)])
 
     whole = run()
     checkpoints = list_checkpoints(whole)
@@ -199,8 +197,7 @@ def test_no_checkpoints(flags):
 def test_the_best_epoch_is_kept(flags, monkeypatch):
     """The first of equals; each epoch is a step, so that its weights are those of a checkpoint."""
     flags += ["--max_train_samples=32", "--num_train_epochs=4", "--save_total_limit=100", "--load_best_model_at_end"]
-    set_validation(monkeypatch, raw=[0.2, 0.4, 0.4, 0.3])
-    folder = train(flags)
+    folder = train(flags, callbacks=[Validation(raw=[0.2, 0.4, 0.4, 0.3])])
     state = read(folder, "trainer_state.json")
     assert [entry["eval_accuracy"] for entry in state["log_history"]] == [0.2, 0.4, 0.4, 0.3]
     assert (state["best_global_step"], state["best_metric"]) == (2, 0.4)
@@ -209,8 +206,8 @@ def test_the_best_epoch_is_kept(flags, monkeypatch):
 
 
 def test_without_being_told_so_the_last_epoch_is_kept(flags, monkeypatch):
-    set_validation(monkeypatch, raw=[0.4, 0.2])
-    folder = train(flags, "--max_train_samples=32", "--num_train_epochs=2")
+    validation = Validation(raw=[0.4, 0.2])
+    folder = train(flags, "--max_train_samples=32", "--num_train_epochs=2", callbacks=[validation])
     assert_same_weights(folder, folder / "checkpoint-2")
     assert read(folder, "trainer_state.json")["best_global_step"] == 1
 
@@ -220,8 +217,8 @@ def test_the_average_is_exponential_and_what_is_chosen_among_and_kept(flags, mon
     """By the averaged weights the second epoch is the best one, by those that are trained the third."""
     flags += ["--max_train_samples=32", "--num_train_epochs=3", "--save_total_limit=100", "--ema_decay=0.75"]
     raw, averaged = [0.3, 0.2, 0.9], [0.5, 0.6, 0.4]
-    set_validation(monkeypatch, raw=raw, averaged=averaged)
-    folder = train(flags, *(["--load_best_model_at_end"] if best else []))
+    validation = Validation(raw=raw, averaged=averaged)
+    folder = train(flags, *(["--load_best_model_at_end"] if best else []), callbacks=[validation])
     state = read(folder, "trainer_state.json")
     for name, accuracies in (("eval_accuracy", raw), ("eval_accuracy_ema", averaged)):
         assert [entry[name] for entry in state["log_history"]] == accuracies
@@ -299,7 +296,7 @@ def test_no_validation(flags):
 def test_bf16_keeps_float32_weights(flags):
     folder = train(flags, "--mixed_precision=bf16", "--max_train_steps=2")
     assert {value.dtype for value in weights(folder).values()} == {torch.float32, torch.int64}
-    assert "mixed_precision: bf16" in (folder / "recipe.yaml").read_text()
+    assert read(folder)["train_precision"] == "bf16"
 
 
 def test_compiled_and_eager_runs_save_the_same_names(flags, tmp_path, monkeypatch):
@@ -399,50 +396,40 @@ def test_a_loss_that_is_no_number(flags, trained, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(trained / "checkpoint-14", folder / "checkpoint-14")
     before = snapshot(folder)
-    monkeypatch.setattr(
-        "slimresnet.training.loop.schedule", lambda recipe, step, max_steps: math.inf if step == 15 else 1.0
-    )
-    with pytest.raises(DivergedError, match=r"the loss of step 17 is nan at a learning rate of 0\.1: lower"):
-        train(flags, "--resume_from_checkpoint=last")
+
+    def spoil(state, model, **_):
+        if state.global_step == 16:
+            model.classifier.bias.data[-1:] = torch.inf
+
+    rate = parse_recipe(flags).learning_rate * schedule(parse_recipe(flags), 16, 21)
+    with pytest.raises(DivergedError, match=rf"the loss of step 17 is nan at a learning rate of {rate:.4g}: lower"):
+        train(flags, "--resume_from_checkpoint=last", callbacks=[Told(on_step_begin=spoil)])
     assert snapshot(folder) == before
 
 
-@pytest.fixture
-def breaks_at(monkeypatch):
-    """Of a step: behind its finite loss a weight becomes infinite."""
-    build = loop.build_optimizer
+def breaks_at(step):
+    """Behind the finite loss of this step a weight becomes infinite."""
 
-    def arrange(step):
-        def build_breaking(model, recipe):
-            optimizer, done = build(model, recipe), itertools.count(1)
+    def break_it(state, model, **_):
+        if state.global_step == step:
+            model.classifier.bias.data[-1:] = torch.inf
 
-            def break_it(*_):
-                if next(done) == step:
-                    model.classifier.bias.data[-1:] = torch.inf
-
-            optimizer.register_step_post_hook(break_it)
-            return optimizer
-
-        monkeypatch.setattr(loop, "build_optimizer", build_breaking)
-
-    return arrange
+    return [Told(on_step_end=break_it)]
 
 
 @pytest.mark.parametrize("more", [["--validation_size=0"], ["--ema_decay=0.9", "--load_best_model_at_end"]])
-def test_a_last_step_that_breaks_the_weights(flags, tmp_path, breaks_at, more):
+def test_a_last_step_that_breaks_the_weights(flags, tmp_path, more):
     """Its loss is that of the weights before, and finite."""
-    breaks_at(14)
     folder = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"weights are NaN or infinite after step 14 at .*lower --learning_rate"):
-        train(flags, "--num_train_epochs=2", *more)
+        train(flags, "--num_train_epochs=2", *more, callbacks=breaks_at(14))
     assert sorted(each.name for each in folder.iterdir()) == [".slimresnet", "checkpoint-7"]
     assert find_damage(folder / "checkpoint-7") is None
 
 
-def test_broken_weights_do_not_push_a_checkpoint_out(flags, tmp_path, breaks_at):
-    breaks_at(3)
+def test_broken_weights_do_not_push_a_checkpoint_out(flags, tmp_path):
     with pytest.raises(DivergedError, match="weights are NaN or infinite after step 3"):
-        train(flags, "--checkpointing_steps=1", "--save_total_limit=1")
+        train(flags, "--checkpointing_steps=1", "--save_total_limit=1", callbacks=breaks_at(3))
     assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-2"]
     assert all(value.isfinite().all() for value in weights(tmp_path / "run" / "checkpoint-2").values())
 
@@ -474,7 +461,6 @@ def test_a_tracker_that_is_not_installed(flags):
 )
 def test_on_the_command_line_a_mistake_is_one_sentence(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", f"--output_dir={tmp_path / 'run'}", "--use_cpu", *arguments])
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(SystemExit) as left:
         train_script.main()
     assert left.value.code == 1

@@ -38,23 +38,23 @@ class Muon(torch.optim.Optimizer):
         self._ns_steps, self._dtype = ns_steps, dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """A step; `closure` is not supported."""
         for group in self.param_groups:
             self._step([kernel for kernel in group["params"] if kernel.grad is not None], **group)
 
     def _step(
-        self, kernels: list[nn.Parameter], lr: float | Tensor, momentum: float, nesterov: bool, weight_decay: float, **_
+        self, kernels: list[Tensor], lr: float | Tensor, momentum: float, nesterov: bool, weight_decay: float, **_
     ) -> None:
         if not kernels:
             return
-        gradients = [kernel.grad for kernel in kernels]
+        gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]  # all have one
         averages = [self._average(kernel) for kernel in kernels]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, averages, momentum) if nesterov else averages
         torch._foreach_mul_(kernels, 1 - lr * weight_decay)
         # Those of one shape at once: a GPU would wait for the launches of so many small products.
-        alike: dict[tuple, list[tuple[nn.Parameter, Tensor]]] = {}
+        alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
         for kernel, update in zip(kernels, updates, strict=True):
             alike.setdefault((kernel.shape, kernel.stride()), []).append((kernel, update))
         for pairs in alike.values():
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
             rate = lr * max(1, rows / columns) ** 0.5
             torch._foreach_add_([kernel.permute(order) for kernel, _ in pairs], (directions * -rate).unbind())
 
-    def _average(self, kernel: nn.Parameter) -> Tensor:
+    def _average(self, kernel: Tensor) -> Tensor:
         state = self.state[kernel]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(kernel)
@@ -100,7 +100,7 @@ class MuonWithSGD(torch.optim.Optimizer):
         self._parts = {"muon": muon, "sgd": sgd}
         super().__init__([*muon.param_groups, *sgd.param_groups], {})  # the same dicts: a rate set here is set there
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """A step of both; `closure` is not supported."""
         for part in self._parts.values():
             part.step()

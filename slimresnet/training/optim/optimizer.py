@@ -1,6 +1,9 @@
 """The optimiser that a recipe asks for."""
 
+from typing import Any
+
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_slimresnet import SlimResNetForImageClassification
@@ -19,15 +22,15 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
     Where the recipe says so, BatchNorm's parameters and biases have no weight decay, and BatchNorm's biases a learning
     rate of their own. Each group keeps its peak learning rate as `initial_lr`.
     """
-    kernels = []
+    kernels: list[nn.Parameter] = []
     if recipe.optim == "muon":
         kernels = [parameter for parameter in model.slimresnet.encoder.parameters() if parameter.ndim == 4]
-    norm_biases = []
+    norm_biases: list[nn.Parameter] = []
     if recipe.norm_bias_learning_rate is not None:
         norm_biases = [module.bias for module in model.modules() if isinstance(module, _BatchNorm)]
     apart = {*kernels, *norm_biases}
     others = [parameter for parameter in model.parameters() if parameter not in apart]
-    groups = [{"params": others}]
+    groups: list[dict[str, Any]] = [{"params": others}]
     if not recipe.decay_norm_and_bias:
         groups = [
             {"params": [parameter for parameter in others if parameter.ndim > 1]},
@@ -36,13 +39,14 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
     if norm_biases:
         decay = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0
         groups.append({"params": norm_biases, "lr": recipe.norm_bias_learning_rate, "weight_decay": decay})
-    sgd = {
-        "lr": recipe.learning_rate,
-        "momentum": recipe.momentum,
-        "nesterov": recipe.nesterov,
-        "weight_decay": recipe.weight_decay,
-    }
-    optimizer = torch.optim.SGD(groups, **sgd)
+    sgd = torch.optim.SGD(
+        groups,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    optimizer: torch.optim.Optimizer = sgd
     if recipe.optim == "muon":
         muon = Muon(
             kernels,
@@ -53,7 +57,7 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
             ns_steps=NEWTON_SCHULZ_STEPS,
             dtype=torch.bfloat16 if has_bf16(kernels[0].device.type) else torch.float32,
         )
-        optimizer = MuonWithSGD(muon, optimizer)
+        optimizer = MuonWithSGD(muon, sgd)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

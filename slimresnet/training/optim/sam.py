@@ -36,8 +36,8 @@ def worst_weights(model: nn.Module, loss: Tensor, rho: float) -> Iterator[None]:
         loss: a scalar that `model` just gave; its graph is used up. Where it is scaled, the weights are the same.
         rho: Euclidean distance over all weights together.
     """
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss, weights)
+    weights: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = list(torch.autograd.grad(loss, weights))
     values = [*weights, *model.buffers()]
     before = [value.detach().clone() for value in values]
     with torch.no_grad():

@@ -38,7 +38,7 @@ class RunFingerprint:
         """The identity of the run that is about to begin."""
         device = accelerator.device.type
         return cls(
-            recipe=json.loads(json.dumps(plan.settings)),  # as a file has it: with lists for tuples
+            recipe=plan.settings,
             network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
             data={"training": data.train.fingerprint, "test": data.test.fingerprint},
             machine={
