@@ -10,15 +10,14 @@ the cosine.
 
 import argparse
 import dataclasses
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import FOLDER, machine
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
-from slimresnet.run_folder.names import RECIPE_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.names import TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import write_json
 
@@ -79,11 +78,7 @@ def run(changes: dict, dataset_name: str, output_dir: Path) -> dict:
         SlimResNetConfig(image_size=16, **changes.get("network", {})).save_pretrained(folder)
         settings = SHORT | {"dataset_name": dataset_name, "config_name": folder, "output_dir": str(output_dir)}
         settings |= {name: value for name, value in changes.items() if name != "network"}
-        file = Path(folder) / RECIPE_NAME
-        file.write_text(dataclasses.replace(fast, **settings).to_yaml(), encoding="utf-8")
-        subprocess.run(
-            [sys.executable, "train.py", f"--config={file}", "--overwrite_output_dir"], cwd=REPOSITORY, check=True
-        )
+        train(dataclasses.replace(fast, **settings, overwrite_output_dir=True))
     last = read_json(output_dir / TRAINER_STATE_NAME)["log_history"][-1]
     # Averaged weights, where there are some, are what would be kept.
     averaged = "_ema" if "eval_accuracy_ema" in last else ""

@@ -15,15 +15,16 @@ import zlib
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import nn
+from transformers import TrainerCallback
 
 from benchmarks.measuring import FOLDER, machine
 from benchmarks.scaling import LAUNCH_FILES
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.cli import train
+from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
-from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import write_json
@@ -31,34 +32,38 @@ from slimresnet.run_folder.writing import write_json
 STEPS = 20
 
 
-def record(frozen: bool, seen_dir: Path, flags: list[str]) -> None:
-    """What a launched process does: train.py's run, with its inputs recorded and, if so wished, BatchNorm frozen."""
-    seen: list[tuple[tuple, int]] = []
+class Recorder(TrainerCallback):
+    """
+    Records a checksum of each sample that the network is given, by its place among all samples of the run.
 
-    class Recorded(TrainingInputs):
-        def __call__(self, batch):
-            inputs = super().__call__(batch)
-            for offset, (pixels, label) in enumerate(zip(inputs["pixel_values"], inputs["labels"], strict=True)):
-                content = pixels.numpy().tobytes() + label.numpy().tobytes()
-                seen.append(((batch.draws.epoch, batch.draws.first + offset), zlib.crc32(content)))
-            return inputs
+    Args:
+        frozen: BatchNorm is in evaluation mode, and stays so.
+    """
 
-    build_network = train.build_network
+    def __init__(self, frozen: bool):
+        self.seen: list[tuple[int, int]] = []
+        self._frozen = frozen
 
-    def build_frozen(*arguments):
-        model = build_network(*arguments)
+    def on_init_end(self, args, state, control, model, **_):
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if self._frozen and isinstance(module, nn.BatchNorm2d):
                 module.eval()
                 module.train = lambda mode=True, module=module: module
-        return model
 
-    train.TrainingInputs = Recorded
-    train.draw = lambda *arguments: None  # one of the pictures makes inputs, too
-    if frozen:
-        train.build_network = build_frozen
-    train.run(parse_recipe(flags))
-    (seen_dir / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen, allow_nan=False))
+    def on_substep_end(self, args, state, control, inputs, **_):
+        accelerator = PartialState()
+        batch = len(inputs["labels"])
+        first = (state.global_step * accelerator.num_processes + accelerator.process_index) * batch
+        for offset, (pixels, label) in enumerate(zip(inputs["pixel_values"], inputs["labels"], strict=True)):
+            content = pixels.numpy().tobytes() + label.numpy().tobytes()
+            self.seen.append((first + offset, zlib.crc32(content)))
+
+
+def record(frozen: bool, seen_dir: Path, flags: list[str]) -> None:
+    """What a launched process does: it trains, with its inputs recorded and, if so wished, BatchNorm frozen."""
+    recorder = Recorder(frozen)
+    train(parse_recipe(flags), callbacks=[recorder])
+    (seen_dir / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(recorder.seen, allow_nan=False))
 
 
 def launch(processes: int, frozen: bool, folder: Path, flags: list[str]) -> tuple[dict, dict, list]:

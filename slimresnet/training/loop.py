@@ -105,13 +105,14 @@ class TrainingLoop:
     def _take_step(self, batches: Iterator[dict[str, Tensor]], sharpness_aware: bool, meter: Meter) -> None:
         """One step of the optimiser."""
         progress = self._progress
+        self._callbacks.on_step_begin()
         set_learning_rates(self._optimizer, schedule(self._recipe, progress.global_step, progress.max_steps))
         for _ in range(self._recipe.gradient_accumulation_steps):
             waited_from = time.perf_counter()
             inputs = next(batches)
             meter.waited(time.perf_counter() - waited_from)
-            self._callbacks.on_step_begin(inputs=inputs)
             meter.took(self._train_step(inputs, sharpness_aware))
+            self._callbacks.on_substep_end(inputs=inputs)
         if self._averaged:
             self._averaged.update_parameters(self._model)
         progress.global_step += 1
