@@ -64,14 +64,14 @@ def _run(program, arguments, log, environment):
     program()
 
 
-def start_two(flags, folder: Path) -> list[tuple[multiprocessing.Process, Path]]:
+def start_two(flags, folder: Path, program=train_script.main) -> list[tuple[multiprocessing.Process, Path]]:
     """One run on two processes, as a launcher starts them; beside each the log in `folder` that it writes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     logs = [folder / f"rank-{rank}.log" for rank in range(2)]
     return [
-        (start(train_script.main, flags, log, **launch, RANK=str(rank), LOCAL_RANK=str(rank)), log)
+        (start(program, flags, log, **launch, RANK=str(rank), LOCAL_RANK=str(rank)), log)
         for rank, log in enumerate(logs)
     ]
 

@@ -94,7 +94,9 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
         final.cpu().eval()
         if run.accelerator.is_main_process:
             _finish(run, output_dir, checkpoints_dir, final, results, scored)
-        run.accelerator.end_training()
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
+        run.accelerator.wait_for_everyone()
     return TrainResult(output_dir, results, final)
 
 

@@ -99,9 +99,11 @@ def main() -> None:
         from transformers.utils.logging import disable_progress_bar
 
         from slimresnet.api.train import train
+        from slimresnet.recipe.launch import leave_group
 
         disable_progress_bar()  # transformers': a run has one of its own
         train(recipe)
+        leave_group()
     except SlimResNetError as error:
         _leave(f"error: {error}", 1)
     except InterruptedRun as stop:

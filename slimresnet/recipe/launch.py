@@ -25,7 +25,7 @@ def process_left_as_it_was() -> Iterator[None]:
     Within the block, a launch of its own: accelerate starts anew. After it the process is as it was before.
 
     That is its threads, its environment, its random states, PyTorch's choice of algorithms, and the accelerate of
-    whoever called. A process group that a launcher's processes have formed is kept.
+    whoever called. Where a launcher's processes form a group, the group stays: they cannot form another one.
     """
     threads, environment = torch.get_num_threads(), dict(os.environ)
     random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -33,16 +33,14 @@ def process_left_as_it_was() -> Iterator[None]:
     flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS}
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    states = [AcceleratorState._shared_state, GradientState._shared_state, PartialState._shared_state]
-    before = [dict(state) for state in states]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        states.pop(), before.pop()
-    for state in states:
+    own = [AcceleratorState._shared_state, GradientState._shared_state]
+    before = [dict(state) for state in (*own, PartialState._shared_state)]
+    for state in (*own, *_of_no_group()):
         state.clear()
     try:
         yield
     finally:
-        for state, content in zip(states, before, strict=True):
+        for state, content in zip((*own, *_of_no_group()), before, strict=False):
             state.clear()
             state.update(content)
         torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
@@ -57,6 +55,18 @@ def process_left_as_it_was() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         torch.set_num_threads(threads)
+
+
+def _of_no_group() -> list[dict]:
+    """What accelerate knows of this process, unless the process belongs to a group."""
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return [] if in_group else [PartialState._shared_state]
+
+
+def leave_group() -> None:
+    """Ends the process group of a launch, where there is one: the last thing that a program does."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:

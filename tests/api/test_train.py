@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from training_runs import Told, assert_same_weights, read
+from training_runs import SECONDS, Told, assert_same_weights, read, start_two
 
 import slimresnet
 from modeling_slimresnet import SlimResNetForImageClassification
@@ -161,3 +162,17 @@ def test_the_package_says_what_it_has_and_what_it_needs(monkeypatch):
     monkeypatch.setattr(slimresnet, "import_module", missing)
     with pytest.raises(ModuleNotFoundError, match=r'slimresnet\.train needs the package accelerate: pip install "slim'):
         _ = slimresnet.train
+
+
+def train_twice():
+    """What a launched process may do: its group stays for the second run."""
+    flags = sys.argv[1:]
+    for name in ("first", "second"):
+        train(parse_recipe([*flags, f"--output_dir={parse_recipe(flags).output_dir}-{name}"]))
+
+
+def test_two_processes_train_twice(recipe, tmp_path):
+    for process, log in start_two(flags_of(recipe, tmp_path / "run"), tmp_path, train_twice):
+        process.join(SECONDS)
+        assert process.exitcode == 0, log.read_text()
+    assert_same_weights(tmp_path / "run-first", tmp_path / "run-second")
