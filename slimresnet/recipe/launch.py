@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -112,6 +113,9 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
             raise RecipeError("--sync_batchnorm works on GPUs alone: leave it out where several processes share CPUs.")
         keep_freed_memory()
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if accelerator.num_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+            # As accelerate does where it forms a group, and not where a second run finds one.
+            torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // local_processes))
         if torch.get_num_threads() == 1 and are_threads_the_launchers():
             torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))
     if recipe.deterministic:
