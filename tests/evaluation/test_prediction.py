@@ -11,8 +11,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import NAMES, REPOSITORY, SAMPLE, write_dataset
 from PIL import Image
+from training_runs import run_script
 from transformers import pipeline
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
@@ -308,7 +309,7 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
 
 
 def test_on_the_command_line(trained, pictures, tmp_path, monkeypatch):
-    process = run_python("predict.py", trained, pictures, "--output", tmp_path / "o.csv")
+    process = run_script("predict.py", trained, pictures, "--output", tmp_path / "o.csv", folder=tmp_path)
     assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"
     assert process.stderr == ""
     empty = tmp_path / "empty"
