@@ -22,8 +22,9 @@ from slimresnet.formats.graphs import ExportError
 from slimresnet.formats.trained import ModelError, find_folder
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import RecipeError
-from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.console import tolerant_output
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import FolderError, write_json
 

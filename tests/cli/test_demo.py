@@ -23,7 +23,8 @@ from demo import build as build_script
 from slimresnet.formats.backends import QUANTIZED_ONNX_FILE, open_file
 from slimresnet.formats.graphs import ExportError
 from slimresnet.hub.push import collect_page
-from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.run_folder.changes import change, recorded
+from slimresnet.run_folder.names import OWN_NAME
 
 needs_a_browser = pytest.mark.skipif(
     not all(map(shutil.which, ("npm", "chromium", "chromedriver"))),
