@@ -48,6 +48,7 @@ def wait_for(words, log, process):
     wait_until(lambda: words.encode() in log.read_bytes(), process.is_alive, log.read_text)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("number", "more"),
     [(signal.SIGTERM, ["--streaming=true", "--dataloader_num_workers=1"]), (signal.SIGINT, [])],
@@ -77,6 +78,7 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
     assert f"resumed from {folder / 'checkpoint-10'} at step 10 of 21" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_a_second_signal_ends_it_at_once(flags, tmp_path):
     """Once the first is noted, within a step that never ends."""
     log = tmp_path / "log"
@@ -96,6 +98,7 @@ def train_and_interrupt_before_the_first_step():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_ctrl_c_before_the_first_step(flags, tmp_path):
     log = tmp_path / "log"
     process = start(train_and_interrupt_before_the_first_step, flags, log)
@@ -118,6 +121,7 @@ def train_and_die_in_step_10():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, straight, capsys):
     """`last` finds nothing at first, then what the killed process left."""
     folder, arguments = tmp_path / "run", [*flags, RESUME]
@@ -164,6 +168,8 @@ def measure_short_runs_without_pictures():
     kill_resume.main()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_random_faults(tmp_path):
     """The benchmark, a fault of each kind, in a folder one tool."""
     file, log = tmp_path / "kill_resume.json", tmp_path / "log"

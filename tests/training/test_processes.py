@@ -59,6 +59,8 @@ def two(tmp_path_factory, tiny_config_dir):
     return flags, folder, output
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_score_every_test_image_once(two):
     """Launched as the README says, by accelerate with gloo; together they see the batches that one process sees."""
     _, folder, output = two
@@ -80,6 +82,8 @@ def test_two_processes_score_every_test_image_once(two):
     assert F.cross_entropy(logits, labels).item() == pytest.approx(results["test_loss"], abs=1e-5)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_run_can_go_on_with_another_number_of_processes(two, tmp_path, capsys):
     """From two to one: a machine was lost."""
     flags, folder, _ = two
@@ -103,6 +107,8 @@ def train_and_die():
     train_script.main()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_process_that_dies_ends_or_restarts_the_launch(two, tmp_path):
     """One restart is allowed, in which the run goes on; at the second death the launch ends, and loses nothing."""
     folder, log = tmp_path / "run", tmp_path / "log"
@@ -122,6 +128,7 @@ def train_and_say_who():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_a_signal_to_one_process_stops_all_at_the_same_step(flags, tmp_path):
     log = tmp_path / "log"
     process = launch(train_and_say_who, [MULTI_CPU, "train.py", *flags, "--num_train_epochs=1000"], log)
@@ -135,6 +142,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(flags, tmp_path):
     assert find_damage(newest) is None and f"behind checkpoint {newest.name.split('-')[1]}:" in output
 
 
+@pytest.mark.processes
 def test_processes_that_diverge_stop_together(flags, tmp_path):
     run = [*flags, "--learning_rate=1e30", "--max_train_steps=1"]
     started = start_two(run, tmp_path)
@@ -160,6 +168,8 @@ def run_launched(command, **_):
     return SimpleNamespace(returncode=process.exitcode, stderr=log.read_text())
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_one_process_and_two_see_the_same_samples_and_end_in_the_same_weights(
     flags, smooth_config_dir, tmp_path, monkeypatch
 ):
@@ -217,6 +227,8 @@ def launches(tmp_path):
     listener.close()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_on(flags, tmp_path, launches):
     """The Slurm script, with an srun that starts both machines here and an scontrol that notes what it is told."""
     commands = tmp_path / "commands"
