@@ -135,6 +135,7 @@ def test_a_decompression_bomb_is_refused_by_its_row(tmp_path):
     assert "row 0 of split 'train'" in message and "bomb" in message
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data(), file_format=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP"]))
 def test_damaged_images_decode_or_are_refused(tmp_path_factory, data, file_format):

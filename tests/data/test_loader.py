@@ -53,6 +53,7 @@ def assert_same(first, second):
         assert (one.draws.samples == other.draws.samples).all()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("shuffle_buffer_size", [40, 150, 10000])
 def test_stream_and_memory_and_workers_give_the_same_bits(streamed, resident, shuffle_buffer_size):
     reference = batches(resident, shuffle_buffer_size=shuffle_buffer_size)
@@ -76,11 +77,13 @@ def test_epochs_differ(resident):
     assert not torch.equal(batches(resident, epoch=1)[0].labels, batches(resident, epoch=2)[0].labels)
 
 
+@pytest.mark.processes
 def test_going_on_in_the_middle_gives_the_rest(streamed, resident):
     assert_same(batches(streamed, first_step=5), batches(resident)[5:])
     assert_same(batches(streamed, first_step=5, num_workers=2), batches(resident)[5:])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_processes_together_see_what_one_sees(streamed, resident, num_workers):
     reference = batches(resident, batch_size=32)
@@ -103,6 +106,7 @@ def test_fewer_samples_than_a_batch(resident):
         batches(resident, batch_size=256, num_processes=2)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_scores_each_row_once_in_order(streamed, num_processes, num_workers):
@@ -113,6 +117,7 @@ def test_evaluation_scores_each_row_once_in_order(streamed, num_processes, num_w
     assert torch.equal(torch.cat(labels), torch.from_numpy(streamed.labels[ROWS]))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_corrupt_image_is_one_sentence_from_a_worker_too(tmp_path, num_workers):
     images = list(np.zeros((20, 8, 8, 3), dtype=np.uint8))
@@ -145,6 +150,7 @@ def test_a_stream_that_ends_early_is_named(streamed):
         longer.images._num_rows = 500
 
 
+@pytest.mark.processes
 def test_a_signal_that_comes_before_a_workers_handlers_stand_does_not_end_it(monkeypatch):
     handlers = loading_module._pass_first_signal_over
 

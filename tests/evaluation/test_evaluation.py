@@ -576,6 +576,7 @@ def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
             tool()
 
 
+@pytest.mark.processes
 def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
     process = run_script("eval.py", tmp_path, folder=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr

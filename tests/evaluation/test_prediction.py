@@ -308,6 +308,7 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
     assert next(images.stream).pixels is None and next(images.stream, None) is None
 
 
+@pytest.mark.processes
 def test_on_the_command_line(trained, pictures, tmp_path, monkeypatch):
     process = run_script("predict.py", trained, pictures, "--output", tmp_path / "o.csv", folder=tmp_path)
     assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"

@@ -328,6 +328,7 @@ def test_generated_images_are_the_same_each_time_and_of_two_kinds():
     assert steps[:32].min() > 4 * steps[32:].max()
 
 
+@pytest.mark.slow
 def test_a_new_file_is_not_credited_with_the_scores_of_the_one_that_it_replaces(trained, tmp_path):
     """In the run's own folder and in another, where what was scored there stays, too."""
     for folder in (shutil.copytree(trained, tmp_path / "run"), export(trained, tmp_path / "other")):
@@ -357,6 +358,7 @@ def test_a_copy_elsewhere_is_not_credited_with_the_scores_of_the_models_own_file
     assert (folder / "test_onnxruntime_details.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -404,6 +406,7 @@ def test_the_exported_folder_is_the_finished_one_and_more_and_can_be_shared(trai
     assert "onnx/model_quantized.onnx" in (exported / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_trained_folder_takes_exports_itself(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     export(folder, folder)
@@ -669,6 +672,7 @@ def test_a_missing_package_is_named(trained, exported, tmp_path, monkeypatch, pa
             open_network(exported, package)
 
 
+@pytest.mark.processes
 def test_a_mistake_is_told_in_one_sentence(tmp_path):
     process = run_script("export.py", tmp_path, f"--output_dir={tmp_path / 'out'}", folder=tmp_path)
     assert process.returncode == 1

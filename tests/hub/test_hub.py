@@ -216,6 +216,7 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
     assert "Every choice" not in card
 
 
+@pytest.mark.slow
 def test_any_fact_may_be_missing(folder):
     """A figure whose own facts are not there is left out; the rest stays."""
     state(
@@ -788,6 +789,8 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_process(folder, hub, tmp_path):
     hub.uploads = "lfs"
     environment = {

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pytest
 from conftest import REPOSITORY, SAMPLE, run_python
 
 from benchmarks.write_readme import PRETRAINED
@@ -28,6 +29,8 @@ print(sum(one == other for one, other in zip(classes.tolist(), images["label"][:
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_they_score_on_the_samples_test_images_what_they_score_on_all(tmp_path):
     (tmp_path / "scoring.py").write_text(SCORING)
     process = run_python(

@@ -84,6 +84,7 @@ def is_affordable(name, value):
     return value <= limits.get(name, 1e300)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(data=st.data())
 def test_recipes_of_wild_numbers_train_or_are_refused(flags, data):

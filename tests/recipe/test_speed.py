@@ -82,6 +82,7 @@ def count_page_faults():
     print(returned, faults())
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has mallopt")
 def test_the_memory_of_a_step_serves_the_next_one(tmp_path):
     process = start(count_page_faults, [], tmp_path / "log")

@@ -134,6 +134,7 @@ def test_whatever_is_damaged_is_refused_by_name_and_last_falls_back(written, dat
         assert len(said) == 1 and "checkpoint-21" in said[0]
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_from_the_newest_whole_one(interrupted, written, tmp_path, capsys):
     folder, flags = interrupted
     whole = train([*written[1], f"--output_dir={tmp_path / 'whole'}"])
@@ -147,6 +148,7 @@ def test_the_run_goes_on_from_the_newest_whole_one(interrupted, written, tmp_pat
     assert list_checkpoints(folder) == [folder / "checkpoint-21"] and find_damage(folder / "checkpoint-21") is None
 
 
+@pytest.mark.processes
 def test_a_damaged_later_one_does_not_push_out_a_whole_one(interrupted, tmp_path):
     """With one to keep, the newest by its number is not the one to keep: it is the one that was just written."""
     folder, flags = interrupted
@@ -253,6 +255,7 @@ def test_a_checkpoint_of_a_version_that_knew_less_of_the_data_is_refused(interru
             train(flags, "--resume_from_checkpoint=last")
 
 
+@pytest.mark.slow
 def test_where_things_are_may_change(interrupted, written, tmp_path):
     """Another folder, another source of the same images, other intervals: the same weights."""
     folder, flags = interrupted
@@ -334,6 +337,7 @@ def train_with_a_limit_on_files():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_what_is_needed(interrupted, tmp_path):
     """A limit on the size of files stands for the disk: weights fit under it, the optimiser's file does not."""
     folder, flags = interrupted

@@ -184,6 +184,8 @@ def train_and_dwell_in_step_3():
     train_script.main()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_first_frees_it(
     flags, tmp_path, monkeypatch
 ):
