@@ -22,7 +22,8 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli import export as export_script
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.evaluation.scoring import measure, predict_logits
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.scores import measure
 from slimresnet.formats.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
 from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
 from slimresnet.recipe.hardware import has_bf16

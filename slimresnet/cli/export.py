@@ -39,7 +39,7 @@ from slimresnet.formats.trained import (
     weights_digest,
 )
 from slimresnet.hub.card import is_edited, renew_model_card, say_if_edited
-from slimresnet.hub.push import shared_files
+from slimresnet.hub.files import shared_files
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
 from slimresnet.recipe.settings import TRAIN_SPLIT, RecipeError
 from slimresnet.run_folder.changes import Change, change, foreign, recorded

@@ -15,9 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from slimresnet.data.sources.dataset import DatasetError
 from slimresnet.data.sources.prediction import NamedImage, open_images
 from slimresnet.errors import printable
-from slimresnet.evaluation.report import views_of
 from slimresnet.evaluation.spreadsheet import TableWriter
-from slimresnet.evaluation.tta import POLICIES, VIEWS, average
+from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of
 from slimresnet.formats.backends import BACKENDS, open_network
 from slimresnet.formats.trained import ModelError, check_finite, find_folder
 from slimresnet.recipe.settings import RecipeError, check_range

@@ -49,7 +49,7 @@ class ScoredRows:
         """Whether they are of the split that the run was trained on."""
         return self.prefix == _TRAIN_PREFIX
 
-    def facts(self, prefix: str) -> dict[str, str | int]:
+    def facts(self, prefix: str) -> dict[str, str | int | None]:
         """What figures whose names begin with `prefix` are of."""
         return {
             f"{prefix}_dataset": self.dataset,
@@ -59,7 +59,7 @@ class ScoredRows:
         }
 
 
-def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool]:
+def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool | None]:
     """What a run is trained on; recorded once, since other machines have other folders."""
     return {
         "train_dataset": shared_name(recipe.dataset_name),

@@ -1,49 +1,41 @@
-"""A finished folder on its way to the Hub: what goes, whether it may go, and one commit that brings it there."""
+"""Which files of a folder go to the Hub, and whether they may go."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import torch
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import get_token
+from huggingface_hub import EvalResult, ModelCard
 
-from slimresnet.errors import SlimResNetError
 from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
 from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_normalize
-from slimresnet.hub.card import eval_results, is_edited, render_model_card
+from slimresnet.hub.card import is_edited
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.shared_recipe import shared_recipe
+from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.changes import is_written_here
-from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import (
+    CARD_NAME,
+    CORRUPTIONS_SUFFIX,
+    DETAILS_SUFFIX,
+    FIGURES_FOLDER,
+    LOADABLE_FILES,
+    PAGE_NAME,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    RUN_PICTURES,
+    SCORE_PICTURE_SUFFIXES,
+    TRAINER_STATE_NAME,
+)
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError
 
+_NEEDED = (*LOADABLE_FILES, RECIPE_NAME, RESULTS_NAME)
 # Whatever else lies in the folder, checkpoints, logs and other people's files, stays at home.
-_SHARED = (
-    CARD_NAME, "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
-    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME, "trainer_state.json", "figures/curves.png",
-    "figures/learning_rate.png", "figures/training_samples.png",
-)  # fmt: skip
-# A split each, which stands before them, as it does in the names of its figures in the results.
-_SCORES = (
-    "_details.json", "_corruptions.json", "_confusion_matrix.png", "_classes.png", "_reliability.png", "_mistakes.png",
-)  # fmt: skip
+_SHARED = (CARD_NAME, *_NEEDED, TRAINER_STATE_NAME, *(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES))
+# Each follows the name of a split, as that stands before the names of its scores in the results.
+_OF_SCORES = (DETAILS_SUFFIX, CORRUPTIONS_SUFFIX, *SCORE_PICTURE_SUFFIXES)
 _EXPORTED = (ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, EXPORTS_NAME)
-_NEEDED = (
-    "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
-    "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
-)  # fmt: skip
-_COMMIT_MESSAGES = {
-    "model": "Weights, model code, card and figures of a finished run",
-    "space": "A page that runs the network in the browser",
-}
-# HTTPError is httpx's, and stands for broken connections too; hf_xet raises RuntimeErrors.
-_FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
-
-
-class HubError(SlimResNetError):
-    """The folder is not on the Hub; the message, one line, says why and what to do."""
 
 
 def collect(
@@ -101,8 +93,10 @@ def shared_files(folder: Path) -> list[Path]:
     results = read_json(folder / RESULTS_NAME)
     scores = [
         file
-        for suffix in _SCORES
-        for file in sorted(folder.glob(f"figures/*{suffix}" if suffix.endswith(".png") else f"*{suffix}"))
+        for suffix in _OF_SCORES
+        for file in sorted(
+            folder.glob(f"{FIGURES_FOLDER}/*{suffix}" if suffix in SCORE_PICTURE_SUFFIXES else f"*{suffix}")
+        )
         if any(name.startswith(file.name.removesuffix(suffix) + "_") for name in results)
     ]
     home = folder.resolve()
@@ -127,10 +121,10 @@ def collect_page(folder: Path) -> dict[str, Path]:
     Raises:
         HubError: the folder is not a page that `demo.build` made, or no longer, or it holds links.
     """
-    names = read_json(folder / "about.json").get("files")
+    names = read_json(folder / PAGE_NAME).get("files")
     if not isinstance(names, list) or not all(isinstance(name, str) and _is_below(name) for name in names):
         raise HubError(
-            f"{folder} has no about.json that lists its files, and is no page: make one with python -m demo.build "
+            f"{folder} has no {PAGE_NAME} that lists its files, and is no page: make one with python -m demo.build "
             "MODEL --output_dir DIR."
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -198,100 +192,3 @@ def _check_metadata(folder: Path, card: Path, license: str | None) -> None:
                 f"{each.dataset_type}, where {folder / RESULTS_NAME} has {value}: correct it, or write the card anew "
                 "with --overwrite_card."
             )
-
-
-def push(
-    files: dict[str, Path | bytes],
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    repo_type: Literal["model", "space"] = "model",
-) -> str:
-    """
-    Brings files to the Hub in one commit; the repository and the branch are made where they are missing.
-
-    A second push of the same files changes nothing, so that one which failed can be tried again.
-
-    Args:
-        files: by their path in the repository.
-        private: makes a new repository private; an existing one has to be so already.
-        revision: the branch; by default main.
-        create_pr: as a pull request, for a repository of others.
-        repo_type: `"space"` for a static page.
-
-    Returns:
-        The address of the commit, or of the pull request.
-
-    Raises:
-        HubError: it cannot be done.
-    """
-    api = HfApi()
-    if not create_pr:
-        create_repository(repo_id, private=private, repo_type=repo_type)
-    try:
-        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise HubError(f"--repo_id {repo_id} is public, and --private is for new ones: change it in its settings.")
-        if revision and not create_pr:
-            api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=repo_type)
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message=_COMMIT_MESSAGES[repo_type],
-            repo_type=repo_type,
-            revision=revision,
-            create_pr=create_pr,
-        )
-    except _FAILURES as error:
-        raise explain(error, repo_id) from error
-    return commit.pr_url or commit.commit_url
-
-
-def create_repository(repo_id: str, *, private: bool = False, repo_type: Literal["model", "space"] = "model") -> None:
-    """
-    Makes a repository where there is none, which also shows that the token may write to it.
-
-    Raises:
-        HubError: it cannot be made.
-    """
-    if get_token() is None:
-        raise HubError("there is no access token: log in with `hf auth login`, or set HF_TOKEN.")
-    try:
-        HfApi().create_repo(
-            repo_id,
-            private=private or None,
-            exist_ok=True,
-            repo_type=repo_type,
-            space_sdk="static" if repo_type == "space" else None,
-        )
-    except _FAILURES as error:
-        raise explain(error, repo_id) from error
-
-
-def explain(error: Exception, repo_id: str) -> HubError:
-    """What went wrong between here and the Hub, and what to do about it; `error` is one of `_FAILURES`."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubError("HF_HUB_OFFLINE is set, and the Hub cannot be asked: unset it.")
-    if isinstance(error, HFValidationError):
-        return HubError(f"--repo_id {repo_id} cannot be the name of a repository ({error}): it is user/name.")
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if status == 401:
-        return HubError(f"the Hub does not know the access token ({reason}): log in anew with `hf auth login`.")
-    if status == 403:
-        return HubError(
-            f"the access token has no right to write to {repo_id} ({reason}): use one that has, another --repo_id, or "
-            "--create_pr."
-        )
-    if status == 404:
-        return HubError(f"the Hub has no {repo_id}, or no such --revision ({reason}): check the names.")
-    if status in (409, 412):
-        return HubError(f"somebody else is changing {repo_id} ({reason}): try again.")
-    if status is not None and status >= 500:
-        return HubError(f"the Hub failed ({reason}): nothing was changed, try again later.")
-    if status is not None:
-        return HubError(f"the Hub refuses {repo_id} ({reason}).")
-    return HubError(
-        f"the Hub at {constants.ENDPOINT} cannot be reached, or the connection broke ({reason}): try again."
-    )

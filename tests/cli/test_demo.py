@@ -21,7 +21,7 @@ from benchmarks.write_readme import PRETRAINED
 from demo import build as build_script
 from slimresnet.formats.backends import QUANTIZED_ONNX_FILE, open_file
 from slimresnet.formats.graphs import ExportError
-from slimresnet.hub.push import collect_page
+from slimresnet.hub.files import collect_page
 from slimresnet.run_folder.changes import OWN_NAME, change, recorded
 
 needs_a_browser = pytest.mark.skipif(

@@ -26,14 +26,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_runs import assert_same_weights, read, train
 
 from modeling_slimresnet.__main__ import main as print_table
-from slimresnet.cli import eval as eval_script
+from slimresnet.api.evaluate import evaluate
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.dataset import DatasetError, open_split
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.formats.trained import ModelError, load_model
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.settings import Recipe, RecipeError
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints, write_checksums
 from slimresnet.run_folder.names import CHECKSUMS_NAME
@@ -223,7 +224,7 @@ def tools(folder, tmp_path):
     output = tmp_path / "output"
     table = ["modeling_slimresnet", str(folder)]
     return {
-        "eval": lambda: eval_script.run(eval_script.parse([str(folder), f"--dataset_name={SAMPLE}"])),
+        "eval": lambda: evaluate(folder, dataset_name=str(SAMPLE)),
         "predict": lambda: predict_script.run(
             predict_script.parse([str(folder), str(SAMPLE), f"--output={output}.csv"])
         ),

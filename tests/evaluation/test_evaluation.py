@@ -21,17 +21,19 @@ from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import DatasetError, ImageSplit, open_split
-from slimresnet.evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
-from slimresnet.evaluation.scoring import fit_temperature, measure, predict_logits, score
-from slimresnet.evaluation.tta import POLICIES, VIEWS, average
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.scores import METRICS, measure, report_split, score, score_logits
+from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.tta import POLICIES, VIEWS, accuracy, average, best_policy, compare_policies
 from slimresnet.formats.backends import ForeignNetwork
 from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_normalize
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError, write_json
 
-METRICS = REPOSITORY / "slimresnet" / "evaluation" / "metrics"
+METRICS_FOLDER = REPOSITORY / "slimresnet" / "evaluation" / "metrics"
 
 
 @pytest.fixture
@@ -112,22 +114,22 @@ ODD = {
 def test_the_metrics_refuse_odd_input_alike(case):
     predictions, references, said = ODD[case]
     refusals = set()
-    for name in ("classification", "per_class", "calibration"):
+    for name in METRICS:
         with pytest.raises(ValueError, match=said) as refused:
-            evaluate.load(str(METRICS / name)).compute(predictions=predictions, references=references)
+            evaluate.load(str(METRICS_FOLDER / name)).compute(predictions=predictions, references=references)
         refusals.add(str(refused.value))
     assert len(refusals) == 1 and "\n" not in refusals.pop()
 
 
-@pytest.mark.parametrize("name", ["classification", "per_class", "calibration"])
+@pytest.mark.parametrize("name", METRICS)
 def test_a_metric_says_what_goes_in(name):
-    metric = evaluate.load(str(METRICS / name))
+    metric = evaluate.load(str(METRICS_FOLDER / name))
     assert "predictions: logits" in metric.inputs_description and metric.description and not metric.citation
 
 
 def test_what_the_metrics_check_is_one_text():
     """`evaluate` copies a script without its neighbours, so each has a copy."""
-    texts = {file.read_text().partition("def _checked")[2] for file in METRICS.glob("*/*.py")}
+    texts = {file.read_text().partition("def _checked")[2] for file in METRICS_FOLDER.glob("*/*.py")}
     assert len(texts) == 1 and texts.pop()
 
 
@@ -165,7 +167,7 @@ def test_calibration_has_fifteen_bins():
     labels = np.array([0, 1])
     scores = measure("calibration", logits, labels)
     assert scores["expected_calibration_error"] == pytest.approx((0.38 + 0.68) / 2, abs=1e-6)
-    metric = evaluate.load(str(METRICS / "calibration"))
+    metric = evaluate.load(str(METRICS_FOLDER / "calibration"))
     of_ten = metric.compute(predictions=logits, references=labels, num_bins=10)
     assert of_ten["expected_calibration_error"] == pytest.approx(0.65 - 0.5, abs=1e-6)
     # A bin holds its upper end: 0.5 is not in one bin with 0.75.
@@ -182,15 +184,15 @@ def test_calibration_has_fifteen_bins():
 def test_logits_are_divided_by_the_temperature():
     probabilities = torch.softmax(2 * torch.randn(2000, 5), dim=1)
     labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
-    numbers, details = figures(3 * probabilities.log(), labels, temperature=3.0)
+    scores, details = score_logits(3 * probabilities.log(), labels, temperature=3.0)
     confidence = sum(each["share"] * each["confidence"] for each in details["reliability_scaled"])
     assert confidence == pytest.approx(probabilities.max(dim=1).values.mean().item(), abs=1e-5)
-    assert numbers["expected_calibration_error_scaled"] < 0.05 < numbers["expected_calibration_error"]
-    without, details = figures(probabilities.log(), labels)
+    assert scores["expected_calibration_error_scaled"] < 0.05 < scores["expected_calibration_error"]
+    without, details = score_logits(probabilities.log(), labels)
     assert "expected_calibration_error_scaled" not in without and "reliability_scaled" not in details
     for temperature in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ModelError, match=f"temperature {temperature} must be above 0, and finite"):
-            figures(probabilities.log(), labels, temperature)
+            score_logits(probabilities.log(), labels, temperature)
 
 
 def test_temperature_finds_what_the_logits_were_scaled_with():
@@ -201,7 +203,9 @@ def test_temperature_finds_what_the_logits_were_scaled_with():
 
 def test_metrics_load_and_combine_as_any(logits):
     logits, labels = logits
-    combined = evaluate.combine([evaluate.load(str(METRICS / name)) for name in ("classification", "calibration")])
+    combined = evaluate.combine(
+        [evaluate.load(str(METRICS_FOLDER / name)) for name in ("classification", "calibration")]
+    )
     for scored, label in zip(logits.numpy(), labels, strict=True):
         combined.add(prediction=scored, reference=label)
     scores = combined.compute()
@@ -275,8 +279,8 @@ def test_a_split_is_reported_without_and_with_views(logits):
     logits, labels = logits
     views = {"original": logits, "mirror": logits.flip(0)}
     results, details = report_split("eval", views, labels, policy="flip", temperature=2.0)
-    plain, expected = figures(logits, labels, 2.0)
-    both, _ = figures((logits + logits.flip(0)) / 2, labels)
+    plain, expected = score_logits(logits, labels, 2.0)
+    both, _ = score_logits((logits + logits.flip(0)) / 2, labels)
     assert details == expected
     assert results == (
         {f"eval_{name}": value for name, value in plain.items()}

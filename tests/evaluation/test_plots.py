@@ -9,7 +9,7 @@ from training_runs import read, train
 
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.evaluation.plots import draw, plot_curves, plot_training_samples, split_pictures
-from slimresnet.evaluation.report import report_split
+from slimresnet.evaluation.scores import report_split
 from slimresnet.run_folder.checkpoints import list_checkpoints
 
 NAMES = [

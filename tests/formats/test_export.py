@@ -18,11 +18,10 @@ from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
 from onnx import TensorProto, helper
 from PIL import Image
 from torch.nn import functional as F
-from training_runs import snapshot, write_as_ours
+from training_runs import evaluate_folder, snapshot, write_as_ours
 
 from benchmarks.write_readme import PRETRAINED
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.cli import eval as eval_script
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.dataset import DatasetError, open_split
@@ -39,7 +38,7 @@ from slimresnet.formats.checking import GENERATED_IMAGES, TRAINING_IMAGES, agree
 from slimresnet.formats.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch, smallest_side
 from slimresnet.formats.quantization import quantize_int8
 from slimresnet.formats.trained import ModelError, fold_batchnorm, load_normalize
-from slimresnet.hub.push import collect
+from slimresnet.hub.files import collect
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.writing import FolderError
@@ -369,10 +368,10 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
     quantized = "--quantized" in flags
     folder = shutil.copytree(shipped if quantized else exported, tmp_path / "copy")
     if quantized:
-        eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}"]))
+        evaluate_folder(folder, f"--output_dir={folder}")
     before = json.loads((folder / RESULTS_NAME).read_text())
     card = (folder / "README.md").read_text()
-    eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}", "--tta=flip", *flags]))
+    evaluate_folder(folder, f"--output_dir={folder}", "--tta=flip", *flags)
     after = json.loads((folder / RESULTS_NAME).read_text())
     counts = [results.pop("test_times_scored", None) for results in (before, after)]
     assert counts[1] == (None if quantized else counts[0] + 1)  # the shipped weights have no count
@@ -583,14 +582,12 @@ def test_a_file_of_pickles_is_opened_on_trust_alone(booby_trapped, dataset, tmp_
     picture = tmp_path / "picture.png"
     Image.new("RGB", (32, 32)).save(picture)
     for model in (str(booby_trapped), "user/from-the-hub"):
-        for tool, flags in (
-            (eval_script, [f"--dataset_name={dataset}"]),
-            (predict_script, [str(picture), f"--output={tmp_path / 'o.csv'}"]),
-        ):
-            with pytest.raises(
-                ModelError, match=r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
-            ):
-                tool.run(tool.parse([model, *flags, "--backend=torch_export"]))
+        said = r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
+        with pytest.raises(ModelError, match=said):
+            evaluate_folder(model, f"--dataset_name={dataset}", "--backend=torch_export")
+        words = [model, str(picture), f"--output={tmp_path / 'o.csv'}", "--backend=torch_export"]
+        with pytest.raises(ModelError, match=said):
+            predict_script.run(predict_script.parse(words))
     assert not (tmp_path / "marker").exists()
     with pytest.raises(ModelError, match="cannot be loaded by torch_export"):
         open_network(booby_trapped, "torch_export", trust_remote_code=True)

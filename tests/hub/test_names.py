@@ -18,7 +18,7 @@ from demo.build import space_card
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli import predict as predict_script
 from slimresnet.evaluation.spreadsheet import TableWriter
-from slimresnet.hub.card import render_model_card
+from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 
 NAMES = [
