@@ -72,7 +72,12 @@ METRICS = {
         is_scaled=True,
     ),
 }
-SHOWN_SCORES = {name: score for metric in METRICS.values() for name, score in metric.shown.items()}
+"""Every metric, by the name of its folder in `metrics`. A new one is a folder there, and an entry here."""
+
+
+def shown_scores() -> dict[str, Score]:
+    """The scores that a model card shows, by name."""
+    return {name: score for metric in METRICS.values() for name, score in metric.shown.items()}
 
 
 def measure(name: str, logits: Tensor, labels: np.ndarray) -> dict:

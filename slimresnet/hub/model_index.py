@@ -5,17 +5,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
-from slimresnet.evaluation.scores import SHOWN_SCORES
+from slimresnet.evaluation.scores import shown_scores
 from slimresnet.hub.run_facts import own_results
 from slimresnet.hub.shared_recipe import shared_recipe
-
-_SHOWN = {name: (score.hub_metric, score.title) for name, score in SHOWN_SCORES.items()}
-_ENTRIES = {  # name in all_results.json: name in the Hub's list of metrics, name for people
-    "accuracy": _SHOWN["accuracy"],
-    "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation ({tta})"),
-    **_SHOWN,
-    "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities, frost: {frost}"),
-}
 
 
 def eval_results(folder: Path) -> list[EvalResult]:
@@ -31,7 +23,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
         if f"{prefix}_dataset" not in results:
             continue
         dataset = results[f"{prefix}_dataset"]
-        for key, (metric, title) in _ENTRIES.items():
+        for key, (metric, title) in _entries().items():
             value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key)
             if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
                 continue
@@ -52,6 +44,17 @@ def eval_results(folder: Path) -> list[EvalResult]:
                 )
             )
     return entries
+
+
+def _entries() -> dict[str, tuple[str, str]]:
+    """Name in `all_results.json`: name in the Hub's list of metrics, name for people."""
+    shown = {name: (score.hub_metric, score.title) for name, score in shown_scores().items()}
+    return {
+        "accuracy": shown["accuracy"],
+        "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation ({tta})"),
+        **shown,
+        "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities, frost: {frost}"),
+    }
 
 
 def _rows_scored(results: dict, prefix: str, key: str) -> str | None:

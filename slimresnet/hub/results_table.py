@@ -1,7 +1,7 @@
 """The table of scores in a model card: a row a split, a column a score that one of them has."""
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
-from slimresnet.evaluation.scores import SHOWN_SCORES
+from slimresnet.evaluation.scores import shown_scores
 from slimresnet.hub.markdown import as_code
 
 TITLES = {TEST_PREFIX: "test", HELD_OUT_PREFIX: "validation"}
@@ -25,7 +25,7 @@ def results_table(results: dict) -> list[list[str]]:
 
 def _columns() -> list[str]:
     columns = []
-    for name, score in SHOWN_SCORES.items():
+    for name, score in shown_scores().items():
         columns += [score.column, "with test-time augmentation"] if name == _INTERVAL else [score.column]
     return columns
 
@@ -33,7 +33,7 @@ def _columns() -> list[str]:
 def _cells(results: dict, prefix: str) -> list[str]:
     """A cell a column; empty where the score was not measured."""
     cells = []
-    for name, score in SHOWN_SCORES.items():
+    for name, score in shown_scores().items():
         value = results.get(f"{prefix}_{name}")
         if name == _INTERVAL:
             cells += [_with_interval(results, prefix), _with_policy(results, prefix)]

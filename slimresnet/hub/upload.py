@@ -13,7 +13,7 @@ _COMMIT_MESSAGES = {
     "model": "Weights, model code, card and figures of a finished run",
     "space": "A page that runs the network in the browser",
 }
-# HTTPError is httpx's, and stands for broken connections too; hf_xet raises RuntimeErrors.
+# HTTPError is the HTTP client's, and stands for broken connections too. hf_xet raises RuntimeErrors.
 _FAILURES = (HTTPError, HFValidationError, OSError, RuntimeError)
 
 

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights, run_python
+from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
 from training_runs import evaluate_folder, read, snapshot, train
@@ -22,11 +23,12 @@ from slimresnet.cli import predict as predict_script
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import DatasetError, ImageSplit, open_split
 from slimresnet.evaluation.logits import predict_logits
-from slimresnet.evaluation.scores import METRICS, measure, report_split, score, score_logits
+from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
 from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.evaluation.tta import POLICIES, VIEWS, accuracy, average, best_policy, compare_policies
 from slimresnet.formats.backends import ForeignNetwork
 from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_normalize
+from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
 from slimresnet.recipe.settings import RecipeError
@@ -211,6 +213,45 @@ def test_metrics_load_and_combine_as_any(logits):
     scores = combined.compute()
     assert scores["accuracy"] == accuracy_score(labels, logits.argmax(dim=1).numpy())
     assert 0 < scores["expected_calibration_error"] < 1
+
+
+BRIER = """
+import datasets
+import evaluate
+import numpy as np
+from scipy.special import softmax
+
+
+class Brier(evaluate.Metric):
+    def _info(self):
+        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(features))
+
+    def _compute(self, predictions, references):
+        wrong = softmax(np.array(predictions), axis=1) - np.eye(len(predictions[0]))[references]
+        return {"brier_score": float((wrong**2).sum(axis=1).mean()), "brier_parts": [1]}
+"""
+
+
+def test_a_new_metric_is_a_folder_and_an_entry(trained, tmp_path, monkeypatch):
+    """From there it comes into the results, the details, the table of the card and its metadata."""
+    script = tmp_path / "brier" / "brier.py"
+    script.parent.mkdir()
+    script.write_text(BRIER)
+    score = Score("Brier score", "brier_score", "Brier", ".3f")
+    monkeypatch.setitem(METRICS, str(script.parent), Metric(shown={"brier_score": score}, renamed={}))
+    folder = shutil.copytree(trained, tmp_path / "run")
+    found = evaluate_folder(folder, "--tta=flip", f"--output_dir={folder}")
+    assert read(folder)["test_brier_score"] == found.results["test_brier_score"] != read(folder)["test_brier_score_tta"]
+    assert read(folder, "test_details.json")["brier_parts"] == [1]
+    card = ModelCard.load(folder / "README.md")
+    assert f" {found.results['test_brier_score']:.3f} |" in card.text and " | Brier |\n" in card.text
+    assert [each.metric_value for each in card.data.eval_results if each.metric_name == "Brier score"] == [
+        found.results["test_brier_score"]
+    ]
+    (folder / "all_results.json").write_text(json.dumps(read(folder) | {"test_brier_score": "low"}))
+    with pytest.raises(FolderError, match="test_brier_score must be a number, got 'low'"):
+        render_model_card(folder, "user/name")
 
 
 class Shades:

@@ -221,6 +221,31 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
     assert "Every choice" not in card
 
 
+def test_what_a_run_found_comes_from_its_results(folder):
+    """Its recipe says what was asked: to choose."""
+    set_recipe(folder, tta="auto", temperature=None, mixed_precision="auto")
+    found = {"eval_chose": "tta, temperature", "test_tta": "flip", "eval_tta": "flip", "temperature": 1.5}
+    state(folder, **found, train_precision="bf16", train_batch_size=32, train_samples=224)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "the run chose the test-time augmentation, `flip`, the temperature." in card
+    assert "by 1.500, fitted on 90 validation images, gives" in card
+    assert ", precision bf16 " in card and "- 224 training images, 3 epochs, 32 images an optimiser step" in card
+    assert not [words for words in ("`auto`", "precision auto", "None", "null") if words in card]
+    state(folder, train_precision=None)
+    assert ", precision" not in render_model_card(folder, "user/name")  # nothing tells
+    state(folder, eval_tta=None)
+    assert "chose the test-time augmentation, the temperature." in render_model_card(folder, "user/name")
+
+
+def test_the_policy_that_a_run_chose_is_still_said_when_it_is_scored_with_another(folder):
+    set_recipe(folder, tta="auto")
+    state(folder, eval_chose="tta, temperature", eval_chose_tta="flip_shift", eval_tta="flip_shift")
+    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
+    evaluate_folder(folder, "--tta=flip", f"--output_dir={folder}")
+    assert (read(folder)["eval_tta"], read(folder)["test_tta"]) == ("none", "flip")
+    assert "the test-time augmentation, `flip_shift`" in (folder / "README.md").read_text()
+
+
 def test_any_fact_may_be_missing(folder):
     """A figure whose own facts are not there is left out; the rest stays."""
     state(
