@@ -84,11 +84,11 @@ def shared_files(folder: Path) -> list[Path]:
     """
     The files of a finished run that others get, without what export.py made of it.
 
-    Of scores those of splits that the results tell of. A link is one of them where it stays in the folder, or in the
-    Hub's cache that the folder is a part of.
+    Details and pictures of scores are those of the splits that the results tell of. A link is followed where it stays
+    in the folder, or in the Hub's cache that the folder is a part of.
 
     Raises:
-        ModelError: the results cannot be read.
+        FolderError: the results cannot be read.
     """
     results = read_json(folder / RESULTS_NAME)
     scores = [
@@ -109,7 +109,7 @@ def shared_files(folder: Path) -> list[Path]:
 
 
 def _written_here(folder: Path, files: Iterable[Path]) -> list[Path]:
-    """Without what a person put beside them; but the card is the person's to write."""
+    """The files that this program wrote, and the card, which a person may have written."""
     names = {file: file.relative_to(folder).as_posix() for file in files}
     return [file for file, name in names.items() if name == CARD_NAME or is_written_here(folder, name)]
 
@@ -140,7 +140,7 @@ def _is_below(name: str) -> bool:
 
 
 def _refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """What a link points to was not written here, and may be anybody's."""
+    """Refuses links: the file that a link points to was not written here, and may be anybody's."""
     links = [name for name in names if any(each.is_symlink() for each in _way(folder, name))]
     if links:
         raise HubError(
@@ -157,7 +157,7 @@ def _way(folder: Path, name: str) -> list[Path]:
 
 @torch.inference_mode()
 def _check_network(folder: Path) -> None:
-    """Loads what others will load, and runs it on an image of noise: weights may be finite and logits not."""
+    """Loads the network as others will, and runs it on an image of noise: finite weights may give infinite logits."""
     model, normalize = load_model(folder), load_normalize(folder)
     size = model.config.image_size
     noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
