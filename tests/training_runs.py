@@ -22,7 +22,7 @@ from slimresnet.cli import train as train_script
 from slimresnet.data.randomness import sample_order
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.splits import random_subset, stratified_split
-from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.data.transforms.normalize import normalize
 from slimresnet.recipe.reading import parse_recipe
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.ownership import own

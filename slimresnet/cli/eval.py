@@ -20,10 +20,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
 from slimresnet.data.corruptions.frost import open_photographs
-from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, CorruptedImages, Corruption, with_photographs
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, Corruption, with_photographs
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.evaluation.plots import draw, plot_reliability, reliability_picture, split_pictures
 from slimresnet.evaluation.report import accuracy, best_policy, compare_policies, report_split, views_of
 from slimresnet.evaluation.rows import (

@@ -20,7 +20,7 @@ from slimresnet.data.inputs import TrainingInputs, build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.data.randomness import Draws, sample_order
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.report import best_policy, compare_policies, report_split, views_of
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, rows_of_run, training_facts

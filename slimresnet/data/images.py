@@ -21,7 +21,7 @@ def open_picture(content: bytes) -> PIL.Image.Image:
         Exception: of Pillow's many; UnidentifiedImageError where it is in none of `FORMATS`.
     """
     try:
-        image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.Image.DecompressionBombError as error:  # above a limit of Pillow's own, in a frame or a tile too
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
     if image.width * image.height > MOST_PIXELS:

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit, ResidentImages
+from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
 # What asks a process to stop, as far as its system has it: Ctrl-C, a scheduler, Ctrl-Break.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
@@ -50,8 +50,8 @@ class TrainingLoader:
     The training batches of this process, epoch by epoch.
 
     An epoch is a list of global batches, each of `batch_size × num_processes × accumulation` consecutive positions of
-    `sample_order`. Their part that no full batch fits into is left out, another one each epoch. So all processes do
-    the same number of steps, and together see the same samples as one process would.
+    `sample_order`. The remainder after the last full batch is dropped; it differs each epoch. So all processes do the
+    same number of steps, and together see the same samples as one process would.
 
     Args:
         split: where the samples are.
@@ -122,8 +122,9 @@ def evaluation_batches(
 
 def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
     """Reads batches of row numbers; yields pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device."""
-    if isinstance(split.images, ResidentImages):
-        loader = split.images.read(batches)  # on the device already: a worker could only copy them
+    loader: Iterable[Tensor | DatasetError]
+    if not split.images.uses_workers:
+        loader = split.images.read(batches)
     else:
         loader = DataLoader(
             _BatchStream(split.images, batches),
@@ -170,7 +171,7 @@ def _hold_signals(hold: bool) -> None:
 class _BatchStream(IterableDataset):
     """Worker `k` of `n` reads the batches `k, k + n, …`: the DataLoader takes from workers in turn, so order holds."""
 
-    def __init__(self, images, batches: Sequence[np.ndarray]):
+    def __init__(self, images: ImageSource, batches: Sequence[np.ndarray]):
         self._images, self._batches = images, batches
 
     def __iter__(self) -> Iterator[Tensor | DatasetError]:

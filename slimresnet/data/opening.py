@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
 
@@ -74,7 +75,8 @@ def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData
 
 
 def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading) -> TrainingLoader:
-    """The recipe's order and batch size over the training rows."""
+    """The recipe's order and batch size, which is resolved, over the training rows."""
+    assert recipe.per_device_train_batch_size is not None
     return TrainingLoader(
         data.train,
         data.train_rows,

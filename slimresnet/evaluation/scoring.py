@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimresnet.data.loader import Loading, evaluation_batches
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.tta import VIEWS
 from slimresnet.formats.trained import check_finite
 

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.data.corruptions.standard import overlapping_augmentations
+from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.errors import printable
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.tta import POLICIES
@@ -157,7 +157,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         num_views=len(POLICIES[results.get("test_tta", "none")]),
         temperature_source=_temperature_source(results, recipe),
         frost=_FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
-        overlapping=list(overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)),
+        overlapping=list(overlapping_augmentations(recipe)),
         corruptions=read_json(folder / _CORRUPTIONS_NAME).get("none"),
         exports=exports,
         js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],

@@ -12,15 +12,12 @@ from PIL import Image
 from slimresnet.data.corruptions import frost
 from slimresnet.data.corruptions import standard as corruptions
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
-from slimresnet.data.corruptions.standard import (
-    CORRUPTIONS,
-    SEVERITIES,
-    corrupt,
-    overlapping_augmentations,
-    with_photographs,
-)
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrupt, with_photographs
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.data.transforms.trivial_augment import OPERATIONS
+from slimresnet.recipe.settings import Recipe
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 ROWS = np.array([5, 123456, 0])
@@ -183,13 +180,13 @@ def test_a_draw_depends_on_all_that_it_should(pixels):
 
 
 def test_what_training_shares_with_the_corruptions():
-    assert overlapping_augmentations(trivial_augment=False, gaussian_blur_prob=0.0) == {}
-    overlaps = overlapping_augmentations(trivial_augment=True, gaussian_blur_prob=0.0)
+    assert overlapping_augmentations(Recipe()) == {}
+    overlaps = overlapping_augmentations(Recipe(trivial_augment=True))
     assert list(overlaps) == ["brightness", "contrast", "color", "sharpness"]
     assert overlaps.keys() <= OPERATIONS.keys()
     assert overlaps["brightness"] == ("brightness",) and overlaps["color"] == ("saturate",)
-    assert list(overlapping_augmentations(False, 0.1)) == ["gaussian_blur"]
-    for names in overlapping_augmentations(True, 1.0).values():
+    assert list(overlapping_augmentations(Recipe(gaussian_blur_prob=0.1))) == ["gaussian_blur"]
+    for names in overlapping_augmentations(Recipe(trivial_augment=True, gaussian_blur_prob=1.0)).values():
         assert set(names) <= ALL.keys()
     assert {name for name in ALL if name.endswith("blur")} == set(overlaps["sharpness"])
 

@@ -20,7 +20,8 @@ from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.loader import Loading
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
 from slimresnet.evaluation.scoring import fit_temperature, measure, predict_logits, score
 from slimresnet.evaluation.tta import POLICIES, VIEWS, average

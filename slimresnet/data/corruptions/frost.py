@@ -7,7 +7,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from slimresnet.data.images import open_picture, picture_suffixes
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 
 # Four kinds of frost, as the photographs of CIFAR-10-C show them at a fifth of their size; the second stands twice,
 # because two of its five photographs are one. Of each the mean colour; how much each channel takes of what varies; and
