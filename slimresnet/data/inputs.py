@@ -24,11 +24,12 @@ class TrainingInputs:
     Makes the model's inputs of a batch: augment, mix, normalise.
 
     Args:
-        num_epochs: of the run, which `progressive_resizing` has shares of.
+        num_epochs: epochs of the run, of which `progressive_resizing` takes shares.
 
     Attributes:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
-        last_full_epoch: the last, counted from 0, that has all of the recipe's augmentations; where none has, the last.
+        last_full_epoch: the last epoch, counted from 0, that has all of the recipe's augmentations; the last of the
+            run if none has.
 
     Raises:
         RecipeError: `progressive_resizing`, or a setting of a transform, does not fit the size of the network's images.
@@ -73,7 +74,8 @@ class TrainingInputs:
         """
         The inputs of each of the batches, which are of one epoch and one size.
 
-        On a GPU those of several batches are made at once: the kernels of one batch take longer to launch than to run.
+        On a GPU, the inputs of several batches are made at once: the kernels for one batch take longer to launch than
+        to run.
         """
         for first in batches:
             inputs = self(joined([first, *islice(batches, batches_at_once(first.pixels) - 1)]))
@@ -82,7 +84,7 @@ class TrainingInputs:
 
 
 def batches_at_once(pixels: Tensor) -> int:
-    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; the result does not depend on it."""
+    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; inputs do not depend on it."""
     if pixels.device.type == "cpu" or len(pixels) % 2:  # CutMix pairs the last sample of an odd batch within the batch
         return 1
     return max(1, _BYTES_AT_ONCE // pixels.nbytes)

@@ -146,13 +146,13 @@ def test_a_stream_that_ends_early_is_named():
 
 
 def test_a_signal_that_comes_before_a_workers_handlers_stand_does_not_end_it(monkeypatch):
-    handlers = loading_module._pass_first_signal_over
+    handlers = loading_module.pass_first_signal_over
 
     def signalled(worker_id):
         os.kill(os.getpid(), signal.SIGTERM)
         handlers(worker_id)
 
-    monkeypatch.setattr(loading_module, "_pass_first_signal_over", signalled)
+    monkeypatch.setattr(loading_module, "pass_first_signal_over", signalled)
     split = open_split(str(SAMPLE), "test", image_size=32)
     batches = loading_module.load_batches(
         split, [np.arange(4), np.arange(4, 8)], Loading(torch.device("cpu"), num_workers=1)

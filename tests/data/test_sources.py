@@ -147,4 +147,4 @@ def test_a_name_that_only_a_folder_can_have_is_said_with_its_place(tmp_path, mon
 
 
 def test_a_dataset_of_another_source_is_not_said_to_be_on_the_hub(added):
-    assert describe_dataset("grey:2") == "grey:2, by slimresnet.data.sources.added_grey"
+    assert describe_dataset("grey:2") == "grey:2, read by slimresnet.data.sources.added_grey"

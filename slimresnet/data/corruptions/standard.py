@@ -108,7 +108,7 @@ def synthetic_frost(images: np.ndarray, severity: int, generators: Generators) -
 def fog(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     amount, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
     brightest = images.max(axis=(1, 2, 3), keepdims=True)
-    haze = amount * _plasma(images.shape[1:3], decay, generators)[..., None]
+    haze = amount * plasma(images.shape[1:3], decay, generators)[..., None]
     return (images + haze) * brightest / (brightest + amount)
 
 
@@ -252,7 +252,7 @@ def _move(images: np.ndarray, radius: int, sigma: float, angles: np.ndarray) -> 
     return moved
 
 
-def _plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.ndarray:
+def plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.ndarray:
     """
     Height maps by the diamond-square algorithm (Fournier, Fussell and Carpenter, 1982), scaled to 0–1: `[B, H, W]`.
 

@@ -20,7 +20,9 @@ from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import first_line, printable
 from slimresnet.recipe.settings import TRAIN_SPLIT
 
-_ARCHIVE_PROTOCOLS = frozenset({"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"})  # which read what the rest names
+_ARCHIVE_PROTOCOLS = frozenset(
+    {"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
+)  # of archives, which hold the file named first
 
 
 def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) -> list[str]:
@@ -102,10 +104,11 @@ def _read_arrow_schema(file) -> pyarrow.Schema:
 
 def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
     """
-    What looks at where a row's image lies, if not in the row: a dataset of others may name any file of this machine.
+    Makes the check of where a row's image lies, if not in the row: a dataset of others may name any file here.
 
-    Raises, when called with the image and what its row is called:
-        DatasetError: it is neither one of the dataset's files, or in one, nor in its folder.
+    Returns:
+        a function of an encoded image and of what its row is called. It raises DatasetError where the image is neither
+        one of the dataset's files, nor in one, nor in its folder.
     """
     files = {file for of_split in data_files(builder).values() for file in of_split}
     folder = Path(dataset_name).resolve()

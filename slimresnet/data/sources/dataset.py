@@ -75,7 +75,7 @@ def describe_dataset(dataset_name: str) -> str:
     """
     name, opener = printable(dataset_name), find_opener(dataset_name)
     if opener is not hub_and_folder:
-        return f"{name}, by {opener.__name__}"
+        return f"{name}, read by {opener.__name__}"
     if not Path(dataset_name).is_dir():
         return f"{name}, a dataset on the Hub"
     place = printable(str(Path(dataset_name).resolve()))

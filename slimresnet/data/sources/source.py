@@ -88,8 +88,11 @@ class DatasetOpener(Protocol):
     """
     The functions of a module of this folder that opens datasets by their name.
 
-    Any module but `hub_and_folder.py`, which takes all other names, also has `recognises(dataset_name) -> bool`.
+    Such a module also has `recognises(dataset_name) -> bool`; only `hub_and_folder.py`, which takes all names that no
+    other module recognises, has none.
     """
+
+    __name__: str
 
     def open_split(self, request: SplitRequest) -> ImageSplit:
         """

@@ -19,8 +19,8 @@ class Transform:
     """
     A transform of training batches. Its fields are settings of the recipe, by the recipe's names.
 
-    The first field gives its place: transforms run in the order in which the recipe lists their first settings. The
-    settings may say that nothing is to be done.
+    The first field gives its place: transforms run in the order in which the recipe lists their first settings. A
+    transform that its settings switch off returns its inputs.
 
     Attributes:
         is_light: whether it is part of the light augmentation, which the first and last epochs may be left with.
