@@ -66,7 +66,7 @@ def train(recipe: Recipe, until_the_end: ExitStack) -> None:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
-    loader = build_training_loader(recipe, data, loading)
+    loader = build_training_loader(recipe, data, loading, recipe.per_device_train_batch_size)
     progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
     layout = choose_channels_last(recipe.channels_last, accelerator.device.type, config)
     compiling = choose_torch_compile(

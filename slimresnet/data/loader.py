@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,7 +91,7 @@ class TrainingLoader:
                 "(--per_device_train_batch_size × processes × --gradient_accumulation_steps): lower the batch size."
             )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainingBatch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[TrainingBatch, None, None]:
         """The batches of an epoch from optimiser step `first_step` of it on, `accumulation` of them a step."""
         order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
         starts = [
