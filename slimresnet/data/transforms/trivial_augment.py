@@ -41,7 +41,7 @@ class TrivialAugment(ImageTransform):
         return trivial_augment(pixels, draws.uniform("trivial augment", 2)) if self.trivial_augment else pixels
 
     def overlaps(self) -> dict[str, tuple[str, ...]]:
-        """The four operations that AugMix leaves out for the same reason (Hendrycks et al., 2020)."""
+        """AugMix leaves these four operations out, because corruptions are made with them (Hendrycks et al., 2020)."""
         if not self.trivial_augment:
             return {}
         return {
