@@ -16,7 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli import export as export_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.backends import QUANTIZED_ONNX_FILE
 from slimresnet.formats.graphs import ExportError
 from slimresnet.formats.trained import ModelError, find_folder

@@ -23,7 +23,7 @@ from slimresnet.cli.eval import parse, print_scores
 from slimresnet.data.randomness import sample_order
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.splits import random_subset, stratified_split
-from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.data.transforms.normalize import normalize
 from slimresnet.recipe.reading import parse_recipe
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.ownership import own

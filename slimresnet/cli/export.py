@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.randomness import sample_order
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.splits import stratified_split
 from slimresnet.evaluation.rows import open_rows
 from slimresnet.formats.backends import (

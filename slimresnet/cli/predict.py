@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from slimresnet.data.sources.dataset import DatasetError
 from slimresnet.data.sources.prediction import NamedImage, open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
 from slimresnet.evaluation.spreadsheet import TableWriter
 from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of

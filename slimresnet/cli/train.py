@@ -20,7 +20,7 @@ from slimresnet.data.inputs import TrainingInputs, build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.data.randomness import Draws, sample_order
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, rows_of_run, training_facts
@@ -69,7 +69,7 @@ def train(recipe: Recipe, until_the_end: ExitStack) -> None:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
-    loader = build_training_loader(recipe, data, loading)
+    loader = build_training_loader(recipe, data, loading, recipe.per_device_train_batch_size)
     progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
     layout = choose_channels_last(recipe.channels_last, accelerator.device.type, config)
     compiling = choose_torch_compile(

@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from slimresnet.data.loader import Loading, evaluation_batches
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.tta import VIEWS
 from slimresnet.formats.trained import check_finite
 

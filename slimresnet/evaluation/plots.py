@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from slimresnet.data.loader import Loading, load_batches
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.run_folder.names import CLASSES_SUFFIX, CONFUSION_MATRIX_SUFFIX, MISTAKES_SUFFIX, RELIABILITY_SUFFIX
 
 # Okabe and Ito's palette, told apart by the colour-blind; line styles and markers say the same once more.

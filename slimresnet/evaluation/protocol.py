@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.plots import split_pictures
 from slimresnet.evaluation.rows import ScoredRows, count_test
 from slimresnet.evaluation.scores import report_split

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from slimresnet.data.opening import TrainingData, open_recipe_split
-from slimresnet.data.sources.dataset import ImageSplit, open_builder, shared_name
+from slimresnet.data.sources.dataset import shared_name, split_names
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
 
@@ -92,7 +93,9 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
         DatasetError: as `open_split`.
         RecipeError: there are no held-out rows, or `held_out` has two meanings.
     """
-    splits = _split_names(recipe) if asked_for in (HELD_OUT, VALIDATION) else []
+    splits: list[str] = []
+    if asked_for in (HELD_OUT, VALIDATION):
+        splits = split_names(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
     if asked_for == HELD_OUT and HELD_OUT in splits:
         raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
     held_out = asked_for in (HELD_OUT, VALIDATION) and asked_for not in splits
@@ -155,11 +158,6 @@ def count_test(scored: ScoredRows, results: dict) -> dict[str, int]:
     if scored.prefix != TEST_PREFIX or TIMES_SCORED not in results:
         return {}
     return {TIMES_SCORED: results[TIMES_SCORED] + 1}
-
-
-def _split_names(recipe: Recipe) -> list[str]:
-    builder = open_builder(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
-    return [str(name) for name in builder.config.data_files or {}]
 
 
 def _names_of_data(recipe: Recipe) -> dict:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimresnet.data.loader import Loading
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.tta import POLICIES, average
 from slimresnet.formats.trained import ModelError

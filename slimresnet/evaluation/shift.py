@@ -10,8 +10,9 @@ import numpy as np
 
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
 from slimresnet.data.corruptions.frost import open_photographs
-from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, CorruptedImages, Corruption, with_photographs
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, Corruption, with_photographs
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork
 from slimresnet.evaluation.rows import ScoredRows, count_test, unreserved
 from slimresnet.evaluation.tta import POLICIES, accuracy, views_of

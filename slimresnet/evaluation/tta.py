@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimresnet.data.transforms.augmentation import gaussian_blur
+from slimresnet.data.transforms.gaussian_blur import gaussian_blur
 
 View = Callable[[Tensor], Tensor]
 """Makes a view of a batch: uint8 `[B, C, H, W]` to the same."""

@@ -17,9 +17,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
-from slimresnet.data.sources.dataset import resized
+from slimresnet.data.sources.decoding import resized
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
-from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.data.transforms.normalize import normalize
 from slimresnet.errors import SlimResNetError
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256

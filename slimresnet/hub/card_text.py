@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.data.corruptions.standard import overlapping_augmentations
+from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.rows import TEST_PREFIX
 from slimresnet.evaluation.tta import POLICIES
@@ -150,7 +150,7 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, .
         "num_views": len(POLICIES[results.get("test_tta", "none")]),
         "temperature_source": temperature_source(results, recipe),
         "frost": _FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
-        "overlapping": list(overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)),
+        "overlapping": list(overlapping_augmentations(recipe)),
         "corruptions": read_json(folder / _CORRUPTIONS_NAME).get("none"),
         "pictures": [
             (f"{FIGURES_FOLDER}/{file}", caption)

@@ -30,8 +30,9 @@ from slimresnet.api.evaluate import evaluate
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, load_model
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
@@ -359,7 +360,7 @@ def test_a_dataset_of_the_hub_has_no_file_of_this_machine(tmp_path, monkeypatch,
     Image.new("RGB", (8, 8)).save(secret)
     place = form.format(secret)
     builder = load_dataset_builder("imagefolder", data_files=DataFilesDict(train=DataFilesList([place], [])))
-    monkeypatch.setattr("slimresnet.data.sources.dataset.load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr("slimresnet.data.sources.builder.load_dataset_builder", lambda *_, **__: builder)
     for read_it, flag in (
         (lambda: open_split("user/images", "train", image_size=8), "--dataset_name"),
         (lambda: open_images("user/images", 8, split="train"), "INPUT"),

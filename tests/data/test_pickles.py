@@ -10,9 +10,9 @@ from conftest import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimresnet.data.sources.dataset import DatasetError
 from slimresnet.data.sources.pickles import MOST_OPERATIONS, read_pickle
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
 # `cPickle.dumps({"data": array, "labels": [6, 9], "batch_label": "testing batch 1 of 1", "filenames": […]}, 2)`
@@ -80,7 +80,7 @@ def attacked(tmp_path_factory):
     program = """
 import resource, sys
 from pathlib import Path
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.sources.prediction import open_images
 had = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))

@@ -21,7 +21,8 @@ from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.loader import Loading
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
 from slimresnet.evaluation.temperature import fit_temperature

@@ -20,8 +20,9 @@ from modeling_slimresnet import SlimResNetConfig
 from modeling_slimresnet.__main__ import layer_table
 from modeling_slimresnet.__main__ import main as print_table
 from slimresnet.cli import predict as predict_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.backends import Runnable, open_network
 from slimresnet.formats.trained import ModelError, load_model, load_normalize

@@ -13,9 +13,11 @@ from training_runs import evaluate_folder, read
 from slimresnet.api.evaluate import evaluate
 from slimresnet.data.corruptions import standard as corruptions
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
-from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, CorruptedImages, corrupt
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrupt
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation import shift
 from slimresnet.evaluation.protocol import ScoredNetwork
 from slimresnet.evaluation.rows import ScoredRows

@@ -24,7 +24,8 @@ from benchmarks.write_readme import PRETRAINED
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.cli import export as export_script
 from slimresnet.cli import predict as predict_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.splits import stratified_split
 from slimresnet.formats.backends import (
     EXPORTS_NAME,
