@@ -37,7 +37,7 @@ from slimresnet.evaluation.rows import (
 )
 from slimresnet.evaluation.scoring import fit_temperature, predict_logits
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.backends import BACKENDS, open_network
+from slimresnet.formats.registry import backend_choices, open_network
 from slimresnet.formats.trained import ModelError, find_folder, holds_another_model, weights_digest
 from slimresnet.hub.card import renew_model_card, say_if_edited
 from slimresnet.recipe.launch import start_accelerator
@@ -85,7 +85,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="A split of the data, by default the one that the run was tested on; or held_out, the images that the run "
         "held out of its training. So does validation, where the data has no split of that name.",
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="What runs the network; by default torch.")
+    parser.add_argument(
+        "--backend", choices=backend_choices(), default="torch", help="What runs the network; by default torch."
+    )
     parser.add_argument(
         "--trust_remote_code",
         action="store_true",

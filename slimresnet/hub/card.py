@@ -13,13 +13,13 @@ from slimresnet.data.corruptions.standard import overlapping_augmentations
 from slimresnet.errors import printable
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, SCORED_AS
+from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import Change, is_written_here
-from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import CARD_NAME, EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -43,7 +43,6 @@ _FROST = {  # how a run's frost was made: the same for people
     "synthetic": "synthetic frost in place of the photographs of its authors",
     None: "a fractal in place of the photographs of frost of its authors, which is easier than they are",
 }
-_JS_DTYPES = {QUANTIZED_ONNX_FILE: "q8", ONNX_FILE: "fp32"}  # as transformers.js finds a file
 _CIFAR10 = ("uoft-cs/cifar10", "cifar10")  # where the Hub has it
 _FIGURES = {
     "curves.png": "Loss and accuracy over the epochs",
@@ -160,7 +159,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         overlapping=list(overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)),
         corruptions=read_json(folder / _CORRUPTIONS_NAME).get("none"),
         exports=exports,
-        js_dtypes=[dtype for file, dtype in _JS_DTYPES.items() if file in [export["file"] for export in exports]],
+        js_dtypes=_js_dtypes([export["file"] for export in exports]),
         figures=_figures(folder, others),
         changed_settings=as_block(_changed_settings(recipe), "yaml"),
         training_facts=_training_facts(results, recipe),
@@ -216,12 +215,18 @@ def _exports(folder: Path, results: dict) -> list[dict]:
     rows = []
     for name, facts in read_json(folder / EXPORTS_NAME).items():
         accuracies = {
-            each.removesuffix("_int8"): results[f"test_{each}_accuracy"]
-            for each in SCORED_AS.get(name, ())
-            if f"test_{each}_accuracy" in results
+            each.backend: results[f"test_{each.scored_as}_accuracy"]
+            for each in formats_of(name)
+            if f"test_{each.scored_as}_accuracy" in results
         }
         rows.append({**facts, "file": name, "accuracies": accuracies})
     return rows
+
+
+def _js_dtypes(files: list[str]) -> list[str]:
+    """The dtypes by which transformers.js finds files, the quantised ones first: they are what a browser is to load."""
+    found = sorted((each for file in files for each in formats_of(file)), key=lambda each: not each.is_quantized)
+    return list(dict.fromkeys(each.js_dtype for each in found if each.js_dtype))
 
 
 def eval_results(folder: Path) -> list[EvalResult]:

@@ -10,12 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import get_token
 
 from slimresnet.errors import SlimResNetError
-from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from slimresnet.formats.registry import exported_files
 from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_normalize
 from slimresnet.hub.card import eval_results, is_edited, render_model_card
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.run_folder.changes import is_written_here
-from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import CARD_NAME, EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError
 
@@ -29,7 +29,6 @@ _SHARED = (
 _SCORES = (
     "_details.json", "_corruptions.json", "_confusion_matrix.png", "_classes.png", "_reliability.png", "_mistakes.png",
 )  # fmt: skip
-_EXPORTED = (ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, EXPORTS_NAME)
 _NEEDED = (
     "config.json", "model.safetensors", "preprocessor_config.json", "configuration_slimresnet.py",
     "modeling_slimresnet.py", RECIPE_NAME, RESULTS_NAME,
@@ -66,12 +65,13 @@ def collect(
         raise HubError(reason)
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
+    exports = (*exported_files(), EXPORTS_NAME)
     try:
-        exported = [file for file in _written_here(folder, (folder / name for name in _EXPORTED)) if file.is_file()]
+        exported = [file for file in _written_here(folder, (folder / name for name in exports)) if file.is_file()]
         files: dict[str, Path | bytes] = {
             file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
         }
-        _refuse_links(folder, dict.fromkeys((*_SHARED, *_EXPORTED, *files)))
+        _refuse_links(folder, dict.fromkeys((*_SHARED, *exports, *files)))
         _check_network(folder)
         for name in files:
             if name.endswith(".json"):

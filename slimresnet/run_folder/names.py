@@ -16,3 +16,6 @@ RUN_FILES = (
     CARD_NAME, "configuration_slimresnet.py", "modeling_slimresnet.py", "eval_details.json", "test_details.json",
     *FIGURES,
 )  # fmt: skip
+
+# Exports.
+EXPORTS_NAME = "exports.json"  # of each exported file: what it takes, and how it was checked
