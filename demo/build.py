@@ -55,7 +55,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the page beside the folder's files, whose places it takes when it is complete."""
+    """Builds the page in a folder of its own. Its files take their places in `output_dir` when it is complete."""
     output_dir = arguments.output_dir
     is_page = "about.json" in recorded(output_dir)
     holds_something = output_dir.exists() and set(os.listdir(output_dir)) - {OWN_NAME}

@@ -1,1 +1,4 @@
-"""What a person calls from Python: a function for each command line, without its flags' parsing."""
+"""What a person calls: train, evaluate, predict, export, push. Each leaves the process as it was.
+
+How each does its work belongs in the rooms below.
+"""

@@ -32,10 +32,11 @@ class LogitsOfPixels(nn.Module):
 
 def smallest_side(config: SlimResNetConfig) -> int | None:
     """
-    From which height and width on a graph takes any; None, if it takes those of the config alone.
+    The height and width from which on a graph takes images of any size; None where it takes the config's size alone.
 
-    The network takes every size. But of feature maps of a single pixel torch.export makes a graph for single pixels
-    alone. The stages divide a side by their strides, rounding up: beyond their product there are two pixels or more.
+    The network takes every size. But where a feature map has a single pixel, torch.export makes a graph for single
+    pixels alone. The stages divide a side by their strides, rounding up: a side above the product of the strides leaves
+    two pixels or more.
     """
     smallest = math.prod(config.strides) + 1
     return smallest if smallest <= config.image_size else None

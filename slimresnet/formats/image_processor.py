@@ -14,9 +14,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from slimresnet.data.sources.dataset import resized
 from slimresnet.data.transforms.augmentation import normalize
 
-# Processors with no more to them than settings of what all do.
+# Processors that do nothing but resize, crop, pad, rescale and normalise, as their settings say.
 _PROCESSORS = {"ViTImageProcessor": ViTImageProcessorPil, "DeiTImageProcessor": DeiTImageProcessorPil}
-_LARGEST_TRIED = 256  # pixels; they do the same at any size
+_LARGEST_TRIED = 256  # pixels: a processor does the same at any size, and a file may name one that fills the memory
 
 
 def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
@@ -37,10 +37,10 @@ def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
 
 def _load_processor(folder: Path) -> BaseImageProcessor:
     """
-    The processor that a folder names, in its form for Pillow: another one rounds in its own way.
+    The processor that a folder names, in its form for Pillow: one for another library rounds in its own way.
 
-    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked. Others of transformers open
-    files that the folder names, or fetch them.
+    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked. Processors that are not in
+    `_PROCESSORS` are refused: some of transformers' open files that the folder names, or fetch them.
     """
     settings, _ = BaseImageProcessor.get_image_processor_dict(folder)
     name = settings.get("image_processor_type")
@@ -51,7 +51,7 @@ def _load_processor(folder: Path) -> BaseImageProcessor:
 
 
 def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
-    """Of each channel, `[2, 3]`, for pixels in 0–1."""
+    """Mean and standard deviation of each channel, float64 `[2, 3]`, for pixels in 0–1."""
     for name in ("image_mean", "image_std", "rescale_factor"):
         value = getattr(processor, name)
         if not all(isinstance(each, int | float) for each in (value if isinstance(value, list | tuple) else [value])):

@@ -15,8 +15,8 @@ from slimresnet.formats.format import ExportedFormat, ExportError, Source
 from slimresnet.formats.onnx_float32 import ONNX_FILE, open_onnxruntime
 
 QUANTIZED_ONNX_FILE = "onnx/model_quantized.onnx"  # where transformers.js and optimum look
-# int8 has two digits. Its bound is a share of how far the logits of an image lie apart, of the one where that is the
-# farthest, since the steps of int8 are as wide for all: what is added to all logits must not make the bound wider.
+# int8 has two digits. The bound is a share of the widest spread of an image's logits, because the steps of int8 are as
+# wide for all images. It is no share of the largest logit: a constant added to all of them must not widen the bound.
 ROUNDING = 0.02
 SMALLEST_SHARE = 0.95  # of images with the network's class, or one that ties with it
 _AVERAGED_OVER = 8  # images

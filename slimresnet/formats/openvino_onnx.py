@@ -14,7 +14,7 @@ from slimresnet.formats.onnx_int8 import ONNX_INT8
 def _open(file: Path) -> Callable[[Tensor], Tensor]:
     import openvino
 
-    # Left to itself it computes a float32 graph in bf16 where the processor can.
+    # By default OpenVINO computes a float32 graph in bf16 where the processor can.
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.compile_model(str(file), "CPU", options)
     return lambda pixel_values: torch.from_numpy(compiled([pixel_values.numpy()])[0].copy())

@@ -20,7 +20,7 @@ def formats() -> tuple[Format, ...]:
 
 
 def exported_formats() -> list[ExportedFormat]:
-    """Those with a file that export.py makes."""
+    """The formats with a file that export.py makes."""
     return [each for each in formats() if isinstance(each, ExportedFormat)]
 
 
@@ -61,7 +61,7 @@ def open_network(folder: Path, backend: str, *, quantized: bool = False, trust_r
 
     Args:
         backend: one of `backend_choices`; all but `torch` read an exported file.
-        quantized: its int8 file.
+        quantized: whether the backend runs its quantised file.
         trust_remote_code: whether the user trusts who made the folder, as `torch_export` needs, whose file holds
             pickles; all other files of a folder are data.
 

@@ -20,13 +20,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from process_state import unchanged
 from torch.nn import functional as F
-from training_runs import snapshot, write_as_ours
+from training_runs import evaluate_folder, snapshot, write_as_ours
 
 from benchmarks.write_readme import PRETRAINED
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.api import export as api
 from slimresnet.api.predict import predict
-from slimresnet.cli import eval as eval_script
 from slimresnet.cli import export as export_script
 from slimresnet.data.sources.dataset import DatasetError, open_split
 from slimresnet.data.splits import stratified_split
@@ -396,10 +395,10 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
     quantized = "--quantized" in flags
     folder = shutil.copytree(shipped if quantized else exported, tmp_path / "copy")
     if quantized:
-        eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}"]))
+        evaluate_folder(folder, f"--output_dir={folder}")
     before = json.loads((folder / RESULTS_NAME).read_text())
     card = (folder / "README.md").read_text()
-    eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}", "--tta=flip", *flags]))
+    evaluate_folder(folder, f"--output_dir={folder}", "--tta=flip", *flags)
     after = json.loads((folder / RESULTS_NAME).read_text())
     counts = [results.pop("test_times_scored", None) for results in (before, after)]
     assert counts[1] == (None if quantized else counts[0] + 1)  # the shipped weights have no count
@@ -619,7 +618,7 @@ def test_a_file_of_pickles_is_opened_on_trust_alone(booby_trapped, dataset, tmp_
     refusal = r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
     for model in (str(booby_trapped), "user/from-the-hub"):
         with pytest.raises(ModelError, match=refusal):
-            eval_script.run(eval_script.parse([model, f"--dataset_name={dataset}", "--backend=torch_export"]))
+            evaluate_folder(model, f"--dataset_name={dataset}", "--backend=torch_export")
         with pytest.raises(ModelError, match=refusal):
             predict(model, picture, output=tmp_path / "o.csv", backend="torch_export")
     assert not (tmp_path / "marker").exists()
