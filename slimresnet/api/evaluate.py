@@ -1,6 +1,6 @@
 """Scores of a trained network, and the folder that gets them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from slimresnet.api.arguments import check_choice, check_precision
 from slimresnet.api.evaluation_files import check_output_dir, write_evaluation
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.arrays import open_arrays
@@ -16,7 +17,7 @@ from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_spli
 from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.backends import BACKENDS, open_network
+from slimresnet.formats.registry import backend_choices, open_network
 from slimresnet.formats.trained import find_folder, load_config, weights_digest
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
@@ -103,9 +104,10 @@ class _Scoring:
         Raises:
             RecipeError: a value is none that there is, or values do not go together.
         """
-        _check_choice("tta", self.tta, tuple(POLICIES))
-        _check_choice("backend", self.backend, BACKENDS)
-        _check_choice("mixed_precision", mixed_precision, PRECISIONS)
+        check_choice("tta", self.tta, POLICIES)
+        check_choice("backend", self.backend, backend_choices())
+        check_choice("mixed_precision", mixed_precision, PRECISIONS)
+        check_precision(self.backend, mixed_precision)
         if self.compare_tta and self.split not in (VALIDATION, HELD_OUT):
             raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
         if self.compare_tta and self.shift:
@@ -121,13 +123,6 @@ class _Scoring:
                 f"--shift {self.shift} scores all images of a folder: leave --split and --max_eval_samples out; "
                 f"they are for --shift {STANDARD} and {EXTRA}."
             )
-        if self.backend != "torch" and mixed_precision != "no":
-            raise RecipeError(f"--mixed_precision is for --backend torch, not for {self.backend}: leave it out.")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise RecipeError(f"--{name} must be one of {', '.join(choices)}, got {value}.")
 
 
 def _score(

@@ -31,7 +31,7 @@ class ScoredNetwork:
 
     Attributes:
         predict: gives its logits.
-        backend: program that runs it, one of `BACKENDS`.
+        backend: program that runs it, one of `backend_choices`.
         precision: what it computes in: `"float32"`, `"bf16"` or `"int8"`.
     """
 

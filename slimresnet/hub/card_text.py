@@ -12,14 +12,14 @@ from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.rows import TEST_PREFIX
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.backends import ONNX_FILE, QUANTIZED_ONNX_FILE
+from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.results_table import TITLES, results_table
 from slimresnet.hub.run_facts import (
     changed_settings,
     chosen_together,
-    exported_files,
+    facts_of_exports,
     own_results,
     temperature_source,
     training_facts,
@@ -50,7 +50,6 @@ _FROST = {  # what a run's frost was made of: the same for people
     "synthetic": "synthetic frost in place of the photographs of its authors",
     None: "a fractal in place of the photographs of frost of its authors, which is easier than they are",
 }
-_JS_DTYPES = {QUANTIZED_ONNX_FILE: "q8", ONNX_FILE: "fp32"}  # as transformers.js finds a file
 _CIFAR10 = ("uoft-cs/cifar10", "cifar10")  # where the Hub has it
 _PICTURES = {
     CURVES_PICTURE: "Loss and accuracy over the epochs",
@@ -162,6 +161,11 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, .
 
 def _of_exports(folder: Path, results: dict) -> dict[str, Any]:
     """What the template says of the files that export.py made."""
-    exports = exported_files(folder, results)
-    there = [export["file"] for export in exports]
-    return {"exports": exports, "js_dtypes": [dtype for file, dtype in _JS_DTYPES.items() if file in there]}
+    exports = facts_of_exports(folder, results)
+    return {"exports": exports, "js_dtypes": _js_dtypes([export["file"] for export in exports])}
+
+
+def _js_dtypes(files: list[str]) -> list[str]:
+    """The dtypes by which transformers.js finds files, the quantised ones first: they are what a browser is to load."""
+    found = sorted((each for file in files for each in formats_of(file)), key=lambda each: not each.is_quantized)
+    return list(dict.fromkeys(each.js_dtype for each in found if each.js_dtype))

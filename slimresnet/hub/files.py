@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from huggingface_hub import EvalResult, ModelCard
 
-from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from slimresnet.formats.registry import exported_files
 from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_normalize
 from slimresnet.hub.card import is_edited
 from slimresnet.hub.card_text import render_model_card
@@ -18,6 +18,7 @@ from slimresnet.run_folder.names import (
     CARD_NAME,
     CORRUPTIONS_SUFFIX,
     DETAILS_SUFFIX,
+    EXPORTS_NAME,
     FIGURES_FOLDER,
     LOADABLE_FILES,
     PAGE_NAME,
@@ -35,7 +36,6 @@ _NEEDED = (*LOADABLE_FILES, RECIPE_NAME, RESULTS_NAME)
 _SHARED = (CARD_NAME, *_NEEDED, TRAINER_STATE_NAME, *(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES))
 # Each follows the name of a split, as that stands before the names of its scores in the results.
 _OF_SCORES = (DETAILS_SUFFIX, CORRUPTIONS_SUFFIX, *SCORE_PICTURE_SUFFIXES)
-_EXPORTED = (ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE, EXPORTS_NAME)
 
 
 def collect(
@@ -58,12 +58,13 @@ def collect(
         raise HubError(reason)
     if missing:
         raise HubError(f"{folder} is not a finished run, it has no {', '.join(missing)}: name the folder of one.")
+    exports = (*exported_files(), EXPORTS_NAME)
     try:
-        exported = [file for file in _written_here(folder, (folder / name for name in _EXPORTED)) if file.is_file()]
+        exported = [file for file in _written_here(folder, (folder / name for name in exports)) if file.is_file()]
         files: dict[str, Path | bytes] = {
             file.relative_to(folder).as_posix(): file for file in shared_files(folder) + exported
         }
-        _refuse_links(folder, dict.fromkeys((*_SHARED, *_EXPORTED, *files)))
+        _refuse_links(folder, dict.fromkeys((*_SHARED, *exports, *files)))
         _check_network(folder)
         for name in files:
             if name.endswith(".json"):

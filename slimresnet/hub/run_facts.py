@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
-from slimresnet.formats.backends import SCORED_AS
+from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_text
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
@@ -65,14 +65,14 @@ def temperature_source(results: dict, recipe: Recipe) -> str | None:
     return None
 
 
-def exported_files(folder: Path, results: dict) -> list[dict]:
+def facts_of_exports(folder: Path, results: dict) -> list[dict]:
     """Of each file that export.py made: what it is, how it was checked, and its test accuracy as far as it is known."""
     rows = []
     for name, facts in read_json(folder / EXPORTS_NAME).items():
         accuracies = {
-            each.removesuffix("_int8"): results[f"{TEST_PREFIX}_{each}_accuracy"]
-            for each in SCORED_AS.get(name, ())
-            if f"{TEST_PREFIX}_{each}_accuracy" in results
+            each.backend: results[f"{TEST_PREFIX}_{each.scored_as}_accuracy"]
+            for each in formats_of(name)
+            if f"{TEST_PREFIX}_{each.scored_as}_accuracy" in results
         }
         rows.append({**facts, "file": name, "accuracies": accuracies})
     return rows

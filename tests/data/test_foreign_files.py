@@ -27,8 +27,8 @@ from training_runs import assert_same_weights, read, train
 
 from modeling_slimresnet.__main__ import main as print_table
 from slimresnet.api.evaluate import evaluate
-from slimresnet.cli import export as export_script
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.export import export
+from slimresnet.api.predict import predict
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
@@ -226,10 +226,8 @@ def tools(folder, tmp_path):
     table = ["modeling_slimresnet", str(folder)]
     return {
         "eval": lambda: evaluate(folder, dataset_name=str(SAMPLE)),
-        "predict": lambda: predict_script.run(
-            predict_script.parse([str(folder), str(SAMPLE), f"--output={output}.csv"])
-        ),
-        "export": lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={output}"])),
+        "predict": lambda: predict(folder, SAMPLE, output=f"{output}.csv"),
+        "export": lambda: export(folder, output_dir=output),
         "push": lambda: collect(folder, "user/name", overwrite_card=True),
         "table": lambda: patch("sys.argv", table)(print_table)(),
         "train": lambda: load_network_config(Recipe(config_name=str(folder))),

@@ -18,8 +18,8 @@ from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.models.oneformer import image_processing_pil_oneformer as oneformer
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from slimresnet.cli import export as export_script
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.export import export
+from slimresnet.api.predict import predict
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError, ImageSplit
@@ -27,7 +27,7 @@ from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
 from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.evaluation.tta import POLICIES, VIEWS, accuracy, average, best_policy, compare_policies
-from slimresnet.formats.backends import ForeignNetwork
+from slimresnet.formats.format import ForeignNetwork
 from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_normalize
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect
@@ -492,8 +492,8 @@ def test_a_network_that_is_not_a_number_is_refused_by_every_tool(untrained, tmp_
     output.write_text("earlier")
     tools = (
         lambda: evaluate_folder(untrained, f"--output_dir={tmp_path / 'figures'}"),
-        lambda: predict_script.run(predict_script.parse([str(untrained), str(SAMPLE), f"--output={output}"])),
-        lambda: export_script.run(export_script.parse([str(untrained), f"--output_dir={tmp_path / 'out'}"])),
+        lambda: predict(untrained, SAMPLE, output=output),
+        lambda: export(untrained, output_dir=tmp_path / "out"),
     )
     for tool in tools:
         with pytest.raises(ModelError, match=said):
@@ -600,7 +600,7 @@ def test_a_large_network_is_not_tried_at_its_size(untrained, monkeypatch):
     (untrained / "config.json").write_text(json.dumps(config | {"image_size": 8192}))
     edit_processor(untrained, size={"height": 8192, "width": 8192})
     made = Mock(wraps=PIL.Image.fromarray)
-    monkeypatch.setattr("slimresnet.formats.trained.fromarray", made)
+    monkeypatch.setattr("slimresnet.formats.image_processor.fromarray", made)
     load_normalize(untrained)
     assert made.call_count == 3 and max(each.args[0].size for each in made.call_args_list) < 1 << 20
     edit_processor(untrained, resample=3)
@@ -613,8 +613,8 @@ def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
     edit_processor(folder, resample=3)
     tools = (
         lambda: evaluate_folder(folder),
-        lambda: predict_script.run(predict_script.parse([str(folder), str(SAMPLE), f"--output={tmp_path / 'o.csv'}"])),
-        lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={tmp_path / 'out'}"])),
+        lambda: predict(folder, SAMPLE, output=tmp_path / "o.csv"),
+        lambda: export(folder, output_dir=tmp_path / "out"),
         lambda: collect(folder, "user/name"),
     )
     for tool in tools:

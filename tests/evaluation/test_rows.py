@@ -16,7 +16,7 @@ from training_runs import evaluate_folder, read, snapshot
 
 from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.api.evaluation_files import write_evaluation
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.predict import predict
 from slimresnet.cli import train as train_script
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
@@ -410,7 +410,7 @@ def test_the_ranges_of_settings_hold_in_every_program(trained, tmp_path, flag):
         evaluate_folder(trained, flag)
     if "batch_size" in flag:
         with pytest.raises(RecipeError, match=f"{name} must be at least 1"):
-            predict_script.parse([str(trained), "images", "--output=o.csv", flag])
+            predict(trained, "images", output=tmp_path / "o.csv", per_device_eval_batch_size=0)
 
 
 def test_a_batch_of_training_that_would_not_divide_is_nothing_to_scoring(folder, capsys):

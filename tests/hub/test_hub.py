@@ -21,11 +21,13 @@ from training_runs import evaluate_folder, read, snapshot, train, write_as_ours
 
 from demo.build import space_card
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.api.export import export
 from slimresnet.api.push import push
-from slimresnet.cli import export as export_script
 from slimresnet.cli import push_to_hub as push_script
 from slimresnet.evaluation.flops import multiply_adds
-from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
+from slimresnet.formats.onnx_float32 import ONNX_FILE
+from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
+from slimresnet.formats.torch_export import TORCH_EXPORT_FILE
 from slimresnet.hub.card import is_edited, renew_model_card
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect, collect_page, shared_files
@@ -36,6 +38,7 @@ from slimresnet.hub_errors import HubError
 from slimresnet.recipe.reading import parse_recipe, read_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
+from slimresnet.run_folder.names import EXPORTS_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.training.network import load_network_config
 
@@ -448,7 +451,7 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
         file.write(f"resume_from_checkpoint: {tmp_path / 'checkpoint-7'}\noverwrite_output_dir: true\n")
     exported = tmp_path / "exported"
     for form in ("onnx", "torch_export"):
-        export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
+        export(folder, format=form, output_dir=exported)
     written = read_recipe(folder)  # here it can be run again
     assert (written.dataset_name, written.output_dir) == (str(SAMPLE), str(trained)) and Path(
         written.config_name
@@ -711,7 +714,7 @@ def test_links_in_a_run_are_not_followed(folder, tmp_path):
     ):
         collect(folder, "user/name")
     exported = tmp_path / "exported"
-    export_script.run(export_script.parse([str(folder), f"--output_dir={exported}"]))
+    export(folder, output_dir=exported)
     assert not any(b"secret" in content for content in snapshot(exported).values())
     assert (exported / "figures/curves.png").is_file() and "trainer_state.json" not in collect(exported, "user/name")
     shutil.rmtree(folder / "figures")

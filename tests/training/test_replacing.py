@@ -18,8 +18,8 @@ from training_runs import (
     weights,
 )
 
+from slimresnet.api.export import export
 from slimresnet.api.push import push
-from slimresnet.cli import export as export_script
 from slimresnet.cli import train as train_script
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder import ownership
@@ -200,7 +200,7 @@ def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_firs
     with pytest.raises(FolderError, match=said):
         evaluate_folder(finished, f"--output_dir={run}")
     with pytest.raises(FolderError, match=said):
-        export_script.run(export_script.parse([str(finished), f"--output_dir={run}"]))
+        export(finished, output_dir=run)
     with pytest.raises(FolderError, match=said):
         push(run, "user/name", dry_run=True)
     assert snapshot(run) == before
