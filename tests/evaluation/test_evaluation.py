@@ -258,6 +258,8 @@ def test_a_new_metric_is_a_folder_and_an_entry(trained, tmp_path, monkeypatch):
 class Shades:
     """Images whose shade is their row number, and 100 more in the right half."""
 
+    uses_workers = False
+
     def read(self, batches):
         for rows in batches:
             shade = torch.from_numpy(rows).to(torch.uint8).view(-1, 1, 1, 1)
