@@ -40,8 +40,9 @@ from slimresnet.cli import export as export_script
 from slimresnet.cli import train
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.recipe.reading import parse_recipe
-from slimresnet.run_folder.changes import OWN_NAME, foreign, recorded
+from slimresnet.run_folder.changes import foreign, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, find_damage
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.state.checkpoints import Checkpoints

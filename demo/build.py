@@ -24,8 +24,9 @@ from slimresnet.formats.format import ExportError
 from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
 from slimresnet.formats.trained import find_folder
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.console import tolerant_output
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import write_json
 

@@ -4,7 +4,9 @@ import re
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
+
+from slimresnet.run_folder.names import CORRUPTIONS_SUFFIX, DETAILS_SUFFIX, EXPORTS_NAME, RESULTS_NAME
 
 
 class Kind(NamedTuple):
@@ -14,8 +16,8 @@ class Kind(NamedTuple):
     holds: Callable[[object], bool]
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is one that a float can be; JSON has whole numbers of any length."""
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a float can be it; JSON has whole numbers of any length."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -76,10 +78,10 @@ _EXPORT = Schema(
     required=("pixel_values", "bytes", "same_class", "checked_images"),
 )
 _SCHEMAS = {
-    "all_results.json": _RESULTS,  # of which a run has those that it measured
-    "exports.json": Schema({".*": _EXPORT}),
-    "*_corruptions.json": Schema({".*": Schema({".*": NUMBERS})}),
-    "*_details.json": Schema({"reliability|reliability_scaled": BINS}),
+    RESULTS_NAME: _RESULTS,  # of which a run has those that it measured
+    EXPORTS_NAME: Schema({".*": _EXPORT}),
+    f"*{CORRUPTIONS_SUFFIX}": Schema({".*": Schema({".*": NUMBERS})}),
+    f"*{DETAILS_SUFFIX}": Schema({"reliability|reliability_scaled": BINS}),
 }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from slimresnet.recipe.settings import Recipe, RecipeError
-from slimresnet.run_folder.changes import OWN_NAME, Change, change, foreign, is_pending, recorded
+from slimresnet.run_folder.changes import Change, change, foreign, is_pending, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, is_ours, remove_unfinished
-from slimresnet.run_folder.names import CARD_NAME, RESULTS_NAME, RUN_FILES
+from slimresnet.run_folder.names import CARD_NAME, OWN_NAME, RESULTS_NAME, RUN_FILES
 from slimresnet.run_folder.ownership import own, refuse_if_owned
 from slimresnet.run_folder.writing import FolderError, explain
 

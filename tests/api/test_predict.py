@@ -11,9 +11,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import NAMES, REPOSITORY, SAMPLE, write_dataset
 from PIL import Image
 from process_state import unchanged
+from training_runs import run_script
 from transformers import pipeline
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
@@ -35,12 +36,12 @@ from slimresnet.run_folder.writing import FolderError
 RNG = np.random.default_rng(0)
 
 
-def run_script(*words):
+def predict_with(*words):
     api.predict(**vars(predict_script.parse([*map(str, words)])))
 
 
 def predict(folder, source, output, *flags):
-    run_script(folder, source, f"--output={output}", *flags)
+    predict_with(folder, source, f"--output={output}", *flags)
     with open(output, newline="") as file:
         return list(csv.reader(file))
 
@@ -188,7 +189,7 @@ def test_a_precision_that_a_backend_does_not_have_is_a_mistake_of_the_command_li
 def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, monkeypatch, output, said):
     monkeypatch.setattr(api, "find_folder", None)
     with pytest.raises(FolderError, match=f"--output .*{said}"):
-        run_script("model", "images", f"--output={tmp_path / output}")
+        predict_with("model", "images", f"--output={tmp_path / output}")
     assert not list(tmp_path.iterdir())
 
 
@@ -198,10 +199,10 @@ def test_rows_go_into_a_pipe_or_a_device_as_they_come(untrained, pictures, tmp_p
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
-    run_script(untrained, pictures, f"--output={pipe}")
+    predict_with(untrained, pictures, f"--output={pipe}")
     reader.join()
     capfd.readouterr()
-    run_script(untrained, pictures, "--output=/dev/stdout")
+    predict_with(untrained, pictures, "--output=/dev/stdout")
     said = capfd.readouterr()
     for text in (got[0], said.out):
         assert list(csv.reader(text.splitlines())) == rows
@@ -372,7 +373,7 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
 
 
 def test_on_the_command_line(trained, pictures, tmp_path, monkeypatch):
-    process = run_python("predict.py", trained, pictures, "--output", tmp_path / "o.csv")
+    process = run_script("predict.py", trained, pictures, "--output", tmp_path / "o.csv", folder=tmp_path)
     assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"
     assert process.stderr == ""
     empty = tmp_path / "empty"

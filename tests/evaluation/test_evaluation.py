@@ -9,11 +9,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights, run_python
+from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights
 from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
-from training_runs import evaluate_folder, read, snapshot, train
+from training_runs import evaluate_folder, read, run_script, snapshot, train
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.models.oneformer import image_processing_pil_oneformer as oneformer
 
@@ -625,7 +625,7 @@ def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
 
 
 def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
-    process = run_python("eval.py", tmp_path)
+    process = run_script("eval.py", tmp_path, folder=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert process.stderr.strip() == (
         f"eval.py: error: MODEL {tmp_path} holds no config.json: give a folder that train.py wrote."

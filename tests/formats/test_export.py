@@ -15,12 +15,12 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import SAMPLE, write_dataset
 from onnx import TensorProto, helper
 from PIL import Image
 from process_state import unchanged
 from torch.nn import functional as F
-from training_runs import evaluate_folder, snapshot, write_as_ours
+from training_runs import evaluate_folder, run_script, snapshot, write_as_ours
 
 from benchmarks.write_readme import PRETRAINED
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
@@ -701,6 +701,6 @@ def test_a_missing_package_is_named(trained, exported, tmp_path, monkeypatch, pa
 
 
 def test_a_mistake_is_told_in_one_sentence(tmp_path):
-    process = run_python("export.py", tmp_path, f"--output_dir={tmp_path / 'out'}", cwd=REPOSITORY)
+    process = run_script("export.py", tmp_path, f"--output_dir={tmp_path / 'out'}", folder=tmp_path)
     assert process.returncode == 1
     assert process.stderr.startswith("export.py: error: MODEL") and process.stderr.count("\n") == 1

@@ -17,7 +17,8 @@ from training_runs import snapshot
 
 from benchmarks.broken_disk import before_each_change
 from slimresnet.run_folder import changes, ownership, writing
-from slimresnet.run_folder.changes import OWN_NAME, change, foreign, is_own, is_pending, recorded, settle
+from slimresnet.run_folder.changes import change, foreign, is_own, is_pending, recorded, settle
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own, owner_of, prepare_to_read, refuse_if_owned
 from slimresnet.run_folder.writing import FolderError, check_output_file, open_output, replacing, write_json, write_text
 

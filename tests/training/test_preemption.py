@@ -160,15 +160,18 @@ def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
         assert stop.exit_code == (130 if signalled == "this one" else 143) and "behind checkpoint 7:" in str(stop)
 
 
-def measure_without_drawing():
+def measure_short_runs_without_pictures():
     train_script.draw = evaluation_files.draw = lambda *_: None
+    kill_resume.TINY = [*kill_resume.TINY, "--num_train_epochs=2"]  # checkpoints are most of such a run
     kill_resume.main()
 
 
 def test_random_faults(tmp_path):
     """The benchmark, a fault of each kind, in a folder one tool."""
     file, log = tmp_path / "kill_resume.json", tmp_path / "log"
-    process = start(measure_without_drawing, ["--kills=1", f"--tools={kill_resume.REPLACING}", f"--output={file}"], log)
+    process = start(
+        measure_short_runs_without_pictures, ["--kills=1", f"--tools={kill_resume.REPLACING}", f"--output={file}"], log
+    )
     process.join(4 * SECONDS)
     assert process.exitcode == 0, log.read_text()
     measured = json.loads(file.read_text())
