@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
 
 import modeling_slimresnet
-import slimresnet.data.sources.dataset
+import slimresnet.data.sources.decoding
 from slimresnet.data.images import open_picture
 
 # The same examples each time, on machines of any speed.
@@ -69,7 +69,7 @@ def cheap_runs():
     blank = PILImage.new("RGB", (1, 1))
     with (
         patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
-        patch.object(slimresnet.data.sources.dataset, "open_picture", _open_once),
+        patch.object(slimresnet.data.sources.decoding, "open_picture", _open_once),
     ):
         yield
 

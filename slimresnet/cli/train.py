@@ -20,15 +20,18 @@ from slimresnet.data.inputs import TrainingInputs, build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.data.randomness import Draws, sample_order
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
-from slimresnet.evaluation.report import best_policy, compare_policies, report_split, views_of
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, rows_of_run, training_facts
-from slimresnet.evaluation.scoring import fit_temperature, predict_logits, score
-from slimresnet.evaluation.tta import POLICIES
+from slimresnet.evaluation.scores import report_split, score
+from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.tta import POLICIES, best_policy, compare_policies, views_of
 from slimresnet.formats.trained import ModelError, fold_batchnorm
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
-from slimresnet.hub.push import HubError, collect, create_repository, push
+from slimresnet.hub.files import collect
+from slimresnet.hub.upload import create_repository, upload
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.hardware import choose_channels_last, choose_cuda_graphs, choose_torch_compile
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.reading import parse_recipe
@@ -66,7 +69,7 @@ def train(recipe: Recipe, until_the_end: ExitStack) -> None:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
-    loader = build_training_loader(recipe, data, loading)
+    loader = build_training_loader(recipe, data, loading, recipe.per_device_train_batch_size)
     progress = Progress(loader.steps_per_epoch, recipe.max_steps(loader.steps_per_epoch))
     layout = choose_channels_last(recipe.channels_last, accelerator.device.type, config)
     compiling = choose_torch_compile(
@@ -152,7 +155,7 @@ def train(recipe: Recipe, until_the_end: ExitStack) -> None:
         print(f"saved to {output_dir}; load it with")
         print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
         if recipe.push_to_hub:
-            print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
+            print(upload(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
     accelerator.end_training()
 
 

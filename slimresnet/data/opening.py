@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
 
@@ -73,14 +74,14 @@ def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData
     )
 
 
-def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading) -> TrainingLoader:
-    """The recipe's order and batch size over the training rows."""
+def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading, batch_size: int) -> TrainingLoader:
+    """The training rows in the recipe's order, `batch_size` of them at once."""
     return TrainingLoader(
         data.train,
         data.train_rows,
         loading,
         seed=recipe.seed,
-        batch_size=recipe.per_device_train_batch_size,
+        batch_size=batch_size,
         accumulation=recipe.gradient_accumulation_steps,
         shuffle_buffer_size=recipe.shuffle_buffer_size,
     )

@@ -1,15 +1,62 @@
-"""The launch of a run: accelerate, its precision and its processes."""
+"""The launch of a run: accelerate, its precision and its processes; and the process as it was before."""
 
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from joblib import cpu_count
 
 from slimresnet.recipe.hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
 from slimresnet.recipe.settings import Recipe, RecipeError
+
+_CUDNN_FLAGS = ("allow_tf32", "benchmark", "deterministic")
+
+
+@contextmanager
+def process_left_as_it_was() -> Iterator[None]:
+    """
+    Within the block, a launch of its own: accelerate starts anew. After it the process is as it was before.
+
+    That is its threads, its environment, its random states, PyTorch's choice of algorithms, and the accelerate of
+    whoever called. A process group that a launcher's processes have formed is kept.
+    """
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS}
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    states = [AcceleratorState._shared_state, GradientState._shared_state, PartialState._shared_state]
+    before = [dict(state) for state in states]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        states.pop(), before.pop()
+    for state in states:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(states, before, strict=True):
+            state.clear()
+            state.update(content)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
+        for name, value in flags.items():
+            setattr(torch.backends.cudnn, name, value)
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
+        torch.set_rng_state(random_states[2])
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
 
 
 def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:

@@ -27,6 +27,9 @@ TEXT = Kind("text", lambda value: isinstance(value, str))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 POLICIES = ("none", "flip", "flip_shift", "paper")  # of test-time augmentation, as `evaluation.tta` defines them
 POLICY = Kind(f"one of {', '.join(POLICIES)}", lambda value: isinstance(value, str) and value in POLICIES)
+POLICY_OR_SCORE = Kind(  # of other data, or of a metric that is not known here
+    f"{POLICY.words}, or a number", lambda value: POLICY.holds(value) or _is_number(value)
+)
 NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
 BINS = Kind(
     "a list of bins, each with the numbers confidence, accuracy and share",
@@ -60,7 +63,9 @@ _RESULTS = Schema(
         r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
         r".*_is_local": SWITCH,
-        r".*_tta": POLICY,
+        r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
+        r".*_tta": POLICY_OR_SCORE,
+        r"(eval|test)_.*": NUMBER,  # whatever else a run says of its splits is a score
     }
 )
 _EXPORT = Schema(

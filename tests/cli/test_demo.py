@@ -20,9 +20,10 @@ from training_runs import snapshot
 
 from benchmarks.write_readme import PRETRAINED
 from demo import build as build_script
-from slimresnet.formats.backends import QUANTIZED_ONNX_FILE, open_file
-from slimresnet.formats.graphs import ExportError
-from slimresnet.hub.push import collect_page
+from slimresnet.formats.format import ExportError
+from slimresnet.formats.onnx_float32 import open_onnxruntime
+from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
+from slimresnet.hub.files import collect_page
 from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.names import OWN_NAME
 
@@ -122,7 +123,7 @@ def seen(driver):
 def expected(page, pixels, flip=False):
     """What Python says of uint8 `[32, 32, 3]`."""
     planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous()
-    network = open_file(page / "model.onnx", "onnxruntime")
+    network = open_onnxruntime(page / "model.onnx")
     logits = (network(planes) + network(planes.flip(3))) / 2 if flip else network(planes)
     names = json.loads((page / "about.json").read_text())["labels"]
     return dict(zip(names, logits[0].softmax(dim=0).tolist(), strict=True))
@@ -220,11 +221,11 @@ class TestPage:
             wait_for(browser, lambda: status(browser) == "Ready.")
 
     def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(self, page, few_images, tmp_path, monkeypatch):
-        def export(arguments):  # it has been done once for the page
-            (arguments.output_dir / QUANTIZED_ONNX_FILE).parent.mkdir(parents=True)
-            shutil.copyfile(page / "model.onnx", arguments.output_dir / QUANTIZED_ONNX_FILE)
+        def export(model, *, output_dir, **_):  # it has been done once for the page
+            (output_dir / QUANTIZED_ONNX_FILE).parent.mkdir(parents=True)
+            shutil.copyfile(page / "model.onnx", output_dir / QUANTIZED_ONNX_FILE)
 
-        monkeypatch.setattr(build_script.export_script, "run", export)
+        monkeypatch.setattr(build_script, "export", export)
         with pytest.raises(ExportError, match=r"is there already.*--overwrite_output_dir"):
             build(page, few_images)
         folder = tmp_path / "letters"

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.splits import stratified_split
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)

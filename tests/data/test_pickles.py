@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import SECONDS, start
 
-from slimresnet.data.sources.dataset import DatasetError
 from slimresnet.data.sources.pickles import MOST_OPERATIONS, read_pickle
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
 # `cPickle.dumps({"data": array, "labels": [6, 9], "batch_label": "testing batch 1 of 1", "filenames": […]}, 2)`

@@ -7,8 +7,9 @@ import pytest
 from conftest import REPOSITORY, SAMPLE, run_python
 
 from benchmarks.write_readme import PRETRAINED
-from slimresnet.hub.card import is_edited, render_model_card
-from slimresnet.hub.push import collect
+from slimresnet.hub.card import is_edited
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.hub.files import collect
 from slimresnet.recipe.reading import parse_recipe, read_recipe
 from slimresnet.training.state.fingerprint import ROUNDING_DEPENDS_ON
 

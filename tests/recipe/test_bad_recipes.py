@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from training_runs import train
 
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import _RANGES, Recipe, RecipeError, check_range
 from slimresnet.run_folder.checkpoints import CheckpointError

@@ -19,7 +19,8 @@ from slimresnet.data.inputs import TrainingInputs, resolution
 from slimresnet.data.loader import TrainingBatch
 from slimresnet.data.randomness import Draws
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.data.transforms.augmentation import normalize, resize
+from slimresnet.data.transforms.normalize import normalize
+from slimresnet.data.transforms.resize import resize
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.recipe import hardware
 from slimresnet.recipe.hardware import (

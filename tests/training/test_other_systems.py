@@ -22,10 +22,12 @@ from training_runs import assert_same_weights, train
 
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
 from slimresnet.data.corruptions.frost import open_photographs
-from slimresnet.data.corruptions.standard import CORRUPTIONS, CorruptedImages, with_photographs
+from slimresnet.data.corruptions.standard import CORRUPTIONS, with_photographs
 from slimresnet.data.loader import STOP_SIGNALS, Loading, load_batches
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe import hardware
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.settings import Recipe, RecipeError

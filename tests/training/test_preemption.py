@@ -13,9 +13,11 @@ from conftest import tiny_run_flags
 from training_runs import SECONDS, assert_same_weights, start, train, wait_until
 
 from benchmarks import kill_resume
+from slimresnet.api import evaluation_files
 from slimresnet.cli import train as train_script
 from slimresnet.formats.trained import ModelError, find_folder
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training import loop
 from slimresnet.training.state.preemption import StopRequest
@@ -163,7 +165,7 @@ def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
 
 
 def measure_short_runs_without_pictures():
-    train_script.draw = kill_resume.eval_script.draw = lambda *_: None
+    train_script.draw = evaluation_files.draw = lambda *_: None
     kill_resume.TINY = [*kill_resume.TINY, "--num_train_epochs=2"]  # checkpoints are most of such a run
     kill_resume.main()
 

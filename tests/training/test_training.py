@@ -29,7 +29,8 @@ from training_runs import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from slimresnet.cli import train as train_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe.reading import parse_recipe
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints

@@ -115,7 +115,7 @@ def _raise(error: OSError) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is none that a person put there, `.name`, or a folder, whose name ends in `/`: `__MACOSX/` too."""
+    """Whether a name is that of a hidden file or folder, `.name`, or of a folder that programs made, `__MACOSX/`."""
     last = name.removesuffix("/").rpartition("/")[2]
     return last.startswith(".") or (name.endswith("/") and last.startswith("__"))
 
