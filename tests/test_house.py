@@ -110,7 +110,7 @@ def names_a_file(text: str) -> bool:
     """Whether a text is a path of a run's file, or a part of one. A sentence is none: it quotes names to people."""
     is_word = not any(map(str.isspace, text))
     return is_word and (
-        text.startswith(names.CHECKPOINT_PREFIX) or text.endswith(SUFFIXES) or not WHOLE.isdisjoint(text.split("/"))
+        names.CHECKPOINT_PREFIX in text or text.endswith(SUFFIXES) or not WHOLE.isdisjoint(text.split("/"))
     )
 
 

@@ -17,11 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from slimresnet.run_folder.names import CHANGE_NAME, OWN_NAME, RECIPE_NAME, RECORD_NAME
+from slimresnet.run_folder.names import CHANGE_NAME, JOURNAL_NAME, NEXT_RECORD_NAME, OWN_NAME, RECIPE_NAME, RECORD_NAME
 from slimresnet.run_folder.writing import FolderError, explain, force_to_disk, write_json
 
-_JOURNAL = f"{CHANGE_NAME}/journal.json"  # what a change that was decided on moves where
-_RECORD = f"{CHANGE_NAME}/record.json"  # the record as it is to be
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON that says something else
 
 
@@ -153,7 +151,9 @@ class Change:
             return False
         record = recorded(self._folder)
         kept = {name: digest for name, digest in record.items() if name not in self._removed}
-        write_json(self._folder / _RECORD, {"files": kept | {name: sha256(self.files / name) for name in files}})
+        write_json(
+            self._folder / NEXT_RECORD_NAME, {"files": kept | {name: sha256(self.files / name) for name in files}}
+        )
         for path in [*self.files.rglob("*"), self.files, self._home]:
             force_to_disk(path)
         mine = [name for name in files if name in self.own or _is_as_written(self._folder, name, record)]
@@ -163,7 +163,7 @@ class Change:
             "files": sorted(files, key=lambda name: (name in self._last, name)),
             "replaced": {name: _digest_of(self._folder, name) for name in mine},
         }
-        write_json(self._folder / _JOURNAL, journal)
+        write_json(self._folder / JOURNAL_NAME, journal)
         return True
 
 
@@ -207,7 +207,7 @@ def change(folder: Path) -> Iterator[Change]:
 def is_pending(folder: Path) -> bool:
     """Whether a change was decided on and is not complete."""
     on_the_way = (folder / OWN_NAME, folder / CHANGE_NAME)
-    return not any(map(Path.is_symlink, on_the_way)) and (folder / _JOURNAL).is_file()
+    return not any(map(Path.is_symlink, on_the_way)) and (folder / JOURNAL_NAME).is_file()
 
 
 def settle(folder: Path) -> None:
@@ -223,7 +223,7 @@ def settle(folder: Path) -> None:
         shutil.rmtree(home, ignore_errors=True)
         return
     try:
-        _complete(folder, json.loads((folder / _JOURNAL).read_text(encoding="utf-8")))
+        _complete(folder, json.loads((folder / JOURNAL_NAME).read_text(encoding="utf-8")))
     except UNREADABLE as error:
         raise FolderError(
             f"{folder}: new files lie whole in {home / 'files'}, but cannot take their places ({error}). Mend that: "
@@ -256,10 +256,10 @@ def _complete(folder: Path, journal: dict) -> None:
         _rename(folder, source, folder / name)
     for path in {folder, *((folder / name).parent for name in arrivals.values())}:
         force_to_disk(path)
-    if (folder / _RECORD).exists():
-        os.replace(folder / _RECORD, folder / RECORD_NAME)
+    if (folder / NEXT_RECORD_NAME).exists():
+        os.replace(folder / NEXT_RECORD_NAME, folder / RECORD_NAME)
     force_to_disk(folder / OWN_NAME)
-    (folder / _JOURNAL).unlink()
+    (folder / JOURNAL_NAME).unlink()
     force_to_disk(home)
     shutil.rmtree(home, ignore_errors=True)
 

@@ -66,6 +66,8 @@ LOCK_NAME = f"{OWN_NAME}/lock"  # held by the process that is at work
 OWNER_NAME = f"{OWN_NAME}/owner.json"  # which process that is
 RECORD_NAME = f"{OWN_NAME}/record.json"  # the files that were written here, with their digests
 CHANGE_NAME = f"{OWN_NAME}/change"  # a change in the making
+JOURNAL_NAME = f"{CHANGE_NAME}/journal.json"  # of a change that was decided on: what goes where
+NEXT_RECORD_NAME = f"{CHANGE_NAME}/record.json"  # of a change that was decided on: the record as it is to be
 UNFINISHED_NAME = f"{OWN_NAME}/unfinished"  # checkpoints that are being written or removed
 REPLACEMENT_NAME = f"{OWN_NAME}/replacement"  # checkpoints of a run that is to take the place of the one in the folder
 
