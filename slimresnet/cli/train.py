@@ -39,7 +39,17 @@ from slimresnet.recipe.settings import Recipe, RecipeError
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.checkpoints import CheckpointError, find_checkpoint
 from slimresnet.run_folder.console import tolerant_output
-from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.names import (
+    CARD_NAME,
+    CURVES_PICTURE,
+    DETAILS_SUFFIX,
+    FIGURES_FOLDER,
+    LEARNING_RATE_PICTURE,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_SAMPLES_PICTURE,
+)
 from slimresnet.run_folder.writing import FolderError, write_json
 from slimresnet.training.flops import total_flos
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
@@ -243,7 +253,7 @@ def write_finished(
     (folder / RECIPE_NAME).write_text(recipe.to_yaml(), encoding="utf-8")
     progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
-        write_json(folder / f"{prefix}_details.json", content)
+        write_json(folder / f"{prefix}{DETAILS_SUFFIX}", content)
     write_json(folder / RESULTS_NAME, results)
 
 
@@ -251,7 +261,7 @@ def add_pictures(output_dir: Path, pictures: dict[str, Callable[[Path], None]]) 
     """Draws them into a finished folder, and its card anew: no picture stands between the weights and the disk."""
     try:
         with change(output_dir) as made:
-            draw(pictures, made.files / "figures")
+            draw(pictures, made.files / FIGURES_FOLDER)
             renew_model_card(made, output_dir)
     except (FolderError, ModelError) as error:
         print(f"the run is saved, but without its pictures: {error}", file=sys.stderr)
@@ -274,10 +284,10 @@ def pictures_of(
         plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, path)
 
     return {
-        "curves.png": partial(plot_curves, progress.log_history),
-        "learning_rate.png": partial(plot_learning_rate, steps / progress.steps_per_epoch, rates),
+        CURVES_PICTURE: partial(plot_curves, progress.log_history),
+        LEARNING_RATE_PICTURE: partial(plot_learning_rate, steps / progress.steps_per_epoch, rates),
         **split_pictures("test", data.test, data.test_rows, scored.test_logits, scored.details["test"]),
-        "training_samples.png": draw_training_samples,
+        TRAINING_SAMPLES_PICTURE: draw_training_samples,
     }
 
 

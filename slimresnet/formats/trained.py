@@ -17,9 +17,8 @@ from slimresnet.errors import SlimResNetError
 from slimresnet.formats.image_processor import normalize_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
+from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
-
-_CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
 
 
 class ModelError(SlimResNetError):
@@ -50,20 +49,20 @@ def find_folder(name: str) -> Path:
     prepare_to_read(folder)
     if reason := explain_unfinished(folder):
         raise ModelError(f"MODEL {reason}")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_NAME).is_file():
         raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
     return folder
 
 
 def explain_unfinished(folder: Path) -> str | None:
     """Why a folder is no finished run, though train.py wrote it, and how it goes on; None where that is not so."""
-    if (folder / _CHECKSUMS_NAME).is_file():
+    if (folder / CHECKSUMS_NAME).is_file():
         return (
             f"{folder} is a checkpoint, which train.py alone makes use of: give the folder of the finished run, or "
             f"resume with the command that began it and --resume_from_checkpoint {folder}."
         )
-    checkpoints = list(folder.glob(f"*checkpoint-*/{_CHECKSUMS_NAME}"))
-    if checkpoints and not (folder / "config.json").is_file():
+    checkpoints = list(folder.glob(f"*{CHECKPOINT_PREFIX}*/{CHECKSUMS_NAME}"))
+    if checkpoints and not (folder / CONFIG_NAME).is_file():
         return f"{folder} is unfinished: resume with the command that began it and --resume_from_checkpoint last."
     return None
 
@@ -71,7 +70,7 @@ def explain_unfinished(folder: Path) -> str | None:
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 of a folder's weights; None where it has none."""
     try:
-        return sha256(folder / "model.safetensors")
+        return sha256(folder / WEIGHTS_NAME)
     except FileNotFoundError:
         return None
 
@@ -106,7 +105,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
             choose one class.
     """
-    file = folder / "model.safetensors"
+    file = folder / WEIGHTS_NAME
     if not file.is_file():
         pickles = sorted(each.name for each in folder.glob("*.bin"))
         raise ModelError(
