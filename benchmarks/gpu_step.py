@@ -27,8 +27,9 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.inputs import TrainingInputs, batches_at_once
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.plan import make_plan
 from slimresnet.recipe.settings import Recipe

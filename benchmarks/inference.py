@@ -19,11 +19,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.measuring import FOLDER, report, take_turns
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.cli import export as export_script
+from slimresnet.api.export import export
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.evaluation.scoring import measure, predict_logits
-from slimresnet.formats.backends import ONNX_FILE, QUANTIZED_ONNX_FILE, ForeignNetwork, open_file
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.scores import measure
+from slimresnet.formats.format import ExportedFormat, ForeignNetwork
+from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
 from slimresnet.recipe.hardware import has_bf16
 from slimresnet.recipe.reading import read_recipe
@@ -49,9 +51,24 @@ def in_torch(folder: Path, *, fold=False, channels_last=False, bf16=False, compi
     return ForeignNetwork(run, model.config)
 
 
-def exported(folder: Path, name: str, backend: str) -> nn.Module:
+def in_format(folder: Path, format: ExportedFormat) -> nn.Module:
     """The network of an exported file."""
-    return ForeignNetwork(open_file(EXPORTS / name, backend), SlimResNetConfig.from_pretrained(folder))
+    return ForeignNetwork(format.open_file(EXPORTS / format.file), SlimResNetConfig.from_pretrained(folder))
+
+
+def exported_format(backend: str, *, quantized: bool = False) -> ExportedFormat:
+    """The format that a program runs."""
+    format = find_format(backend, quantized=quantized)
+    assert isinstance(format, ExportedFormat)
+    return format
+
+
+EXPORTED = {
+    "ONNX Runtime, float32": exported_format("onnxruntime"),
+    "ONNX Runtime, int8": exported_format("onnxruntime", quantized=True),
+    "OpenVINO, float32": exported_format("openvino"),
+    "OpenVINO, int8": exported_format("openvino", quantized=True),
+}
 
 
 FORMS: dict[str, Callable[[Path], nn.Module]] = {
@@ -61,10 +78,7 @@ FORMS: dict[str, Callable[[Path], nn.Module]] = {
     "PyTorch, folded, channels_last": partial(in_torch, fold=True, channels_last=True),
     "PyTorch, compiled": partial(in_torch, compiled=True),
     "PyTorch, folded, channels_last, bf16": partial(in_torch, fold=True, channels_last=True, bf16=True),
-    "ONNX Runtime, float32": partial(exported, name=ONNX_FILE, backend="onnxruntime"),
-    "ONNX Runtime, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="onnxruntime"),
-    "OpenVINO, float32": partial(exported, name=ONNX_FILE, backend="openvino"),
-    "OpenVINO, int8": partial(exported, name=QUANTIZED_ONNX_FILE, backend="openvino"),
+    **{form: partial(in_format, format=format) for form, format in EXPORTED.items()},
 }
 if not has_bf16("cpu"):
     del FORMS["PyTorch, folded, channels_last, bf16"]  # emulated: nobody would run it
@@ -72,9 +86,7 @@ if not has_bf16("cpu"):
 
 def file_of(form: str, folder: Path) -> Path:
     """What has to be shipped for a form."""
-    if form.startswith("PyTorch"):
-        return folder / "model.safetensors"
-    return EXPORTS / (QUANTIZED_ONNX_FILE if form.endswith("int8") else ONNX_FILE)
+    return EXPORTS / EXPORTED[form].file if form in EXPORTED else folder / "model.safetensors"
 
 
 @torch.inference_mode()
@@ -130,8 +142,10 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="A folder that train.py wrote.")
-    parser.add_argument("--dataset_name", help="As for train.py; by default what the model was trained on.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--dataset_name", help="A dataset on the Hub, or a folder; by default what the model was trained on."
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="Turns of each form; by default 5.")
     parser.add_argument("--score", choices=FORMS, help=argparse.SUPPRESS)  # what the child processes are told
     arguments = parser.parse_args()
     dataset_name = arguments.dataset_name or read_recipe(arguments.model).dataset_name
@@ -139,8 +153,7 @@ def main() -> None:
         print(json.dumps(score(arguments.score, arguments.model, dataset_name), allow_nan=False))
         return
 
-    flags = ["--quantize=int8", f"--output_dir={EXPORTS}", "--overwrite_output_dir", f"--dataset_name={dataset_name}"]
-    export_script.run(export_script.parse([str(arguments.model), *flags]))
+    export(arguments.model, output_dir=EXPORTS, quantize="int8", overwrite_output_dir=True, dataset_name=dataset_name)
     split = open_split(dataset_name, "test", image_size=32)
     tables = {}
     for threads in THREADS:

@@ -15,9 +15,14 @@ from torch.utils.data import DataLoader
 from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
 from slimresnet.data.randomness import Draws
-from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
-from slimresnet.data.transforms.augmentation import Augmentation
+from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.transforms.gaussian_blur import GaussianBlur
+from slimresnet.data.transforms.random_crop import RandomCrop
+from slimresnet.data.transforms.random_erasing import RandomErasing
+from slimresnet.data.transforms.random_flip import HorizontalFlip, VerticalFlip
+from slimresnet.data.transforms.transform import ImageTransform
 
 BATCH = 128
 CPU = torch.device("cpu")
@@ -87,13 +92,12 @@ def kornias(pixels: torch.Tensor, labels: torch.Tensor, batches: int, mixes: boo
     return work
 
 
-def one_augmentation(pixels: torch.Tensor, settings: dict, batches: int) -> Callable[[], int]:
-    """One step of `Augmentation` alone, on a batch that is there."""
-    augment = Augmentation(**settings)
+def one_transform(pixels: torch.Tensor, transform: ImageTransform, batches: int) -> Callable[[], int]:
+    """One transform alone, of a batch in memory."""
 
     def work() -> int:
         for position in range(batches):
-            augment(pixels, Draws(0, 0, position * BATCH, np.arange(BATCH)))
+            transform(pixels, Draws(0, 0, position * BATCH, np.arange(BATCH)))
         return batches * BATCH
 
     return work
@@ -109,7 +113,8 @@ def main() -> None:
     memory = open_split(arguments.dataset_name, "train", image_size=32, resident_on=CPU)
     stream = open_split(arguments.dataset_name, "train", image_size=32)
     dataset = load_dataset(arguments.dataset_name, split="train")
-    pixels, labels = memory.images.pixels, torch.from_numpy(memory.labels)
+    [pixels] = memory.images.read([np.arange(len(memory.labels))])
+    labels = torch.from_numpy(memory.labels)
     with torch.inference_mode():
         tables = {
             title: (
@@ -134,14 +139,14 @@ def main() -> None:
             "crop, zero",
             take_turns(
                 {
-                    name: one_augmentation(batch, settings, 100)
-                    for name, settings in {
-                        "crop, zero": {"crop_padding": 4},
-                        "crop, reflect": {"crop_padding": 4, "crop_padding_mode": "reflect"},
-                        "horizontal flip": {"horizontal_flip_prob": 0.5},
-                        "vertical flip": {"vertical_flip_prob": 0.05},
-                        "blur of 30 %": {"gaussian_blur_prob": 0.3},
-                        "erasing of 50 %": {"random_erasing_prob": 0.5},
+                    name: one_transform(batch, transform, 100)
+                    for name, transform in {
+                        "crop, zero": RandomCrop(4, "zero"),
+                        "crop, reflect": RandomCrop(4, "reflect"),
+                        "horizontal flip": HorizontalFlip(0.5, alternating_flip=False),
+                        "vertical flip": VerticalFlip(0.05),
+                        "blur of 30 %": GaussianBlur(0.3, gaussian_blur_sigma=(0.1, 1.5)),
+                        "erasing of 50 %": RandomErasing(0.5, (0.02, 0.2), image_mean=(0, 0, 0)),
                     }.items()
                 },
                 arguments.rounds,

@@ -35,13 +35,15 @@ from typing import NamedTuple
 from benchmarks.broken_disk import before_each_change
 from benchmarks.measuring import FOLDER, machine
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.api.train import train as api_train
 from slimresnet.cli import eval as eval_script
 from slimresnet.cli import export as export_script
 from slimresnet.cli import train
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
-from slimresnet.run_folder.changes import OWN_NAME, foreign, recorded
+from slimresnet.run_folder.changes import foreign, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, find_damage
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.state.checkpoints import Checkpoints
@@ -375,7 +377,7 @@ def cost(dataset_name: str, folder: Path) -> dict:
         "--checkpointing_steps=1", "--total_train_batch_size=8", "--validation_size=0", "--max_eval_samples=8",
         "--streaming=false",
     ]  # fmt: skip
-    train.run(parse_recipe(flags))
+    api_train(parse_recipe(flags))
     newest = max(checkpoint_folders(folder / "cost"), key=lambda path: path.stat().st_mtime)
     return {
         "seconds, median": round(statistics.median(seconds), 3),

@@ -22,70 +22,37 @@ import signal
 import sys
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-# Each module's tests, the quick ones first: the first that fails ends a mutant.
-TESTS = {
-    "cifar10/arrays.py": ["test_arrays.py", "test_shift.py"],
-    "cifar10/augmentation.py": ["test_augmentation.py", "test_inputs.py", "test_speed.py::test_resize_is_pillows"],
-    "cifar10/cutmix.py": ["test_cutmix.py", "test_inputs.py"],
-    "cifar10/device.py": ["test_inputs.py"],
-    "cifar10/loading.py": ["test_loading.py"],
-    "cifar10/randomness.py": ["test_randomness.py"],
-    "cifar10/reading.py": ["test_reading.py", "test_bad_data.py", "test_prediction.py", "test_rows.py"],
-    "cifar10/splitting.py": ["test_reading.py", "test_bad_data.py"],
-    "cifar10/trivial_augment.py": ["test_trivial_augment.py", "test_inputs.py"],
-    "cifar10/unlabelled.py": ["test_prediction.py"],
-    "evaluation/backends.py": ["test_export.py"],
-    "evaluation/corruptions.py": ["test_corruptions.py", "test_shift.py"],
-    "evaluation/extra_corruptions.py": ["test_corruptions.py", "test_shift.py"],
-    "evaluation/figures.py": ["test_evaluation.py"],
-    "evaluation/frost.py": ["test_corruptions.py", "test_shift.py"],
-    "evaluation/metrics/calibration/calibration.py": ["test_evaluation.py"],
-    "evaluation/metrics/classification/classification.py": ["test_evaluation.py"],
-    "evaluation/metrics/per_class/per_class.py": ["test_evaluation.py"],
-    "evaluation/report.py": ["test_evaluation.py", "test_rows.py", "test_shift.py"],
-    "evaluation/scoring.py": ["test_evaluation.py", "test_prediction.py"],
-    "evaluation/trained.py": ["test_evaluation.py", "test_prediction.py", "test_rows.py"],
-    "evaluation/views.py": ["test_evaluation.py", "test_prediction.py"],
-    "exporting/checking.py": ["test_export.py"],
-    "exporting/graphs.py": ["test_export.py"],
-    "exporting/quantization.py": ["test_export.py"],
-    "modeling_slimresnet/configuration_slimresnet.py": ["test_configuration.py", "test_modeling.py"],
+PACKAGES = ("modeling_slimresnet", "slimresnet")
+# Where the tests of a module are not `tests/ROOM/test_MODULE.py`.
+OWN_TESTS = {
+    "modeling_slimresnet/configuration_slimresnet.py": ["model/test_configuration.py", "model/test_modeling.py"],
     "modeling_slimresnet/modeling_slimresnet.py": [
-        "test_modeling.py",
-        "test_initialization.py",
-        "test_losses.py",
-        "test_promises.py",
+        "model/test_modeling.py", "model/test_initialization.py", "model/test_losses.py", "model/test_promises.py",
     ],
-    "run_folder/changes.py": ["test_run_folder.py"],
-    "run_folder/ownership.py": ["test_run_folder.py"],
-    "run_folder/writing.py": ["test_run_folder.py"],
-    "sharing/hub.py": ["test_hub.py", "test_sharing.py"],
-    "sharing/model_card.py": ["test_hub.py", "test_sharing.py", "test_pretrained.py"],
-    "training/arithmetic.py": ["test_arithmetic.py"],
-    "training/checkpoints.py": ["test_checkpoints.py"],
-    "training/cuda_graphs.py": ["test_cuda_graphs.py"],
-    "training/hardware.py": ["test_cuda_graphs.py", "test_speed.py"],
-    "training/identity.py": ["test_checkpoints.py", "test_rows.py"],
-    "training/initialization.py": ["test_initialization.py"],
-    "training/inputs.py": ["test_inputs.py"],
-    "training/interruption.py": ["test_interruption.py"],
-    "training/loop.py": ["test_training.py", "test_interruption.py"],
-    "training/muon.py": ["test_muon.py", "test_optimization.py"],
-    "training/optimization.py": ["test_optimization.py"],
-    "training/output_dir.py": ["test_checkpoints.py", "test_training.py"],
-    "training/progress.py": ["test_checkpoints.py", "test_training.py"],
-    "training/recipe.py": ["test_recipe.py", "test_bad_recipes.py"],
-    "training/rows.py": ["test_rows.py"],
-    "training/setup.py": ["test_bad_config.py", "test_rows.py", "test_training.py"],
-    "training/sharpness.py": ["test_sharpness.py"],
-    "training/step.py": ["test_sharpness.py", "test_training.py"],
-}
+    "slimresnet/data/corruptions/extra.py": ["data/test_corruptions.py", "evaluation/test_shift.py"],
+    "slimresnet/data/corruptions/frost.py": ["data/test_corruptions.py", "evaluation/test_shift.py"],
+    "slimresnet/data/corruptions/standard.py": ["data/test_corruptions.py", "evaluation/test_shift.py"],
+    "slimresnet/data/device.py": ["data/test_inputs.py"],
+    "slimresnet/data/splits.py": ["data/test_dataset.py", "data/test_bad_data.py"],
+    "slimresnet/data/sources/dataset.py": ["data/test_dataset.py", "data/test_bad_data.py"],
+    "slimresnet/data/sources/prediction.py": ["evaluation/test_prediction.py"],
+    "slimresnet/errors.py": ["cli/test_sentences.py"],
+    "slimresnet/hub_errors.py": ["cli/test_sentences.py"],
+    "slimresnet/recipe/hardware.py": ["recipe/test_speed.py", "training/test_cuda_graphs.py"],
+    "slimresnet/recipe/settings.py": ["recipe/test_recipe.py", "recipe/test_bad_recipes.py"],
+    "slimresnet/training/initialization.py": ["model/test_initialization.py"],
+    "slimresnet/training/loop.py": ["training/test_training.py", "training/test_preemption.py"],
+    "slimresnet/training/output_dir.py": ["training/test_checkpoints.py", "training/test_training.py"],
+    "slimresnet/training/state/fingerprint.py": ["training/test_checkpoints.py", "evaluation/test_rows.py"],
+    "slimresnet/training/state/progress.py": ["training/test_checkpoints.py", "training/test_training.py"],
+    "slimresnet/training/step.py": ["training/test_sam.py", "training/test_training.py"],
+}  # fmt: skip
 # What takes seconds to import, and no tests change.
 PRELOADED = (
     "accelerate", "datasets", "evaluate", "hypothesis", "matplotlib.pyplot", "scipy.special", "sklearn.metrics",
@@ -135,18 +102,49 @@ def _compare(module: str, text: str, mutated: str) -> Mutant:
     return Mutant(module, start + 1, " ".join(map(str.strip, was)), " ".join(map(str.strip, becomes)), mutated)
 
 
-class _Watch:
-    """Tells an assertion that failed from a program that broke."""
+def modules() -> list[str]:
+    """All modules of both packages, by their path."""
+    files = [file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))]
+    return [file.relative_to(REPOSITORY).as_posix() for file in files if not file.stem.startswith("__")]
 
-    outcome = "survived"
+
+def tests_of(module: str) -> tuple[list[str], list[str]]:
+    """
+    The tests of a module: its own, and the others of its room. The first that fails ends a mutant.
+
+    Returns:
+        Two lists of files below `tests`.
+    """
+    package, room, *_ = PurePosixPath(module).parts
+    folder = REPOSITORY / "tests" / ("model" if package == "modeling_slimresnet" else room)
+    files = [f"{folder.name}/{file.name}" for file in sorted(folder.glob("test_*.py"))]
+    name = f"{folder.name}/test_{PurePosixPath(module).stem}.py"
+    own = OWN_TESTS.get(module, [name] if name in files else [])
+    return own, [file for file in files if file not in own]
+
+
+class _Watch:
+    """Tells an assertion that failed from a program that broke; of the others' tests it takes the quick ones."""
+
+    def __init__(self, own: list[str]):
+        self.outcome, self._own = "survived", own
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        def is_taken(item: pytest.Item) -> bool:
+            is_quick = not any(map(item.get_closest_marker, ("slow", "processes", "browser")))
+            return is_quick or item.nodeid.removeprefix("tests/").split("::")[0] in self._own
+
+        config.hook.pytest_deselected(items=[item for item in items if not is_taken(item)])
+        items[:] = filter(is_taken, items)
 
     def pytest_exception_interact(self, call: pytest.CallInfo) -> None:
         noticed = (AssertionError, pytest.fail.Exception)
         self.outcome = "caught" if isinstance(call.excinfo.value, noticed) else "loud"
 
 
-def _run_tests(tree: Path, tests: list[str], result: Path) -> None:
+def _run_tests(tree: Path, module: str, result: Path) -> None:
     """What a child does: pytest in the copy, up to the first test that fails."""
+    own, others = tests_of(module)
     os.setsid()  # with what the tests start, it can be stopped as one
     os.chdir(tree)
     sys.path[0] = str(tree)
@@ -156,16 +154,17 @@ def _run_tests(tree: Path, tests: list[str], result: Path) -> None:
     with (tree / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    watch = _Watch()
-    code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)], [watch])
+    watch = _Watch(own)
+    files = [f"tests/{file}" for file in own + others]
+    code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *files], [watch])
     result.write_text("loud" if code and watch.outcome == "survived" else watch.outcome)
 
 
-def outcome(tree: Path, tests: list[str], seconds: float) -> str:
+def outcome(tree: Path, module: str, seconds: float) -> str:
     """`survived`, `caught`, `loud`, or `hung` where the tests took longer than `seconds`."""
     result = tree / "outcome.txt"
     result.write_text("loud")  # what stands where the child died
-    child = CONTEXT.Process(target=_run_tests, args=(tree, tests, result))
+    child = CONTEXT.Process(target=_run_tests, args=(tree, module, result))
     child.start()
     child.join(seconds)
     if child.is_alive():
@@ -180,14 +179,14 @@ def outcome(tree: Path, tests: list[str], seconds: float) -> str:
 def examine(tree: Path, module: str, sample: int, seed: int) -> dict[Mutant, str]:
     """The outcome of each mutant that is drawn."""
     started = time.perf_counter()
-    if outcome(tree, TESTS[module], 1800) != "survived":
+    if outcome(tree, module, 1800) != "survived":
         sys.exit(f"The tests of {module} fail without a fault:\n{(tree / 'log.txt').read_text()[-3000:]}")
     limit = 60 + 5 * (time.perf_counter() - started)
     text = (tree / module).read_text(encoding="utf-8")
     outcomes = {}
     for mutant in draw(module, text, sample, seed):
         (tree / module).write_text(mutant.text, encoding="utf-8")
-        outcomes[mutant] = outcome(tree, TESTS[module], limit)
+        outcomes[mutant] = outcome(tree, module, limit)
         if outcomes[mutant] == "survived":
             print(f"{module}:{mutant.line}\n  - {mutant.was}\n  + {mutant.becomes}", flush=True)
     (tree / module).write_text(text, encoding="utf-8")
@@ -221,13 +220,15 @@ def record(path: Path, command: str, outcomes: dict[Mutant, str]) -> list[dict]:
 def main() -> None:
     """Examines the modules; fails where a survivor has no reason beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as cifar10/cutmix.py; by default all")
+    parser.add_argument(
+        "modules", nargs="*", metavar="MODULE", help="such as slimresnet/data/loader.py; by default all"
+    )
     parser.add_argument("--sample", type=int, default=25, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "mutants.json")
     arguments = parser.parse_args()
-    if unknown := sorted({*arguments.modules} - TESTS.keys()):
-        parser.error(f"no tests are named for {', '.join(unknown)}: choose from {', '.join(TESTS)}")
+    if unknown := sorted({*arguments.modules} - {*modules()}):
+        parser.error(f"{', '.join(unknown)}: no such module, choose from {', '.join(modules())}")
     if importlib.util.find_spec("mutmut") is None:
         parser.error("a package is missing: pip install mutmut")
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -239,7 +240,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(REPOSITORY, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "node_modules"))
-        for module in arguments.modules or TESTS:
+        for module in arguments.modules or modules():
             outcomes = examine(tree, module, arguments.sample, arguments.seed)
             unread = record(arguments.output, command, outcomes)
             print(module, json.loads(arguments.output.read_text())["modules"][module], flush=True)

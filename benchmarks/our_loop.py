@@ -9,7 +9,7 @@ from torch import Tensor
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.recipe.settings import Recipe
 
 

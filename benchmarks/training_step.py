@@ -1,6 +1,6 @@
 """Images/s of one optimiser step at batch 128: python -m benchmarks.training_step
 
-The report's loop, this project's best setting, each lever alone, and where the time of a step goes before and after.
+The report's loop, this project's best setting, each change alone, and where the time of a step goes before and after.
 """
 
 import argparse

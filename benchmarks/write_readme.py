@@ -13,8 +13,8 @@ import yaml
 
 from benchmarks.measuring import FOLDER
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.data.corruptions.standard import overlapping_augmentations
 from slimresnet.data.inputs import resolution
+from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import SETTINGS, parse_resizing
 from slimresnet.run_folder.names import RESULTS_NAME, TRAINER_STATE_NAME
@@ -253,7 +253,7 @@ def results() -> str:
     for name, folder in RUNS.items():
         figures, recipe = read_json(folder / RESULTS_NAME), read_recipe(folder)
         runs[f"`{name}.yaml`"] = figures
-        overlapping = overlapping_augmentations(recipe.trivial_augment, recipe.gaussian_blur_prob)
+        overlapping = overlapping_augmentations(recipe)
         if overlapping and "test_corruption_accuracy" in figures:
             overlaps.append(f"Augmentations of `{name}.yaml` that do what corruptions do: {', '.join(overlapping)}.")
         policy = figures.get("test_tta", "none")

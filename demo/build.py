@@ -15,17 +15,20 @@ from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.cli import export as export_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
-from slimresnet.formats.backends import QUANTIZED_ONNX_FILE
-from slimresnet.formats.graphs import ExportError
-from slimresnet.formats.trained import ModelError, find_folder
+from slimresnet.api.export import export
+from slimresnet.cli.flags import SYNONYMS, add_model
+from slimresnet.cli.parser import Parser
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.errors import SlimResNetError
+from slimresnet.formats.format import ExportError
+from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
+from slimresnet.formats.trained import find_folder
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.recipe.settings import RecipeError
-from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.console import tolerant_output
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own
-from slimresnet.run_folder.writing import FolderError, write_json
+from slimresnet.run_folder.writing import write_json
 
 FOLDER = Path(__file__).parent
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -38,18 +41,22 @@ A small residual network for small images, in int8, in the browser. Nothing that
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `words` stand for it in Python."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="A folder that train.py wrote, or a model on the Hub.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="A new folder for the page.")
-    parser.add_argument("--overwrite_output_dir", action="store_true", help="Replace the page that the folder holds.")
-    parser.add_argument(
-        "--dataset_name", help="Whose training images int8 takes its ranges from, and whose test images the page shows."
+    parser = Parser(description=__doc__, synonyms=SYNONYMS)
+    add_model(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset_name",
+        help="A dataset on the Hub, or a folder. The int8 file takes its ranges from its training images, and the page "
+        "shows test images of it; by default what the model was trained on.",
     )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", type=Path, required=True, help="A new folder for the page.")
+    output.add_argument("--overwrite_output_dir", action="store_true", help="Replace the page that the folder holds.")
     return parser.parse_args(words)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the page beside the folder's files, whose places it takes when it is complete."""
+    """Builds the page in a folder of its own. Its files take their places in `output_dir` when it is complete."""
     output_dir = arguments.output_dir
     is_page = "about.json" in recorded(output_dir)
     holds_something = output_dir.exists() and set(os.listdir(output_dir)) - {OWN_NAME}
@@ -65,8 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         shutil.copytree(FOLDER / "page", page, dirs_exist_ok=True)
         copy_runtime(page / "onnxruntime")
         exported = Path(staging) / "exported"
-        flags = ["--quantize=int8", "--uint8_pixels", f"--output_dir={exported}", f"--dataset_name={dataset_name}"]
-        export_script.run(export_script.parse([str(folder), *flags]))
+        export(folder, output_dir=exported, quantize="int8", uint8_pixels=True, dataset_name=dataset_name)
         shutil.copyfile(exported / QUANTIZED_ONNX_FILE, page / "model.onnx")
         config = SlimResNetConfig.from_pretrained(folder)
         labels = [config.id2label[label] for label in range(config.num_labels)]
@@ -132,7 +138,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         run(parse())
-    except (DatasetError, ExportError, ModelError, RecipeError, FolderError) as error:
+    except SlimResNetError as error:
         sys.exit(f"demo.build: error: {error}")
     except OSError as error:
         sys.exit(f"demo.build: error: --output_dir cannot be written to: {error}")

@@ -1,1 +1,4 @@
-"""A sample of CIFAR-10, and examples of what the package is called with."""
+"""What the project is tried out with: a sample of CIFAR-10 for a first run without a download, and what made it.
+
+Nothing here is installed, and no package imports it.
+"""

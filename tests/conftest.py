@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
 
 import modeling_slimresnet
-import slimresnet.data.sources.dataset
+import slimresnet.data.sources.decoding
 from slimresnet.data.images import open_picture
 
 # The same examples each time, on machines of any speed.
@@ -34,6 +34,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("repository")
+
+
+def pytest_collection_modifyitems(config, items):
+    """
+    The two workers of pytest-xdist begin with a half each: in both, modules with slow tests come first, about as many.
+
+    What is left towards the end, and is taken over by the worker that is done first, are then quick tests.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    modules = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    slow = {path: sum(item.get_closest_marker("slow") is not None for item in modules[path]) for path in modules}
+    halves, loads = ([], []), [0, 0]
+    for path in sorted(modules, key=slow.get, reverse=True):
+        half = loads.index(min(loads)) if slow[path] else min((0, 1), key=lambda half: len(halves[half]))
+        halves[half].extend(modules[path])
+        loads[half] += slow[path]
+    items[:] = [item for half in sorted(halves, key=len, reverse=True) for item in half]
+
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "examples" / "cifar10_sample"
@@ -48,7 +69,7 @@ def cheap_runs():
     blank = PILImage.new("RGB", (1, 1))
     with (
         patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
-        patch.object(slimresnet.data.sources.dataset, "open_picture", _open_once),
+        patch.object(slimresnet.data.sources.decoding, "open_picture", _open_once),
     ):
         yield
 

@@ -4,33 +4,42 @@ import atexit
 import json
 import multiprocessing
 import os
+import runpy
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
-from conftest import SAMPLE
+import torch.distributed.run
+from accelerate.commands import launch as launch_script
+from conftest import REPOSITORY, SAMPLE
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.api.evaluate import evaluate
 from slimresnet.api.train import train as api_train
-from slimresnet.cli import eval as eval_script
 from slimresnet.cli import train as train_script
+from slimresnet.cli.eval import parse, print_scores
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.randomness import sample_order
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.splits import random_subset, stratified_split
-from slimresnet.data.transforms.augmentation import normalize
+from slimresnet.data.transforms.normalize import normalize
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.ownership import own
 
 SECONDS = 300  # of patience with a process, on a machine that may have other things to do
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["slimresnet.api.train"])  # imports take seconds: done once, a child has them
+# Imports take seconds: done once, a child has them.
+PROCESSES.set_forkserver_preload([
+    "slimresnet.api.train", "slimresnet.cli.eval", "slimresnet.cli.predict", "slimresnet.cli.export",
+    "slimresnet.cli.push_to_hub", "accelerate.commands.launch", "torch.distributed.run", "hypothesis",
+])  # fmt: skip
 # Python would wait at its end for those that a failed test left.
 atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])
 
@@ -40,7 +49,9 @@ def train(flags, *more, callbacks=()):
     return api_train(parse_recipe([*flags, *map(str, more)]), callbacks).folder
 
 
-def start(program: Callable[[], None], arguments, log: Path, **environment: str) -> multiprocessing.Process:
+def start(
+    program: Callable[[], None], arguments, log: Path, errors: Path | None = None, **environment: str
+) -> multiprocessing.Process:
     """
     Another process, the first of its group, as a terminal or a job scheduler starts it.
 
@@ -48,19 +59,66 @@ def start(program: Callable[[], None], arguments, log: Path, **environment: str)
         program: what it runs, a function of a module, such as `train.main`.
         arguments: of its command line.
         log: gets what it prints.
+        errors: gets what it prints to standard error, if that is to be apart.
     """
-    log.touch()
-    process = PROCESSES.Process(target=_run, args=(program, list(map(str, arguments)), log, environment))
+    errors = errors or log
+    log.touch(), errors.touch()
+    process = PROCESSES.Process(target=_run, args=(program, list(map(str, arguments)), log, errors, environment))
     process.start()
     return process
 
 
-def _run(program, arguments, log, environment):
+def _run(program, arguments, log, errors, environment):
     os.setsid()
     os.environ.update(environment)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1), os.dup2(descriptor, 2)
-    sys.argv = [program.__module__, *arguments]
+    for file, stream in ((log, 1), (errors, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
+    multiprocessing.set_start_method(None, force=True)  # the system's own, as in a fresh process
+    sys.argv = [getattr(program, "__module__", "program"), *arguments]
+    program()
+
+
+def run_script(name, *arguments, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A script of the repository, such as `eval.py`, to its end, in a process that has the imports."""
+    streams = folder / f"{name}.out", folder / f"{name}.err"
+    process = start(partial(_run_script, name), arguments, *streams, **environment)
+    process.join(SECONDS)
+    return subprocess.CompletedProcess(name, process.exitcode, *(file.read_text() for file in streams))
+
+
+def _run_script(name):
+    sys.argv[0] = name
+    os.chdir(REPOSITORY)
+    runpy.run_path(name, run_name="__main__")
+
+
+def launch(program: Callable[[], None], arguments, log: Path, **environment: str) -> multiprocessing.Process:
+    """
+    `accelerate launch` with these words: several processes, all with the imports, which run `program` as their script.
+
+    Raises:
+        As `accelerate launch` does, in the process that is returned.
+    """
+    return start(partial(_launch, program), arguments, log, **environment)
+
+
+def _launch(program):
+    prepare = torch.distributed.run.config_from_args
+
+    def prepare_forks(arguments):
+        config, _, words = prepare(arguments)
+        config.start_method = "fork"
+        return config, _run_launched, [program, words]
+
+    torch.distributed.run.config_from_args = prepare_forks
+    os.chdir(REPOSITORY)
+    launch_script.main()
+
+
+def _run_launched(program, words):
+    script = words.index("-m") + 1 if "-m" in words else 1  # behind Python's own -u
+    sys.argv = words[script:]
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as PyTorch does where it begins
     program()
 
 
@@ -163,5 +221,5 @@ def write_as_ours(folder, *names):
 
 
 def evaluate_folder(folder, *flags):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    eval_script.run(eval_script.parse([str(folder), *flags]))
+    """What eval.py does, in this process: it prints, and mistakes are raised."""
+    return evaluate(**vars(parse([str(folder), *flags])), on_scored=print_scores)

@@ -15,16 +15,28 @@ from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.data.inputs import build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, load_batches
 from slimresnet.data.randomness import Draws, sample_order
+from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
-from slimresnet.evaluation.scoring import predict_logits
 from slimresnet.formats.trained import ModelError, fold_batchnorm
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
-from slimresnet.hub.push import HubError, collect, create_repository, push
+from slimresnet.hub.files import collect
+from slimresnet.hub.upload import create_repository, upload
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
-from slimresnet.run_folder.names import CARD_NAME, RECIPE_NAME, RESULTS_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.names import (
+    CARD_NAME,
+    CURVES_PICTURE,
+    DETAILS_SUFFIX,
+    FIGURES_FOLDER,
+    LEARNING_RATE_PICTURE,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_SAMPLES_PICTURE,
+)
 from slimresnet.run_folder.writing import FolderError, write_json
 from slimresnet.training.callbacks import Callbacks
 from slimresnet.training.choosing import Scored, score_finished
@@ -151,7 +163,7 @@ def _finish(
     print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
     if recipe.push_to_hub and recipe.hub_model_id:
         try:
-            print(push(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
+            print(upload(collect(output_dir, recipe.hub_model_id), recipe.hub_model_id))
         except HubError as error:
             raise HubError(
                 f"{error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name."
@@ -167,7 +179,7 @@ def _write_files(
     (folder / RECIPE_NAME).write_text(run.plan.recipe.to_yaml(), encoding="utf-8")
     run.progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
-        write_json(folder / f"{prefix}_details.json", content)
+        write_json(folder / f"{prefix}{DETAILS_SUFFIX}", content)
     write_json(folder / RESULTS_NAME, results)
 
 
@@ -175,7 +187,7 @@ def _add_pictures(output_dir: Path, pictures: dict[str, Callable[[Path], None]])
     """Draws them into a finished folder, and its card anew: no picture stands between the weights and the disk."""
     try:
         with change(output_dir) as made:
-            draw(pictures, made.files / "figures")
+            draw(pictures, made.files / FIGURES_FOLDER)
             renew_model_card(made, output_dir)
     except (FolderError, ModelError) as error:
         print(f"the run is saved, but without its pictures: {error}", file=sys.stderr)
@@ -188,10 +200,10 @@ def _pictures(run: Run, scored: Scored) -> dict[str, Callable[[Path], None]]:
     rates = [learning_rates(recipe, step, progress.max_steps) for step in steps]
     lines = {name: np.array([rate[name] for rate in rates]) for name in rates[0]}
     return {
-        "curves.png": partial(plot_curves, progress.log_history),
-        "learning_rate.png": partial(plot_learning_rate, np.array(steps) / progress.steps_per_epoch, lines),
+        CURVES_PICTURE: partial(plot_curves, progress.log_history),
+        LEARNING_RATE_PICTURE: partial(plot_learning_rate, np.array(steps) / progress.steps_per_epoch, lines),
         **split_pictures("test", data.test, data.test_rows, scored.test_logits, scored.details["test"]),
-        "training_samples.png": partial(_draw_training_samples, run),
+        TRAINING_SAMPLES_PICTURE: partial(_draw_training_samples, run),
     }
 
 

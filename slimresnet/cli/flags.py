@@ -4,7 +4,7 @@ from argparse import _ActionsContainer
 from collections.abc import Sequence
 
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.backends import BACKENDS
+from slimresnet.formats.registry import backend_choices
 
 Group = _ActionsContainer
 """A parser, or a group of its flags that has a title."""
@@ -47,7 +47,7 @@ def add_model(group: Group) -> None:
 def add_network_flags(group: Group) -> None:
     """In which form the network runs."""
     group.add_argument(
-        "--backend", choices=BACKENDS, default="torch", help="Program that runs the network; by default torch."
+        "--backend", choices=backend_choices(), default="torch", help="Program that runs the network; by default torch."
     )
     group.add_argument(
         "--quantized", action="store_true", help="Run the int8 file that export.py --quantize int8 made."

@@ -1,4 +1,4 @@
-"""From the CPU, where decisions are made, to the device."""
+"""Copies from the CPU, where random decisions are made, to the device."""
 
 import numpy as np
 import torch
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A small array from the CPU to the device, without waiting for what the device is at."""
+    """Copies a small array to a device, without waiting for the work that the device has queued."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
-        tensor = tensor.pin_memory()  # a copy from other memory waits for all that the GPU was given before
+        tensor = tensor.pin_memory()  # a copy from pageable memory waits for the queue
     return tensor.to(device, non_blocking=True)

@@ -8,31 +8,31 @@ from PIL.ImageOps import exif_transpose
 # What cameras, browsers and the datasets of this field write. Pillow knows forty more by their content: EPS starts
 # Ghostscript, and decoders that hardly a picture needs are rarely looked at.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# A phone's 64 megapixels, and in Pillow, with a copy in RGB, half a gigabyte of memory.
+# The 64 megapixels of a phone's camera, which take Pillow half a gigabyte of memory, a copy in RGB included.
 MOST_PIXELS = 1 << 26
 
 
 def open_picture(content: bytes) -> PIL.Image.Image:
     """
-    The first frame of an image file, decoded, upright as its EXIF says, in the mode that it has there.
+    The first frame of an image file, decoded, upright as its EXIF says, in the mode of the file.
 
     Raises:
-        ValueError: it has more pixels than `MOST_PIXELS`, of which none is decoded.
-        Exception: of Pillow's many; UnidentifiedImageError where it is in none of `FORMATS`.
+        ValueError: the image has more than `MOST_PIXELS` pixels; none of them is decoded.
+        Exception: one of Pillow's many; UnidentifiedImageError where the file is in none of `FORMATS`.
     """
     try:
-        image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.Image.DecompressionBombError as error:  # above a limit of Pillow's own, in a frame or a tile too
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it has {image.width:,}×{image.height:,} pixels, of at most {MOST_PIXELS:,}")
     image.load()
-    # Only where it is there: a transposed image is a copy.
+    # exif_transpose copies an image even where it has nothing to do.
     if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
         image = exif_transpose(image)
     return image
 
 
 def picture_suffixes() -> set[str]:
-    """How the names of such files end, as in `.png`, in small letters."""
+    """How the names of files in one of `FORMATS` end, in small letters, such as `.png`."""
     return {suffix for suffix, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}

@@ -6,12 +6,14 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import ViTImageProcessorPil
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.loader import TrainingBatch, joined
-from slimresnet.data.transforms.augmentation import Augmentation, normalize, resize
-from slimresnet.data.transforms.cutmix import CutMixCollator
+from slimresnet.data.transforms.normalize import normalize
+from slimresnet.data.transforms.resize import resize
+from slimresnet.data.transforms.transform import ImageTransform, LabelTransform, transforms_of
 from slimresnet.recipe.settings import Recipe, RecipeError, parse_resizing
 
 _BYTES_AT_ONCE = 2**25  # some ten thousand images of CIFAR-10
@@ -22,55 +24,32 @@ class TrainingInputs:
     Makes the model's inputs of a batch: augment, mix, normalise.
 
     Args:
-        num_epochs: of the run, which `progressive_resizing` has shares of.
+        num_epochs: epochs of the run, of which `progressive_resizing` takes shares.
 
     Attributes:
         normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
-        last_full_epoch: the last, counted from 0, that has all of the recipe's augmentations; where none has, the last.
+        last_full_epoch: the last epoch, counted from 0, that has all of the recipe's augmentations; the last of the
+            run if none has.
 
     Raises:
-        RecipeError: `progressive_resizing` or `crop_padding` do not fit the size of the network's images.
+        RecipeError: `progressive_resizing`, or a setting of a transform, does not fit the size of the network's images.
     """
 
     def __init__(self, recipe: Recipe, config: SlimResNetConfig, num_epochs: int):
         self._stages = parse_resizing(recipe.progressive_resizing)
         if any(pixels > config.image_size for pixels, _ in self._stages):
             raise RecipeError(f"--progressive_resizing must stay within the image size, {config.image_size} pixels.")
-        if recipe.crop_padding >= config.image_size:
-            raise RecipeError(
-                f"--crop_padding {recipe.crop_padding} must be below the image size, {config.image_size} pixels."
-            )
-        self._num_epochs, self._image_size, num_labels = num_epochs, config.image_size, config.num_labels
+        self._num_epochs, self._image_size, self._num_labels = num_epochs, config.image_size, config.num_labels
         self._mean, self._std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
         self.normalize = partial(normalize, mean=tuple(recipe.image_mean), std=tuple(recipe.image_std))
-        light = {
-            "crop_padding": recipe.crop_padding,
-            "crop_padding_mode": recipe.crop_padding_mode,
-            "horizontal_flip_prob": recipe.horizontal_flip_prob,
-            "alternating_flip": recipe.alternating_flip,
-        }
-        full = {
-            "trivial_augment": recipe.trivial_augment,
-            "vertical_flip_prob": recipe.vertical_flip_prob,
-            "gaussian_blur_prob": recipe.gaussian_blur_prob,
-            "gaussian_blur_sigma": tuple(recipe.gaussian_blur_sigma),
-            "random_erasing_prob": recipe.random_erasing_prob,
-            "random_erasing_area": tuple(recipe.random_erasing_area),
-            "erasing_color": tuple(round(255 * mean) for mean in recipe.image_mean),
-        }
-        smoothing = recipe.label_smoothing_factor
         self._full_epochs = range(
             recipe.num_light_augmentation_epochs, num_epochs - recipe.num_final_light_augmentation_epochs
         )
         self.last_full_epoch = self._full_epochs[-1] if self._full_epochs else num_epochs - 1
-        self._light = (
-            Augmentation(**light),
-            CutMixCollator(num_labels, self.normalize, prob=0.0, label_smoothing=smoothing),
-        )
-        self._full = (
-            Augmentation(**light, **full),
-            CutMixCollator(num_labels, self.normalize, recipe.cutmix_alpha, recipe.cutmix_prob, smoothing),
-        )
+        self._image_transforms = transforms_of(recipe, ImageTransform)
+        self._label_transforms = transforms_of(recipe, LabelTransform)
+        for transform in (*self._image_transforms, *self._label_transforms):
+            transform.check(config.image_size)
 
     def denormalize(self, pixel_values: Tensor) -> Tensor:
         """The uint8 pixels that `normalize` made `pixel_values` of, the same shape."""
@@ -79,16 +58,24 @@ class TrainingInputs:
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""
-        epoch = batch.draws.epoch
-        augment, collate = self._full if epoch in self._full_epochs else self._light
-        size = resolution(self._stages, epoch, self._num_epochs, self._image_size)
-        return collate(resize(augment(batch.pixels, batch.draws), size), batch.labels, batch.draws)
+        pixels, labels, draws = batch
+        is_full = draws.epoch in self._full_epochs
+        for change in self._image_transforms:
+            if is_full or change.is_light:
+                pixels = change(pixels, draws)
+        pixels = resize(pixels, resolution(self._stages, draws.epoch, self._num_epochs, self._image_size))
+        targets = F.one_hot(labels, self._num_labels).float()
+        for mix in self._label_transforms:
+            if is_full or mix.is_light:
+                pixels, targets = mix(pixels, targets, draws)
+        return {"pixel_values": self.normalize(pixels), "labels": targets}
 
     def of(self, batches: Iterator[TrainingBatch]) -> Iterator[dict[str, Tensor]]:
         """
         The inputs of each of the batches, which are of one epoch and one size.
 
-        On a GPU those of several batches are made at once: the kernels of one batch take longer to launch than to run.
+        On a GPU, the inputs of several batches are made at once: the kernels for one batch take longer to launch than
+        to run.
         """
         for first in batches:
             inputs = self(joined([first, *islice(batches, batches_at_once(first.pixels) - 1)]))
@@ -97,7 +84,7 @@ class TrainingInputs:
 
 
 def batches_at_once(pixels: Tensor) -> int:
-    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; the result does not depend on it."""
+    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; inputs do not depend on it."""
     if pixels.device.type == "cpu" or len(pixels) % 2:  # CutMix pairs the last sample of an odd batch within the batch
         return 1
     return max(1, _BYTES_AT_ONCE // pixels.nbytes)
@@ -112,7 +99,7 @@ def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageP
     """The processor that does to an image what training did, but for augmentation; works without torchvision."""
     return ViTImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size},
-        image_mean=recipe.image_mean,
-        image_std=recipe.image_std,
+        image_mean=list(recipe.image_mean),
+        image_std=list(recipe.image_std),
         do_convert_rgb=True,
     )

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit, ResidentImages
+from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
-# What asks a process to stop, as far as its system has it: Ctrl-C, a scheduler, Ctrl-Break.
+# The signals that ask a process to stop (Ctrl-C, a scheduler, Ctrl-Break), of those that this system has.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
@@ -37,7 +37,7 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a process gets its batches: its place among the processes, and the machine it runs on."""
+    """How a process gets its batches: its device, its place among the processes, and its workers."""
 
     device: torch.device
     process_index: int = 0
@@ -50,8 +50,8 @@ class TrainingLoader:
     The training batches of this process, epoch by epoch.
 
     An epoch is a list of global batches, each of `batch_size × num_processes × accumulation` consecutive positions of
-    `sample_order`. Their part that no full batch fits into is left out, another one each epoch. So all processes do
-    the same number of steps, and together see the same samples as one process would.
+    `sample_order`. The remainder after the last full batch is dropped; it differs each epoch. So all processes do the
+    same number of steps, and together see the same samples as one process would.
 
     Args:
         split: where the samples are.
@@ -122,17 +122,18 @@ def evaluation_batches(
 
 def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
     """Reads batches of row numbers; yields pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device."""
-    if isinstance(split.images, ResidentImages):
-        loader = split.images.read(batches)  # on the device already: a worker could only copy them
+    loader: Iterable[Tensor | DatasetError]
+    if not split.images.uses_workers:
+        loader = split.images.read(batches)
     else:
         loader = DataLoader(
             _BatchStream(split.images, batches),
             batch_size=None,
             num_workers=min(loading.num_workers, len(batches)),
-            worker_init_fn=_pass_first_signal_over,
+            worker_init_fn=pass_first_signal_over,
             pin_memory=loading.device.type == "cuda",
         )
-    # A signal that comes between a worker's start and its handlers would end the worker: it waits until they stand.
+    # A signal between a worker's start and the installation of its handlers would end the worker: it is held back.
     _hold_signals(True)
     try:
         loaded = iter(loader)
@@ -144,12 +145,13 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
                 raise pixels
             yield pixels.to(loading.device, non_blocking=True), to_device(split.labels[rows], loading.device)
     finally:
-        # Workers end with the last reference to what they load. An error's traceback would keep it for the garbage
-        # collector, which takes the queues first that tell them to end: the program would wait for them for ever.
+        # Workers end with the last reference to the iterator. The traceback of an error would keep the iterator alive
+        # until the garbage collector runs, which may collect the queues first that tell the workers to end: the program
+        # would then wait for the workers for ever.
         del loaded
 
 
-def _pass_first_signal_over(worker_id: int) -> None:
+def pass_first_signal_over(worker_id: int) -> None:
     """A signal to the whole process group is for the main process, which needs its workers to finish a step."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
@@ -158,10 +160,10 @@ def _pass_first_signal_over(worker_id: int) -> None:
 
 def _hold_signals(hold: bool) -> None:
     """
-    Has signals to stop wait, or come, where the system can: Windows cannot.
+    Holds the signals back that ask this process to stop, or lets them through. Windows has no way to do so.
 
-    Nor do they wait under `forkserver`, whose server begins with the first worker: it, and all processes that it starts
-    from then on, would never get any.
+    Under `forkserver` signals are never held back: the server starts with the first worker, and would inherit the mask,
+    as would every process that it starts from then on.
     """
     if hasattr(signal, "pthread_sigmask") and multiprocessing.get_start_method() != "forkserver":
         signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -170,7 +172,7 @@ def _hold_signals(hold: bool) -> None:
 class _BatchStream(IterableDataset):
     """Worker `k` of `n` reads the batches `k, k + n, …`: the DataLoader takes from workers in turn, so order holds."""
 
-    def __init__(self, images, batches: Sequence[np.ndarray]):
+    def __init__(self, images: ImageSource, batches: Sequence[np.ndarray]):
         self._images, self._batches = images, batches
 
     def __iter__(self) -> Iterator[Tensor | DatasetError]:

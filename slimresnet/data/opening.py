@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import ImageSplit, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
 

@@ -1,22 +1,24 @@
-"""Pictures of a run and of what its model gets right: PNG, legible at their full size, safe for the colour-blind."""
+"""
+Pictures of a run and of what its model gets right: PNG files, legible at their full size, safe for the colour-blind.
+
+Without pyplot, whose choice of a display is the notebook's or the program's that calls.
+"""
 
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: training machines have no display
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from slimresnet.data.loader import Loading, load_batches
-from slimresnet.data.sources.dataset import ImageSplit
+from slimresnet.data.sources.source import ImageSplit
+from slimresnet.run_folder.names import CLASSES_SUFFIX, CONFUSION_MATRIX_SUFFIX, MISTAKES_SUFFIX, RELIABILITY_SUFFIX
 
 # Okabe and Ito's palette, told apart by the colour-blind; line styles and markers say the same once more.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -47,7 +49,6 @@ def draw(pictures: dict[str, Callable[[Path], None]], folder: Path) -> None:
         try:
             draw_one(folder / name)
         except Exception as error:  # fonts, memory, the disk, the data: each its own
-            plt.close("all")
             (folder / name).unlink(missing_ok=True)
             reason = " ".join(str(error).split()) or type(error).__name__
             print(f"picture {name} could not be drawn, and is left out: {reason}", file=sys.stderr)
@@ -56,7 +57,6 @@ def draw(pictures: dict[str, Callable[[Path], None]], folder: Path) -> None:
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def plot_curves(log_history: list[dict], path: Path) -> None:
@@ -64,13 +64,14 @@ def plot_curves(log_history: list[dict], path: Path) -> None:
     Draws loss and, where there was validation, accuracy over the epochs.
 
     Args:
-        log_history: an entry an epoch, with `epoch`, `loss` and maybe `eval_loss`, `eval_accuracy` and the same with
-            `_ema` behind it; accuracies in 0–1.
-        path: of the PNG, as for all functions here; its folder is made.
+        log_history: an entry an epoch, with `epoch`, `loss` and maybe `eval_loss` and `eval_accuracy`, 0–1; the names
+            of those of averaged weights end in `_ema`.
+        path: of the PNG; its folder is made. Every function of this module writes to such a path.
     """
     panels = {name: [(key, style) for key, style in lines if key in log_history[-1]] for name, lines in _LINES.items()}
     panels = {name: lines for name, lines in panels.items() if lines}
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
         for key, style in lines:
             entries = [entry for entry in log_history if key in entry]
@@ -101,7 +102,8 @@ def plot_learning_rate(epochs: np.ndarray, rates: dict[str, np.ndarray], path: P
         epochs: that are done before each step, `[num_steps]`.
         rates: of each step, `[num_steps]`, by the name that `log_history` has.
     """
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     styles = [(_BLACK, "-"), (_BLUE, "--"), (_VERMILION, "-.")]
     for (name, values), (color, line) in zip(rates.items(), styles, strict=False):
         axis.plot(epochs, values, color=color, linestyle=line, label=_RATES[name])
@@ -119,7 +121,8 @@ def plot_confusion_matrix(matrix: list[list[int]], names: list[str], path: Path)
     counts = np.array(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(6.0, 0.85 * len(names)), 20)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     _name_ticks(axis.set_xticks, names, rotation=45, ha="right", rotation_mode="anchor")
     _name_ticks(axis.set_yticks, names)
@@ -144,7 +147,8 @@ def plot_confusion_matrix(matrix: list[list[int]], names: list[str], path: Path)
 def plot_classes(scores: dict[str, list[float]], names: list[str], path: Path) -> None:
     """Draws bars of precision, recall and F1, `[num_labels]` each, by class."""
     kinds = [("precision", _BLUE, None), ("recall", _VERMILION, "//"), ("f1", _GREEN, "..")]
-    figure, axis = plt.subplots(figsize=(min(max(8.0, 1.1 * len(names)), 40), 4.5), layout="constrained")
+    figure = Figure(figsize=(min(max(8.0, 1.1 * len(names)), 40), 4.5), layout="constrained")
+    axis = figure.subplots()
     for offset, (kind, color, hatch) in zip((-0.27, 0, 0.27), kinds, strict=True):
         label = "F1" if kind == "f1" else kind
         places = np.arange(len(names)) + offset
@@ -167,7 +171,8 @@ def plot_reliability(bins: list[dict], scaled: list[dict] | None, path: Path) ->
         bins: `confidence`, `accuracy` and `share` of each, as `evaluation/metrics/calibration` gives them.
         scaled: the same after temperature scaling; None where there was none.
     """
-    figure, (above, below) = plt.subplots(2, figsize=(6, 6.5), height_ratios=(3, 1), sharex=True, layout="constrained")
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    above, below = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     above.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
     groups = [(bins, _BLUE, "-", "o", "as it is"), (scaled, _VERMILION, "--", "^", "temperature-scaled")]
     for group, color, line, marker, label in groups:
@@ -187,7 +192,7 @@ def plot_reliability(bins: list[dict], scaled: list[dict] | None, path: Path) ->
 
 
 def most_confident_mistakes(logits: Tensor, labels: np.ndarray, count: int = 24) -> np.ndarray:
-    """The samples, int64 `[at most count]`, whose class was missed with the largest probability, that one first."""
+    """The samples, int64 `[at most count]`, that are classified wrongly, the most confident mistake first."""
     probabilities = logits.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != torch.from_numpy(labels)).nonzero()[:, 0]
@@ -195,7 +200,7 @@ def most_confident_mistakes(logits: Tensor, labels: np.ndarray, count: int = 24)
 
 
 def plot_mistakes(pixels: Tensor, logits: Tensor, labels: np.ndarray, names: list[str], path: Path) -> None:
-    """Draws images, uint8 `[N, 3, H, W]`, each with its true class and what was said of it and how surely."""
+    """Draws images, uint8 `[N, 3, H, W]`, each with its true class, its predicted class and the confidence of that."""
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     captions = [
         f"{names[label]}\n→ {names[guess]} {sure:.1%}"
@@ -234,7 +239,8 @@ def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Pat
     """Images `[3, H, W]` of any size side by side, each in a square of side 1 with its caption above it."""
     rows = -(-len(captions) // columns)
     width, height = 1.1, 1.45
-    figure, axis = plt.subplots(figsize=(1.5 * columns * width, 1.5 * rows * height))
+    figure = Figure(figsize=(1.5 * columns * width, 1.5 * rows * height))
+    axis = figure.subplots()
     # One pair of axes for all: a pair for each takes several times as long to lay out.
     for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
         row, column = divmod(index, columns)
@@ -259,7 +265,7 @@ def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Pat
     _save(figure, path)
 
 
-def _name_ticks(set_ticks, names: list[str], **style) -> None:
+def _name_ticks(set_ticks: Callable[..., object], names: list[str], **style: Any) -> None:
     every = -(-len(names) // _MOST_CLASSES)
     set_ticks(range(0, len(names), every), names[::every], parse_math=False, **style)  # a name may be $1_$2
 
@@ -271,28 +277,25 @@ def split_pictures(
     Confusion matrix, classes, reliability diagram and most confident mistakes of a scored split, for `draw`.
 
     Args:
-        prefix: of the names of the files.
-        rows: that were scored.
-        logits: of them, `[len(rows), num_labels]`.
+        prefix: that the names of the files begin with.
+        rows: those that were scored.
+        logits: of these rows, `[len(rows), num_labels]`.
         details: as `report_split` gives them.
     """
     names, labels = split.label_names, split.labels[rows]
-    pictures = {
-        f"{prefix}_confusion_matrix.png": partial(plot_confusion_matrix, details["confusion_matrix"], names),
-        f"{prefix}_classes.png": partial(plot_classes, details, names),
-        reliability_picture(prefix): partial(
-            plot_reliability, details["reliability"], details.get("reliability_scaled")
-        ),
-    }
     missed = most_confident_mistakes(logits, labels)
 
     def draw_mistakes(path: Path) -> None:
         [(pixels, _)] = load_batches(split, [rows[missed]], Loading(torch.device("cpu")))
         plot_mistakes(pixels, logits[missed], labels[missed], names, path)
 
-    return pictures | ({f"{prefix}_mistakes.png": draw_mistakes} if len(missed) else {})
-
-
-def reliability_picture(prefix: str) -> str:
-    """The file that `plot_reliability` draws to."""
-    return f"{prefix}_reliability.png"
+    pictures: dict[str, Callable[[Path], None]] = {
+        f"{prefix}{CONFUSION_MATRIX_SUFFIX}": partial(plot_confusion_matrix, details["confusion_matrix"], names),
+        f"{prefix}{CLASSES_SUFFIX}": partial(plot_classes, details, names),
+        f"{prefix}{RELIABILITY_SUFFIX}": partial(
+            plot_reliability, details["reliability"], details.get("reliability_scaled")
+        ),
+    }
+    if len(missed):
+        pictures[f"{prefix}{MISTAKES_SUFFIX}"] = draw_mistakes
+    return pictures

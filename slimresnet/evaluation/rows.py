@@ -1,4 +1,4 @@
-"""Which rows a figure is of: what the names in `all_results.json` begin with, and the facts that stand beside them."""
+"""Which rows a figure is of: the prefixes of names in `all_results.json`, and the facts beside the figures."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from slimresnet.data.opening import TrainingData, open_recipe_split
-from slimresnet.data.sources.dataset import ImageSplit, open_builder, shared_name
+from slimresnet.data.sources.dataset import shared_name, split_names
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
 
 HELD_OUT = "held_out"  # the rows that a run kept back from its training split
-VALIDATION = "validation"  # the same, where the data has no split of this name
+VALIDATION = "validation"  # the held-out rows too, where the data has no split of this name
 HELD_OUT_PREFIX, TEST_PREFIX = "eval", "test"
 TIMES_SCORED = "test_times_scored"
 _TRAIN_PREFIX = "train_split"  # of the training split as something to score
@@ -25,12 +26,12 @@ class ScoredRows:
     Rows to score.
 
     Attributes:
-        split: that they are rows of.
-        rows: their numbers, int64, ascending.
-        prefix: what the names of their figures begin with: `eval` for the held-out rows of a run, `test` for its test
-            split; never one of these, nor `train`, for other rows.
-        dataset: name of the data, as others may know it.
-        split_name: name of the split there.
+        split: the split that the rows are of.
+        rows: row numbers, int64, ascending.
+        prefix: what the names of figures begin with: `eval` for the held-out rows of a run, `test` for its test split.
+            Other rows have other prefixes, which begin with none of `eval`, `test` and `train`.
+        dataset: name of the data, without a path of this machine.
+        split_name: name of the split in the data.
     """
 
     split: ImageSplit
@@ -41,16 +42,16 @@ class ScoredRows:
 
     @property
     def are_held_out(self) -> bool:
-        """Whether choices may be made on them."""
+        """Whether the run held the rows out of its training, so that choices may be made on them."""
         return self.prefix == HELD_OUT_PREFIX
 
     @property
     def are_trained_on(self) -> bool:
-        """Whether they are of the split that the run was trained on."""
+        """Whether the rows are of the split that the run was trained on."""
         return self.prefix == _TRAIN_PREFIX
 
-    def facts(self, prefix: str) -> dict[str, str | int]:
-        """What figures whose names begin with `prefix` are of."""
+    def facts(self, prefix: str) -> dict[str, str | int | None]:
+        """Dataset, split, size and fingerprint behind figures whose names begin with `prefix`."""
         return {
             f"{prefix}_dataset": self.dataset,
             f"{prefix}_split": self.split_name,
@@ -59,8 +60,8 @@ class ScoredRows:
         }
 
 
-def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool]:
-    """What a run is trained on; recorded once, since other machines have other folders."""
+def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool | None]:
+    """The data of a run. A run records it: on another machine its folder may be elsewhere, or be another one."""
     return {
         "train_dataset": shared_name(recipe.dataset_name),
         "train_dataset_is_local": Path(recipe.dataset_name).exists(),
@@ -82,17 +83,19 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
     The rows that `--split` means, of the data that a recipe names.
 
     Args:
-        asked_for: name of a split; `held_out` for the held-out rows of the run, as is `validation` where the data has
-            no split of that name; None for the split that the recipe tests on.
-        run: the recipe that the model was trained with; None where that is not known.
-        results: of the run, whose fingerprints say whether data is its own, wherever it lies; where they have none, the
-            recipes do, by their names.
+        asked_for: name of a split, or `held_out` for the held-out rows of the run. `validation` means those too where
+            the data has no split of that name. None is the split that the recipe tests on.
+        run: the recipe that the model was trained with; None where it is not known.
+        results: `all_results.json` of the run. Its fingerprints say whether data is the run's own, wherever the data
+            lies. Without fingerprints the names in both recipes say so.
 
     Raises:
         DatasetError: as `open_split`.
         RecipeError: there are no held-out rows, or `held_out` has two meanings.
     """
-    splits = _split_names(recipe) if asked_for in (HELD_OUT, VALIDATION) else []
+    splits: list[str] = []
+    if asked_for in (HELD_OUT, VALIDATION):
+        splits = split_names(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
     if asked_for == HELD_OUT and HELD_OUT in splits:
         raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
     held_out = asked_for in (HELD_OUT, VALIDATION) and asked_for not in splits
@@ -118,7 +121,7 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
 
 
 def _prefix(split: ImageSplit, name: str, recipe: Recipe, run: Recipe | None, results: dict) -> str:
-    """What figures of a whole split are called; arguments as in `open_rows`."""
+    """The prefix of a whole split. For its arguments see `open_rows`."""
     same_names = run is not None and _names_of_data(recipe) == _names_of_data(run)
 
     def is_that_of_run(fact: str, split_of_run: str | None) -> bool:
@@ -135,13 +138,13 @@ def _prefix(split: ImageSplit, name: str, recipe: Recipe, run: Recipe | None, re
 
 
 def free_prefix(*names: str) -> str:
-    """Names as one word of small letters, figures and `_`, which no figure or fact of a run begins with."""
+    """A prefix made of names, in small letters, digits and `_`. No name that a run itself writes begins with it."""
     prefix = "_".join(re.sub(r"\W+", "_", name.lower()).strip("_") or "data" for name in names)
     return unreserved(prefix)
 
 
 def unreserved(prefix: str) -> str:
-    """The prefix, with `_split` behind it where a run's own figures or facts could begin with it."""
+    """The prefix; with `_split` at its end where a name that a run itself writes could begin with it."""
     return f"{prefix}_split" if prefix.split("_")[0] in _RESERVED else prefix
 
 
@@ -151,15 +154,10 @@ def is_fact_of_training(name: str) -> bool:
 
 
 def count_test(scored: ScoredRows, results: dict) -> dict[str, int]:
-    """The count of a run's scorings of its test rows, one higher; nothing for other rows, or where none was kept."""
+    """The number of times that the test rows were scored, this one included; nothing where nobody counted."""
     if scored.prefix != TEST_PREFIX or TIMES_SCORED not in results:
         return {}
     return {TIMES_SCORED: results[TIMES_SCORED] + 1}
-
-
-def _split_names(recipe: Recipe) -> list[str]:
-    builder = open_builder(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
-    return [str(name) for name in builder.config.data_files or {}]
 
 
 def _names_of_data(recipe: Recipe) -> dict:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: views of an image whose logits are averaged."""
+"""Test-time augmentation: views of an image whose logits are averaged, and which policy helps most."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimresnet.data.transforms.augmentation import gaussian_blur
+from slimresnet.data.transforms.gaussian_blur import gaussian_blur
 
 View = Callable[[Tensor], Tensor]
 """Makes a view of a batch: uint8 `[B, C, H, W]` to the same."""
 
 
 def _shift(pixels: Tensor, down: int, right: int) -> Tensor:
-    """Moved by one pixel; what comes in at the border is the mirror image of what is there."""
+    """The images moved by one pixel; the border that comes in mirrors the pixels beside it."""
     height, width = pixels.shape[-2:]
     padded = F.pad(pixels.float(), (1, 1, 1, 1), mode="reflect").to(pixels.dtype)
     return padded[..., 1 - down : 1 - down + height, 1 - right : 1 - right + width]
@@ -59,7 +59,7 @@ POLICIES: dict[str, dict[str, float]] = {
         "down right": 0.125,
         "mirror, down right": 0.125,
     },
-    # The report's five. Its centre crop of the padded image is the original again, which so counts twice.
+    # The five views of the paper. Its centre crop of the padded image is the original again, which so counts twice.
     "paper": dict.fromkeys(("original", "mirror", "upside down", "centre crop", "blur"), 0.2),
 }
 
@@ -67,3 +67,32 @@ POLICIES: dict[str, dict[str, float]] = {
 def average(logits: dict[str, Tensor], policy: dict[str, float]) -> Tensor:
     """The weighted mean of the logits of a policy's views, `[num_samples, num_labels]` each, by name."""
     return torch.stack([weight * logits[name] for name, weight in policy.items()]).sum(dim=0)
+
+
+def views_of(*policies: str) -> list[str]:
+    """The views that the policies need, each once, the original first."""
+    return list(dict.fromkeys(["original", *(view for policy in policies for view in POLICIES[policy])]))
+
+
+def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str, float]:
+    """
+    Accuracy, 0–1, of each policy, and of `paper` with each of its views left out.
+
+    Args:
+        logits: of every view that a policy uses, `[N, num_labels]` each.
+    """
+    contenders = dict(POLICIES)
+    for left_out in POLICIES["paper"]:
+        others = [name for name in POLICIES["paper"] if name != left_out]
+        contenders[f"paper without {left_out}"] = dict.fromkeys(others, 1 / len(others))
+    return {name: accuracy(logits, policy, labels) for name, policy in contenders.items()}
+
+
+def accuracy(logits: dict[str, Tensor], policy: dict[str, float], labels: np.ndarray) -> float:
+    """Share, 0–1, of the samples that the weighted views of a policy get right; arguments as `average`."""
+    return float((average(logits, policy).argmax(dim=1).numpy() == labels).mean())
+
+
+def best_policy(accuracies: dict[str, float]) -> str:
+    """The most accurate of the policies; of equal ones the one with the fewest views."""
+    return max(POLICIES, key=lambda name: (accuracies[name], -len(POLICIES[name])))

@@ -1,4 +1,4 @@
-"""The forms that a trained network can take: PyTorch, torch.export, ONNX in float32 and int8.
+"""The forms that a trained network can take. A module here that has `FORMATS` is a format; `registry` finds it.
 
-Writes, reads and checks files. Nothing is trained or scored here.
+A format writes, opens and checks its file. Nothing is trained or scored here.
 """

@@ -2,33 +2,23 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from PIL.Image import fromarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
-from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
-from slimresnet.data.sources.dataset import resized
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
-from slimresnet.data.transforms.augmentation import normalize
 from slimresnet.errors import SlimResNetError
+from slimresnet.formats.image_processor import normalize_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
+from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
-
-_CHECKSUMS_NAME = "SHA256SUMS"  # of a checkpoint alone
-# Processors with no more to them than settings of what all do.
-_PROCESSORS = {"ViTImageProcessor": ViTImageProcessorPil, "DeiTImageProcessor": DeiTImageProcessorPil}
-_LARGEST_TRIED = 256  # pixels; they do the same at any size
 
 
 class ModelError(SlimResNetError):
@@ -59,20 +49,20 @@ def find_folder(name: str) -> Path:
     prepare_to_read(folder)
     if reason := explain_unfinished(folder):
         raise ModelError(f"MODEL {reason}")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_NAME).is_file():
         raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
     return folder
 
 
 def explain_unfinished(folder: Path) -> str | None:
     """Why a folder is no finished run, though train.py wrote it, and how it goes on; None where that is not so."""
-    if (folder / _CHECKSUMS_NAME).is_file():
+    if (folder / CHECKSUMS_NAME).is_file():
         return (
             f"{folder} is a checkpoint, which train.py alone makes use of: give the folder of the finished run, or "
             f"resume with the command that began it and --resume_from_checkpoint {folder}."
         )
-    checkpoints = list(folder.glob(f"*checkpoint-*/{_CHECKSUMS_NAME}"))
-    if checkpoints and not (folder / "config.json").is_file():
+    checkpoints = list(folder.glob(f"*{CHECKPOINT_PREFIX}*/{CHECKSUMS_NAME}"))
+    if checkpoints and not (folder / CONFIG_NAME).is_file():
         return f"{folder} is unfinished: resume with the command that began it and --resume_from_checkpoint last."
     return None
 
@@ -80,7 +70,7 @@ def explain_unfinished(folder: Path) -> str | None:
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 of a folder's weights; None where it has none."""
     try:
-        return sha256(folder / "model.safetensors")
+        return sha256(folder / WEIGHTS_NAME)
     except FileNotFoundError:
         return None
 
@@ -115,7 +105,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
             choose one class.
     """
-    file = folder / "model.safetensors"
+    file = folder / WEIGHTS_NAME
     if not file.is_file():
         pickles = sorted(each.name for each in folder.glob("*.bin"))
         raise ModelError(
@@ -160,7 +150,7 @@ def fold_batchnorm(model: SlimResNetForImageClassification) -> SlimResNetForImag
     for module in folded.modules():
         if isinstance(module, SlimResNetConvLayer):
             module.convolution = fuse_conv_bn_eval(module.convolution, module.normalization)
-            module.normalization = nn.Identity()
+            module.add_module("normalization", nn.Identity())
     return folded
 
 
@@ -178,7 +168,7 @@ def check_finite(logits: Tensor, names: Sequence) -> None:
     if len(broken):
         raise ModelError(
             f"MODEL gives logits that are NaN or infinite for {len(broken)} of {len(logits)} images, the first is "
-            f"{names[broken[0]]}: its weights are damaged or too large. Restore them, or train anew with a lower "
+            f"{names[int(broken[0])]}: its weights are damaged or too large. Restore them, or train anew with a lower "
             "--learning_rate."
         )
 
@@ -193,70 +183,6 @@ def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
     """
     image_size = load_config(folder).image_size
     try:
-        processor = _load_processor(folder)
-        mean, std = _mean_and_std(processor).tolist()
-        made = partial(normalize, mean=tuple(mean), std=tuple(std))
-        _check_sizes(processor, image_size)
-        _check_processor(processor, made, image_size)
+        return normalize_of(folder, image_size)
     except Exception as error:  # each processor has its own
         raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error
-    return made
-
-
-def _load_processor(folder: Path) -> BaseImageProcessor:
-    """
-    The processor that a folder names, in its form for Pillow: another one rounds in its own way.
-
-    Code that comes with a folder, by its `auto_map`, is not run, nor is the user asked. Others of transformers open
-    files that the folder names, or fetch them.
-    """
-    settings, _ = BaseImageProcessor.get_image_processor_dict(folder)
-    name = settings.get("image_processor_type")
-    kind = _PROCESSORS.get(str(name).removesuffix("Fast").removesuffix("Pil"))
-    if kind is None:
-        raise ValueError(f"its image_processor_type {name} is not known here, where {' and '.join(_PROCESSORS)} are.")
-    return kind.from_dict(settings)
-
-
-def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
-    """Of each channel, `[2, 3]`, for pixels in 0–1."""
-    for name in ("image_mean", "image_std", "rescale_factor"):
-        value = getattr(processor, name)
-        if not all(isinstance(each, int | float) for each in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"{name} must hold numbers, got {value!r}")
-    white = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    stated = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-    with np.errstate(all="ignore"):
-        mean, std = (np.broadcast_to(np.asarray(each, dtype=float) / white, 3) for each in stated)
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-        raise ValueError(
-            f"image_mean {processor.image_mean}, image_std {processor.image_std} and rescale_factor "
-            f"{processor.rescale_factor} must be finite, the last two above 0."
-        )
-    return np.stack([mean, std])
-
-
-def _check_sizes(processor: BaseImageProcessor, image_size: int) -> None:
-    """Refuses other sizes than the network's before an image of such a size is made: a file may name any."""
-    is_used = {"size": True, "crop_size": processor.do_center_crop, "pad_size": processor.do_pad}
-    for name in [name for name in is_used if is_used[name]]:
-        value = getattr(processor, name)
-        if value is not None and dict(value) != {"height": image_size, "width": image_size}:
-            raise ValueError(f"its {name} {dict(value)} is not that of the network, {image_size}×{image_size}.")
-
-
-def _check_processor(processor: BaseImageProcessor, made: Callable[[Tensor], Tensor], image_size: int) -> None:
-    """Tries a processor on images of the network's size, of more pixels and of fewer."""
-    side = min(image_size, _LARGEST_TRIED)
-    sizes = {name: {"height": side, "width": side} for name in ("size", "crop_size", "pad_size")}
-    for height, width in ((side, side), (side + 9, 2 * side + 3), (side // 2 + 4, 5)):
-        image = fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-        ours = made(torch.tensor(resized(image, side)).permute(2, 0, 1)[None])
-        theirs = processor(images=image, return_tensors="pt", **sizes)["pixel_values"]
-        is_alike = (theirs.dtype, theirs.shape) == (ours.dtype, ours.shape)
-        if not (is_alike and torch.allclose(theirs, ours, rtol=0, atol=1e-5 * float(ours.abs().max()))):
-            raise ValueError(
-                f"its {type(processor).__name__} makes other pixel_values of an image of {height}×{width} "
-                f"({theirs.dtype}, {list(theirs.shape[1:])}) than these tools, which resize it (bilinear) to "
-                f"{side}×{side}, rescale and normalise it. Correct the file, or use transformers' pipeline."
-            )

@@ -8,7 +8,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import Recipe
-from slimresnet.run_folder.names import RESULTS_NAME
+from slimresnet.run_folder.names import CONFIG_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
 
@@ -16,9 +16,8 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     """
     The recipe of a finished folder without a path of this machine.
 
-    A local dataset goes by its folder's own name. The network's config is the `config.json` beside the recipe. Where
-    the run was written, and to whom it reported, is left out: whoever trains by the recipe has a folder, a repository
-    and a tracker of their own, or none.
+    A local dataset goes by its folder's own name. The network's config is the `config.json` beside the recipe. Output
+    folder, repository and tracker are left out: whoever trains by the recipe has their own, or none.
 
     Args:
         license: of the weights, where it is other than the recipe's.
@@ -27,7 +26,7 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     return dataclasses.replace(
         recipe,
         dataset_name=read_json(folder / RESULTS_NAME).get("train_dataset") or _own_name(recipe.dataset_name),
-        config_name=recipe.config_name and "config.json",
+        config_name=recipe.config_name and CONFIG_NAME,
         output_dir=Recipe.output_dir,
         hub_model_id=None,
         report_to="none",
@@ -36,7 +35,7 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
 
 
 def _own_name(dataset_name: str) -> str:
-    """Of a run that did not record its dataset: the name as it is where the Hub could have it, else its last part."""
+    """The name of a dataset that the run did not record: as it is where the Hub could have it, else its last part."""
     try:
         validate_repo_id(dataset_name)
     except HFValidationError:

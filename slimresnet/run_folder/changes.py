@@ -17,20 +17,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from slimresnet.run_folder.names import RECIPE_NAME
+from slimresnet.run_folder.names import CHANGE_NAME, JOURNAL_NAME, NEXT_RECORD_NAME, OWN_NAME, RECIPE_NAME, RECORD_NAME
 from slimresnet.run_folder.writing import FolderError, explain, force_to_disk, write_json
 
-OWN_NAME = ".slimresnet"  # in a run's folder: all in it is this package's
-_RECORD = "record.json"
-_CHANGE = "change"
-_JOURNAL = "journal.json"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # JSON that says something else
 
 
 def recorded(folder: Path) -> dict[str, str]:
     """The files that were written here, by their path in the folder, each with the SHA-256 of what was written."""
     try:
-        files = json.loads((folder / OWN_NAME / _RECORD).read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["files"]
         return {str(name): str(digest) for name, digest in files.items() if _is_below(name)}
     except UNREADABLE:
         return {}  # none, or damaged: then nothing here is known to be ours
@@ -109,7 +105,7 @@ class Change:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._home = folder, folder / OWN_NAME / _CHANGE
+        self._folder, self._home = folder, folder / CHANGE_NAME
         self.files = self._home / "files"
         self.own: set[str] = set()
         self._removed: dict[str, str | None] = {}  # with the digest of each that is a file
@@ -155,7 +151,9 @@ class Change:
             return False
         record = recorded(self._folder)
         kept = {name: digest for name, digest in record.items() if name not in self._removed}
-        write_json(self._home / _RECORD, {"files": kept | {name: sha256(self.files / name) for name in files}})
+        write_json(
+            self._folder / NEXT_RECORD_NAME, {"files": kept | {name: sha256(self.files / name) for name in files}}
+        )
         for path in [*self.files.rglob("*"), self.files, self._home]:
             force_to_disk(path)
         mine = [name for name in files if name in self.own or _is_as_written(self._folder, name, record)]
@@ -165,7 +163,7 @@ class Change:
             "files": sorted(files, key=lambda name: (name in self._last, name)),
             "replaced": {name: _digest_of(self._folder, name) for name in mine},
         }
-        write_json(self._home / _JOURNAL, journal)
+        write_json(self._folder / JOURNAL_NAME, journal)
         return True
 
 
@@ -201,15 +199,15 @@ def change(folder: Path) -> Iterator[Change]:
         raise explain(error, error.filename or folder) from error
     finally:
         if not is_pending(folder):
-            shutil.rmtree(folder / OWN_NAME / _CHANGE, ignore_errors=True)
+            shutil.rmtree(folder / CHANGE_NAME, ignore_errors=True)
     if is_decided:
         settle(folder)
 
 
 def is_pending(folder: Path) -> bool:
     """Whether a change was decided on and is not complete."""
-    home = folder / OWN_NAME
-    return not any(map(Path.is_symlink, (home, home / _CHANGE))) and (home / _CHANGE / _JOURNAL).is_file()
+    on_the_way = (folder / OWN_NAME, folder / CHANGE_NAME)
+    return not any(map(Path.is_symlink, on_the_way)) and (folder / JOURNAL_NAME).is_file()
 
 
 def settle(folder: Path) -> None:
@@ -219,13 +217,13 @@ def settle(folder: Path) -> None:
     Raises:
         FolderError: the file system refuses a step, or the journal cannot be read.
     """
-    home = folder / OWN_NAME / _CHANGE
+    home = folder / CHANGE_NAME
     refuse_links(folder)
     if not is_pending(folder):
         shutil.rmtree(home, ignore_errors=True)
         return
     try:
-        _complete(folder, json.loads((home / _JOURNAL).read_text(encoding="utf-8")))
+        _complete(folder, json.loads((folder / JOURNAL_NAME).read_text(encoding="utf-8")))
     except UNREADABLE as error:
         raise FolderError(
             f"{folder}: new files lie whole in {home / 'files'}, but cannot take their places ({error}). Mend that: "
@@ -240,7 +238,7 @@ def _complete(folder: Path, journal: dict) -> None:
     What came to stand in the folder since the journal was written is somebody else's, as it would have been before. And
     the journal may be a stranger's: nothing moves into the folder, or out of it.
     """
-    home = folder / OWN_NAME / _CHANGE
+    home = folder / CHANGE_NAME
     names = [*journal["removed"], *journal["files"], *journal["moved"], *journal["moved"].values()]
     for name in names:
         if not _is_below(name):
@@ -258,10 +256,10 @@ def _complete(folder: Path, journal: dict) -> None:
         _rename(folder, source, folder / name)
     for path in {folder, *((folder / name).parent for name in arrivals.values())}:
         force_to_disk(path)
-    if (home / _RECORD).exists():
-        os.replace(home / _RECORD, folder / OWN_NAME / _RECORD)
+    if (folder / NEXT_RECORD_NAME).exists():
+        os.replace(folder / NEXT_RECORD_NAME, folder / RECORD_NAME)
     force_to_disk(folder / OWN_NAME)
-    (home / _JOURNAL).unlink()
+    (folder / JOURNAL_NAME).unlink()
     force_to_disk(home)
     shutil.rmtree(home, ignore_errors=True)
 

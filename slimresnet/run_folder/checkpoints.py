@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slimresnet.errors import SlimResNetError
-from slimresnet.run_folder.changes import OWN_NAME, UNREADABLE, sha256
-from slimresnet.run_folder.names import CHECKSUMS_NAME, TRAINER_STATE_NAME
+from slimresnet.run_folder.changes import UNREADABLE, sha256
+from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, TRAINER_STATE_NAME, UNFINISHED_NAME
 from slimresnet.run_folder.writing import force_to_disk
 
-_PREFIX = "checkpoint-"
-_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")  # whatever else is beside it is somebody's own
-_UNFINISHED = f"{OWN_NAME}/unfinished"  # what is being written or removed
+_NAME = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)")  # whatever else is beside it is somebody's own
 
 
 class CheckpointError(SlimResNetError):
@@ -22,12 +20,12 @@ class CheckpointError(SlimResNetError):
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
-    return output_dir / f"{_PREFIX}{step}"
+    return output_dir / f"{CHECKPOINT_PREFIX}{step}"
 
 
 def unfinished_checkpoint(output_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step is written, before it takes its place."""
-    return output_dir / _UNFINISHED / f"{_PREFIX}{step}"
+    return output_dir / UNFINISHED_NAME / f"{CHECKPOINT_PREFIX}{step}"
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -39,7 +37,7 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
     """The checkpoints in a folder, damaged ones too, in no order."""
     return sorted(
         folder
-        for folder in output_dir.glob(f"{_PREFIX}*")
+        for folder in output_dir.glob(f"{CHECKPOINT_PREFIX}*")
         if _NAME.fullmatch(folder.name)
         and any((folder / name).is_file() for name in (CHECKSUMS_NAME, TRAINER_STATE_NAME))
     )
@@ -121,8 +119,8 @@ def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], Non
 
 def remove_unfinished(output_dir: Path) -> None:
     """Removes what a process left that was killed while it wrote or removed a checkpoint."""
-    if (output_dir / _UNFINISHED).exists():
-        shutil.rmtree(output_dir / _UNFINISHED)
+    if (output_dir / UNFINISHED_NAME).exists():
+        shutil.rmtree(output_dir / UNFINISHED_NAME)
 
 
 def checkpoint_steps(output_dir: Path) -> dict[Path, int]:
@@ -139,7 +137,7 @@ def checkpoint_steps(output_dir: Path) -> dict[Path, int]:
 
 def remove_checkpoint(checkpoint: Path) -> None:
     """Out of its place first, so that it is never found half removed."""
-    condemned = checkpoint.parent / _UNFINISHED / f"removed-{checkpoint.name}"
+    condemned = checkpoint.parent / UNFINISHED_NAME / f"removed-{checkpoint.name}"
     condemned.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.rename(condemned)
     shutil.rmtree(condemned)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from slimresnet.run_folder.changes import OWN_NAME, UNREADABLE, is_pending, refuse_links, settle
+from slimresnet.run_folder.changes import UNREADABLE, is_pending, refuse_links, settle
+from slimresnet.run_folder.names import LOCK_NAME, OWN_NAME, OWNER_NAME
 from slimresnet.run_folder.writing import FolderError, explain, write_json
 
-_LOCK, _OWNER = "lock", "owner.json"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a file system that has none
 PATIENCE = 5.0  # seconds: whoever writes only figures is done by then
 _GLANCE = 0.5  # seconds: whoever looks, as this process does, holds the lock for a moment, too
@@ -31,17 +31,16 @@ def own(folder: Path) -> Iterator[None]:
     Raises:
         FolderError: another process owns it, or it cannot be written to.
     """
-    home = folder / OWN_NAME
     refuse_links(folder)
-    lock = FileLock(home / _LOCK, fallback_to_soft=False)
+    lock = FileLock(folder / LOCK_NAME, fallback_to_soft=False)
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        (folder / OWN_NAME).mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise _in_use(folder, _owner(folder)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise explain(error, error.filename or home / _LOCK) from error
+            raise explain(error, error.filename or folder / LOCK_NAME) from error
         print(f"{folder}: its file system has no locks; see that nothing else writes there", file=sys.stderr)
     owner = {
         "program": Path(sys.argv[0]).name,
@@ -51,18 +50,18 @@ def own(folder: Path) -> Iterator[None]:
     }
     try:
         with suppress(FolderError):  # a full disk: what takes no room may still be done
-            write_json(home / _OWNER, owner)
+            write_json(folder / OWNER_NAME, owner)
         settle(folder)
         yield
     finally:
         with suppress(OSError):
-            (home / _OWNER).unlink()
+            (folder / OWNER_NAME).unlink()
         lock.release(force=True)
 
 
 def owner_of(folder: Path, patience: float) -> str | None:
     """Who is at work in a folder, after so many seconds still, for people; None if nobody is, or nobody can tell."""
-    file = folder / OWN_NAME / _LOCK
+    file = folder / LOCK_NAME
     if not file.is_file() or any(map(Path.is_symlink, (file, file.parent))):
         return None
     lock = FileLock(file, fallback_to_soft=False)
@@ -109,7 +108,7 @@ def _in_use(folder: Path, owner: str) -> FolderError:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWN_NAME / _OWNER).read_text(encoding="utf-8"))
+        owner = json.loads((folder / OWNER_NAME).read_text(encoding="utf-8"))
         return "{program} (process {process} on {host}, since {since})".format(**owner)
     except UNREADABLE:
         return "another process"

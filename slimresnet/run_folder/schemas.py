@@ -4,7 +4,9 @@ import re
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
+
+from slimresnet.run_folder.names import CORRUPTIONS_SUFFIX, DETAILS_SUFFIX, EXPORTS_NAME, RESULTS_NAME
 
 
 class Kind(NamedTuple):
@@ -14,8 +16,8 @@ class Kind(NamedTuple):
     holds: Callable[[object], bool]
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is one that a float can be; JSON has whole numbers of any length."""
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a float can be it; JSON has whole numbers of any length."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -25,6 +27,9 @@ TEXT = Kind("text", lambda value: isinstance(value, str))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 POLICIES = ("none", "flip", "flip_shift", "paper")  # of test-time augmentation, as `evaluation.tta` defines them
 POLICY = Kind(f"one of {', '.join(POLICIES)}", lambda value: isinstance(value, str) and value in POLICIES)
+POLICY_OR_SCORE = Kind(  # of other data, or of a metric that is not known here
+    f"{POLICY.words}, or a number", lambda value: POLICY.holds(value) or _is_number(value)
+)
 NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
 BINS = Kind(
     "a list of bins, each with the numbers confidence, accuracy and share",
@@ -58,7 +63,9 @@ _RESULTS = Schema(
         r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
         r".*_is_local": SWITCH,
-        r".*_tta": POLICY,
+        r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
+        r".*_tta": POLICY_OR_SCORE,
+        r"(eval|test)_.*": NUMBER,  # whatever else a run says of its splits is a score
     }
 )
 _EXPORT = Schema(
@@ -71,10 +78,10 @@ _EXPORT = Schema(
     required=("pixel_values", "bytes", "same_class", "checked_images"),
 )
 _SCHEMAS = {
-    "all_results.json": _RESULTS,  # of which a run has those that it measured
-    "exports.json": Schema({".*": _EXPORT}),
-    "*_corruptions.json": Schema({".*": Schema({".*": NUMBERS})}),
-    "*_details.json": Schema({"reliability|reliability_scaled": BINS}),
+    RESULTS_NAME: _RESULTS,  # of which a run has those that it measured
+    EXPORTS_NAME: Schema({".*": _EXPORT}),
+    f"*{CORRUPTIONS_SUFFIX}": Schema({".*": Schema({".*": NUMBERS})}),
+    f"*{DETAILS_SUFFIX}": Schema({"reliability|reliability_scaled": BINS}),
 }
 
 

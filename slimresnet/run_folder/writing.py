@@ -13,7 +13,7 @@ from typing import TextIO
 
 from slimresnet.errors import SlimResNetError
 
-_ADVICE = {
+_ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "make room, then try again",
     errno.EDQUOT: "make room, then try again",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), then try again",

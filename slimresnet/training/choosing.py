@@ -6,10 +6,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from slimresnet.data.opening import TrainingData
-from slimresnet.evaluation.report import best_policy, compare_policies, report_split, views_of
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, ScoredRows, rows_of_run
-from slimresnet.evaluation.scoring import fit_temperature
-from slimresnet.evaluation.tta import POLICIES
+from slimresnet.evaluation.scores import report_split
+from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.tta import POLICIES, best_policy, compare_policies, views_of
 from slimresnet.recipe.settings import Recipe
 
 Predict = Callable[..., dict[str, Tensor]]

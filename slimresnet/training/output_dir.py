@@ -10,14 +10,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from slimresnet.recipe.settings import Recipe, RecipeError
-from slimresnet.run_folder.changes import OWN_NAME, Change, change, foreign, is_pending, recorded
+from slimresnet.run_folder.changes import Change, change, foreign, is_pending, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, is_ours, remove_unfinished
-from slimresnet.run_folder.names import CARD_NAME, RESULTS_NAME, RUN_FILES
+from slimresnet.run_folder.names import CARD_NAME, REPLACEMENT_NAME, RESULTS_NAME, RUN_FILES
 from slimresnet.run_folder.ownership import own, refuse_if_owned
 from slimresnet.run_folder.writing import FolderError, explain
 
 _SECONDS_TO_COMPLETE = 60  # that other processes wait for the first, which renames files
-_REPLACEMENT = f"{OWN_NAME}/replacement"  # checkpoints of a run that is to take the place of the one in the folder
 
 
 def check_output_dir(recipe: Recipe) -> Path:
@@ -69,7 +68,7 @@ def _check_what_is_there(recipe: Recipe, output_dir: Path) -> None:
 
 
 def _with_what_was_begun(output_dir: Path) -> str:
-    if not checkpoint_folders(output_dir / _REPLACEMENT):
+    if not checkpoint_folders(output_dir / REPLACEMENT_NAME):
         return "."
     return "; a run that was to do so was interrupted, and goes on with --resume_from_checkpoint last beside that."
 
@@ -83,7 +82,7 @@ def checkpoint_home(recipe: Recipe, output_dir: Path) -> Path:
     """
     if not recipe.overwrite_output_dir:
         return output_dir
-    replacement, is_finished = output_dir / _REPLACEMENT, (output_dir / RESULTS_NAME).exists()
+    replacement, is_finished = output_dir / REPLACEMENT_NAME, (output_dir / RESULTS_NAME).exists()
     if recipe.resume_from_checkpoint and checkpoint_folders(replacement):
         return replacement
     if recipe.resume_from_checkpoint == "last" and not is_finished:
@@ -113,7 +112,7 @@ def owned_output_dir(recipe: Recipe, output_dir: Path, checkpoints: Path) -> Ite
             raise RecipeError(f"--output_dir {output_dir} was changed by another process just now: try again.")
         try:
             if recipe.overwrite_output_dir and not recipe.resume_from_checkpoint:
-                shutil.rmtree(output_dir / _REPLACEMENT, ignore_errors=True)
+                shutil.rmtree(output_dir / REPLACEMENT_NAME, ignore_errors=True)
             for folder in (output_dir, checkpoints):
                 remove_unfinished(folder)
         except OSError as error:

@@ -12,7 +12,8 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.loader import Loading, TrainingLoader, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
-from slimresnet.evaluation.scoring import score
+from slimresnet.data.sources.dataset import describe_dataset
+from slimresnet.evaluation.scores import score
 from slimresnet.formats.trained import ModelError
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
@@ -87,7 +88,7 @@ class Run:
         recipe, batch, data, accelerator = self.plan.recipe, self.plan.batch, self.data, self.accelerator
         return "\n".join(
             [
-                f"data     {recipe.dataset_name}: {len(data.train_rows):,} images to train on, "
+                f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
                 f"{len(data.validation_rows):,} for validation, {len(data.test_rows):,} to test on",
                 f"network  {self.model.num_parameters():,} parameters",
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "

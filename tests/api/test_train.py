@@ -14,8 +14,10 @@ from training_runs import SECONDS, Told, assert_same_weights, read, start_two
 
 import slimresnet
 from modeling_slimresnet import SlimResNetForImageClassification
-from slimresnet import Recipe, SlimResNetError, train
+from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
+from slimresnet.errors import SlimResNetError
+from slimresnet.recipe.settings import Recipe
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY
 from training_runs import read
 
-from benchmarks import ablations, write_readme
+from benchmarks import ablations, mutants, write_readme
 from benchmarks.measuring import FOLDER, take_turns
 from benchmarks.write_readme import FILES, README
 
@@ -124,6 +124,16 @@ def test_ratios_are_of_the_speeds_beside_them(name):
         for row in table["rows"].values():
             assert row["ratio"] == pytest.approx(row["images_per_second"] / base, abs=0.006)
             assert row["lowest"] <= row["images_per_second"] <= row["highest"]
+
+
+def test_every_module_has_tests_its_own_first():
+    for module in mutants.modules():
+        own, others = mutants.tests_of(module)
+        assert own or others, module
+        assert all((REPOSITORY / "tests" / file).is_file() for file in own + others), module
+    assert mutants.OWN_TESTS.keys() <= {*mutants.modules()}
+    own, others = mutants.tests_of("slimresnet/data/transforms/cutmix.py")
+    assert own == ["data/test_cutmix.py"] and "data/test_inputs.py" in others
 
 
 def test_contenders_take_turns():

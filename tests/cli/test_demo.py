@@ -10,7 +10,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE
+from conftest import SAMPLE, write_dataset
+from datasets import load_dataset
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -19,10 +20,12 @@ from training_runs import snapshot
 
 from benchmarks.write_readme import PRETRAINED
 from demo import build as build_script
-from slimresnet.formats.backends import QUANTIZED_ONNX_FILE, open_file
-from slimresnet.formats.graphs import ExportError
-from slimresnet.hub.push import collect_page
-from slimresnet.run_folder.changes import OWN_NAME, change, recorded
+from slimresnet.formats.format import ExportError
+from slimresnet.formats.onnx_float32 import open_onnxruntime
+from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
+from slimresnet.hub.files import collect_page
+from slimresnet.run_folder.changes import change, recorded
+from slimresnet.run_folder.names import OWN_NAME
 
 needs_a_browser = pytest.mark.skipif(
     not all(map(shutil.which, ("npm", "chromium", "chromedriver"))),
@@ -30,16 +33,28 @@ needs_a_browser = pytest.mark.skipif(
 )
 
 
-def build(folder, *flags):
+def build(folder, dataset, *flags):
     build_script.run(
-        build_script.parse([str(PRETRAINED), f"--output_dir={folder}", f"--dataset_name={SAMPLE}", *flags])
+        build_script.parse([str(PRETRAINED), f"--output_dir={folder}", f"--dataset_name={dataset}", *flags])
     )
     return folder
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("demo") / "page")
+def few_images(tmp_path_factory):
+    """Of the sample, 10 images of each class to take the ranges of int8 from, and 2 to show."""
+    folder = tmp_path_factory.mktemp("few")
+    for split, number in (("train", 10), ("test", 2)):
+        rows = load_dataset(str(SAMPLE), split=split)
+        labels = np.array(rows["label"])
+        chosen = np.concatenate([np.flatnonzero(labels == label)[:number] for label in range(10)])
+        write_dataset(folder, split, rows[chosen]["img"], labels[chosen].tolist(), rows.features["label"].names)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(few_images, tmp_path_factory):
+    return build(tmp_path_factory.mktemp("demo") / "page", few_images)
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -108,7 +123,7 @@ def seen(driver):
 def expected(page, pixels, flip=False):
     """What Python says of uint8 `[32, 32, 3]`."""
     planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous()
-    network = open_file(page / "model.onnx", "onnxruntime")
+    network = open_onnxruntime(page / "model.onnx")
     logits = (network(planes) + network(planes.flip(3))) / 2 if flip else network(planes)
     names = json.loads((page / "about.json").read_text())["labels"]
     return dict(zip(names, logits[0].softmax(dim=0).tolist(), strict=True))
@@ -119,6 +134,8 @@ def assert_close(answer, reference):
     assert max(answer, key=answer.get) == max(reference, key=reference.get)
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 @needs_a_browser
 class TestPage:
     def test_test_images_get_pythons_probabilities_without_and_with_the_mirror_image(self, browser, page):
@@ -203,25 +220,25 @@ class TestPage:
             browser.refresh()
             wait_for(browser, lambda: status(browser) == "Ready.")
 
-    def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(self, page, tmp_path, monkeypatch):
-        def export(arguments):  # it has been done once for the page
-            (arguments.output_dir / QUANTIZED_ONNX_FILE).parent.mkdir(parents=True)
-            shutil.copyfile(page / "model.onnx", arguments.output_dir / QUANTIZED_ONNX_FILE)
+    def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(self, page, few_images, tmp_path, monkeypatch):
+        def export(model, *, output_dir, **_):  # it has been done once for the page
+            (output_dir / QUANTIZED_ONNX_FILE).parent.mkdir(parents=True)
+            shutil.copyfile(page / "model.onnx", output_dir / QUANTIZED_ONNX_FILE)
 
-        monkeypatch.setattr(build_script.export_script, "run", export)
+        monkeypatch.setattr(build_script, "export", export)
         with pytest.raises(ExportError, match=r"is there already.*--overwrite_output_dir"):
-            build(page)
+            build(page, few_images)
         folder = tmp_path / "letters"
         folder.mkdir()
         (folder / "letter.txt").write_text("dear")
         with pytest.raises(ExportError, match=r"is there already"):
-            build(folder, "--overwrite_output_dir")
+            build(folder, few_images, "--overwrite_output_dir")
         assert list(snapshot(folder)) == [folder / "letter.txt"]
         copy = shutil.copytree(page, tmp_path / "copy")
         with change(copy) as made:  # a file of the page that was
             (made.files / "stale.js").write_text("")
         (copy / "letter.txt").write_text("dear")
-        build(copy, "--overwrite_output_dir")
+        build(copy, few_images, "--overwrite_output_dir")
         assert collect_page(copy).keys() == collect_page(page).keys() == recorded(copy).keys()
         assert set(os.listdir(copy)) - set(os.listdir(page)) == {"letter.txt"}
 
@@ -229,5 +246,5 @@ class TestPage:
 def test_without_npm_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ExportError, match=r"npm brings: install Node\.js"):
-        build(tmp_path / "page")
+        build(tmp_path / "page", SAMPLE)
     assert os.listdir(tmp_path / "page") == [OWN_NAME]

@@ -1,7 +1,10 @@
 """The parser of all command lines: which flag was meant, whole names alone, dashes as well as underscores."""
 
+import re
+
 import pytest
 
+from slimresnet.cli import export, predict
 from slimresnet.cli.parser import Parser
 
 
@@ -43,3 +46,36 @@ def test_dashes_stand_for_underscores_in_names_and_stay_in_values(parser, monkey
     assert parser.parse_args(["--learning_rate", "1", "--my picture.png"]).model == "--my picture.png"
     monkeypatch.setattr("sys.argv", ["tool.py", "m", "--learning-rate", "2"])
     assert parser.parse_args().learning_rate == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "titles"), [(export, ["format", "data", "output"]), (predict, ["model", "data", "output", "machine"])]
+)
+def test_help_is_grouped_and_each_flag_says_what_it_is(script, titles, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as left:
+        script.parse(["--help"])
+    said = re.sub(r"\n {20,}", "  ", capsys.readouterr().out)  # help that begins below its flag
+    assert left.value.code == 0
+    assert re.findall(r"^([a-z]+):$", said, re.MULTILINE) == ["options", *titles]
+    flags = re.findall(r"^  (--\w+)(.*)$", said, re.MULTILINE)
+    assert len(dict(flags)) == len(flags) > 10
+    for flag, rest in flags:
+        text = re.split(r"\s{2,}", rest)[-1]
+        assert len(text.split()) > 3, f"{flag} has no help"
+        assert not re.match(r"(The same|As for|Its|Of )", text), f"the help of {flag} leans on its neighbour: {text}"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        (predict, ["m", "i", "--outptu=o.csv"], "unknown flag --outptu: did you mean --output?"),
+        (predict, ["m", "i", "--output=o", "--batch-size=3"], "did you mean --per_device_eval_batch_size?"),
+        (export, ["m", "--output_dir=o", "--dataset=d"], "unknown flag --dataset: did you mean --dataset_name?"),
+        (export, ["m", "--output_dir=o", "--quantized"], "unknown flag --quantized: did you mean --quantize?"),
+    ],
+)
+def test_a_mistyped_flag_of_a_script(script, words, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        script.parse(words)
+    assert left.value.code == 2 and said in capsys.readouterr().err

@@ -13,10 +13,10 @@ from conftest import write_dataset
 from huggingface_hub import constants
 from PIL import Image
 
-from slimresnet.data.sources import dataset as reading
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.folders import read_folder
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, find_folder
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -264,7 +264,7 @@ def test_what_breaks_while_rows_are_read(pets, monkeypatch, error, said):
         raise error
         yield
 
-    monkeypatch.setattr(reading.IterableDataset, "iter", broken)
+    monkeypatch.setattr("datasets.IterableDataset.iter", broken)
     with pytest.raises(DatasetError) as raised:
         open_split(str(pets), "train", image_size=8)
     assert said in str(raised.value) and f"split 'train' of {pets}" in str(raised.value)

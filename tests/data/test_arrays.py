@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 
 NAMES = ["zebra", "ant", "moth"]
 

@@ -1,5 +1,6 @@
 """Each augmentation of a batch against a plain one of a single image."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,15 +9,14 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from slimresnet.data.randomness import Draws
-from slimresnet.data.transforms.augmentation import (
-    Augmentation,
-    box_mask,
-    crop,
-    erasing_boxes,
-    flip,
-    gaussian_blur,
-    normalize,
-)
+from slimresnet.data.transforms.gaussian_blur import GaussianBlur, gaussian_blur
+from slimresnet.data.transforms.masks import box_mask
+from slimresnet.data.transforms.normalize import normalize
+from slimresnet.data.transforms.random_crop import RandomCrop, crop
+from slimresnet.data.transforms.random_erasing import RandomErasing, erasing_boxes
+from slimresnet.data.transforms.random_flip import HorizontalFlip, flip
+from slimresnet.data.transforms.transform import ImageTransform, transforms_of
+from slimresnet.recipe.settings import Recipe
 
 
 @pytest.fixture
@@ -87,24 +87,23 @@ def test_erasing_boxes_have_the_area_ratio_and_place_that_were_drawn(rows, colum
 def test_every_window_of_a_crop_is_as_likely_as_another():
     """Each pixel of the picture has a value of its own, and so its middle tells the window."""
     picture = torch.arange(9 * 11, dtype=torch.uint8).view(1, 1, 9, 11).expand(10_000, 3, -1, -1)
-    cropped = Augmentation(crop_padding=2)(picture, Draws(0, 0, 0, np.arange(10_000)))
+    cropped = RandomCrop(crop_padding=2, crop_padding_mode="zero")(picture, Draws(0, 0, 0, np.arange(10_000)))
     row, column = np.divmod(cropped[:, 0, 4, 5].numpy(), 11)
     windows = np.bincount(5 * (row - 2) + column - 3, minlength=25)
     assert len(windows) == 25 and windows == pytest.approx(400, abs=100)
 
 
-def test_what_is_not_given_is_as_documented():
-    """Random erasing: 2 to 20 % of the area, in black; the blur: a standard deviation of 0.1 to 1.5 pixels."""
+def test_what_a_recipe_does_not_say_is_as_documented():
+    """Random erasing: 2 to 20 % of the area, in the mean color; the blur: a standard deviation of 0.1 to 1.5 pixels."""
     draws, points = Draws(0, 0, 0, np.arange(4000)), torch.zeros(4000, 1, 9, 9, dtype=torch.uint8)
-    erased = Augmentation(random_erasing_prob=1.0, erasing_color=(1,))(points.repeat(1, 1, 8, 8), draws)
+    erase = RandomErasing.of(Recipe(random_erasing_prob=1.0))
+    erased = dataclasses.replace(erase, image_mean=(1 / 255,))(points.repeat(1, 1, 8, 8), draws)
     share = erased.double().mean(dim=(1, 2, 3))
     assert share.min().item() == pytest.approx(0.02, abs=0.008) and share.max().item() == pytest.approx(0.2, abs=0.008)
-    black = Augmentation(random_erasing_prob=1.0)(
-        torch.full((100, 3, 9, 9), 7, dtype=torch.uint8), Draws(0, 0, 0, np.arange(100))
-    )
-    assert black.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0).tolist() == [[0, 0, 0], [7, 7, 7]]
+    colored = erase(torch.full((100, 3, 9, 9), 7, dtype=torch.uint8), Draws(0, 0, 0, np.arange(100)))
+    assert colored.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0).tolist() == [[7, 7, 7], [125, 123, 114]]
     points[:, :, 4, 4] = 255
-    centre = Augmentation(gaussian_blur_prob=1.0)(points, draws)[:, 0, 4, 4]
+    centre = GaussianBlur.of(Recipe(gaussian_blur_prob=1.0))(points, draws)[:, 0, 4, 4]
     widest = math.exp(-0.5 / 1.5**2)
     assert centre.max() == 255 and centre.min().item() == pytest.approx(255 / (1 + 2 * widest) ** 2, abs=1)
 
@@ -134,31 +133,38 @@ def test_normalize_equals_the_image_processor():
     torch.testing.assert_close(result, expected, rtol=0, atol=2e-6)
 
 
-FULL = Augmentation(
-    trivial_augment=True,
-    crop_padding=4,
-    crop_padding_mode="reflect",
-    horizontal_flip_prob=0.5,
-    vertical_flip_prob=0.3,
-    gaussian_blur_prob=0.5,
-    random_erasing_prob=0.5,
-    erasing_color=(125, 123, 114),
-)
+FULL = {
+    "trivial_augment": True,
+    "crop_padding": 4,
+    "crop_padding_mode": "reflect",
+    "horizontal_flip_prob": 0.5,
+    "vertical_flip_prob": 0.3,
+    "gaussian_blur_prob": 0.5,
+    "random_erasing_prob": 0.5,
+}
+NOTHING = {"crop_padding": 0, "horizontal_flip_prob": 0.0}
+
+
+def augment(pixels, draws, **settings):
+    """All transforms of the pixels that a recipe asks for, one after the other."""
+    for transform in transforms_of(Recipe(**settings), ImageTransform):
+        pixels = transform(pixels, draws)
+    return pixels
 
 
 def test_a_sample_is_augmented_the_same_in_any_batch(pixels):
     before = pixels.clone()
-    whole = FULL(pixels, Draws(1, 2, 8, np.arange(40)))
+    whole = augment(pixels, Draws(1, 2, 8, np.arange(40)), **FULL)
     assert whole.dtype == torch.uint8 and whole.shape == pixels.shape
-    parts = [FULL(pixels[i : i + 5], Draws(1, 2, 8 + i, np.arange(5))) for i in range(0, 40, 5)]
+    parts = [augment(pixels[i : i + 5], Draws(1, 2, 8 + i, np.arange(5)), **FULL) for i in range(0, 40, 5)]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(pixels, before)
-    assert not torch.equal(FULL(pixels, Draws(1, 3, 8, np.arange(40))), whole)
+    assert not torch.equal(augment(pixels, Draws(1, 3, 8, np.arange(40)), **FULL), whole)
 
 
 def test_each_sample_has_its_own_draw():
     same = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(64, -1, -1, -1)
-    results = {image.numpy().tobytes() for image in FULL(same, Draws(0, 0, 0, np.arange(64)))}
+    results = {image.numpy().tobytes() for image in augment(same, Draws(0, 0, 0, np.arange(64)), **FULL)}
     assert len(results) > 60
 
 
@@ -173,18 +179,18 @@ def test_each_sample_has_its_own_draw():
 )
 def test_probability(field, expected):
     image = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).expand(4000, -1, -1, -1)
-    augmentation = Augmentation(**{field: expected}, gaussian_blur_sigma=(0.5, 1.0))
-    changed = (augmentation(image, Draws(0, 0, 0, np.arange(4000))) != image).flatten(1).any(dim=1)
+    settings = NOTHING | {"gaussian_blur_sigma": [0.5, 1.0], field: expected}
+    changed = (augment(image, Draws(0, 0, 0, np.arange(4000)), **settings) != image).flatten(1).any(dim=1)
     assert changed.float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 def test_nothing_asked_nothing_changed(pixels):
-    assert torch.equal(Augmentation()(pixels, Draws(0, 0, 0, np.arange(40))), pixels)
+    assert torch.equal(augment(pixels, Draws(0, 0, 0, np.arange(40)), **NOTHING), pixels)
 
 
 def test_erasing_paints_the_color():
     black = torch.zeros(100, 3, 40, 20, dtype=torch.uint8)
-    paint = Augmentation(random_erasing_prob=1.0, erasing_color=(125, 123, 114))
+    paint = RandomErasing(1.0, random_erasing_area=(0.02, 0.2), image_mean=(0.4914, 0.4822, 0.4465))
     painted = paint(black, Draws(0, 0, 0, np.arange(100)))
     inside = painted.ne(0).all(dim=1)
     assert (inside.flatten(1).sum(dim=1) > 0).all()
@@ -197,11 +203,11 @@ def test_erasing_paints_the_color():
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_alternating_flip_shows_every_sample_both_ways_in_two_epochs(share):
     images = torch.randint(0, 256, (2000, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    augmentation = Augmentation(horizontal_flip_prob=share, alternating_flip=True)
+    mirror = HorizontalFlip(horizontal_flip_prob=share, alternating_flip=True)
     mirrored = []
     for epoch in range(4):
         samples = np.random.default_rng(epoch).permutation(2000)  # each epoch has an order of its own
-        batches = [augmentation(images[part], Draws(7, epoch, 0, part)) for part in np.array_split(samples, 9)]
+        batches = [mirror(images[part], Draws(7, epoch, 0, part)) for part in np.array_split(samples, 9)]
         changed = (torch.cat(batches) != images[samples]).flatten(1).any(dim=1).numpy()
         mirrored.append(changed[np.argsort(samples)])
     assert mirrored[0].mean() == pytest.approx(share, abs=0.04)

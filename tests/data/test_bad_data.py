@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.splits import stratified_split
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
@@ -135,6 +136,7 @@ def test_a_decompression_bomb_is_refused_by_its_row(tmp_path):
     assert "row 0 of split 'train'" in message and "bomb" in message
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data(), file_format=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP"]))
 def test_damaged_images_decode_or_are_refused(tmp_path_factory, data, file_format):

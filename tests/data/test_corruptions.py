@@ -12,15 +12,12 @@ from PIL import Image
 from slimresnet.data.corruptions import frost
 from slimresnet.data.corruptions import standard as corruptions
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
-from slimresnet.data.corruptions.standard import (
-    CORRUPTIONS,
-    SEVERITIES,
-    corrupt,
-    overlapping_augmentations,
-    with_photographs,
-)
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrupt, with_photographs
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.data.transforms.trivial_augment import OPERATIONS
+from slimresnet.recipe.settings import Recipe
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 ROWS = np.array([5, 123456, 0])
@@ -121,7 +118,7 @@ def test_ice_has_the_statistics_of_the_photographs(kind, colour, between, within
     Measured on pieces of 32×32 of the photographs at a fifth of their size, 0–1: the mean of each channel, and of the
     grey values how far pieces are apart, how much one varies, and two neighbours in it.
     """
-    monkeypatch.setattr(frost, "_KINDS", frost._KINDS[kind : kind + 1])
+    monkeypatch.setattr(frost, "KINDS", frost.KINDS[kind : kind + 1])
     ice = frost.grow_ice((32, 32), [np.random.default_rng([9, row]) for row in range(400)])
     assert ice.min() >= 0 and ice.max() <= 1
     grey = ice.mean(axis=3)
@@ -144,7 +141,7 @@ def test_kinds_of_ice_come_as_often_as_their_photographs():
     mean = 0.2 * np.array([0.30, 0.58, 0.65]) + 0.4 * np.array([0.78, 0.79, 0.83])
     mean += 0.2 * np.array([0.56, 0.62, 0.67]) + 0.2 * np.array([0.40, 0.44, 0.49])
     assert ice.mean(axis=(0, 1, 2)) == pytest.approx(mean, abs=0.02)
-    assert len(frost._KINDS) == 5 and frost._KINDS[1] == frost._KINDS[2]
+    assert len(frost.KINDS) == 5 and frost.KINDS[1] == frost.KINDS[2]
 
 
 def test_photographs_are_read_as_they_are(tmp_path):
@@ -183,18 +180,18 @@ def test_a_draw_depends_on_all_that_it_should(pixels):
 
 
 def test_what_training_shares_with_the_corruptions():
-    assert overlapping_augmentations(trivial_augment=False, gaussian_blur_prob=0.0) == {}
-    overlaps = overlapping_augmentations(trivial_augment=True, gaussian_blur_prob=0.0)
+    assert overlapping_augmentations(Recipe()) == {}
+    overlaps = overlapping_augmentations(Recipe(trivial_augment=True))
     assert list(overlaps) == ["brightness", "contrast", "color", "sharpness"]
     assert overlaps.keys() <= OPERATIONS.keys()
     assert overlaps["brightness"] == ("brightness",) and overlaps["color"] == ("saturate",)
-    assert list(overlapping_augmentations(False, 0.1)) == ["gaussian_blur"]
-    for names in overlapping_augmentations(True, 1.0).values():
+    assert list(overlapping_augmentations(Recipe(gaussian_blur_prob=0.1))) == ["gaussian_blur"]
+    for names in overlapping_augmentations(Recipe(trivial_augment=True, gaussian_blur_prob=1.0)).values():
         assert set(names) <= ALL.keys()
     assert {name for name in ALL if name.endswith("blur")} == set(overlaps["sharpness"])
 
 
 def test_plasma_takes_the_power_of_two_that_holds_the_image():
     draw = np.random.default_rng(3)
-    [heights] = corruptions._plasma((5, 9), 2.0, [np.random.default_rng(3)])
+    [heights] = corruptions.plasma((5, 9), 2.0, [np.random.default_rng(3)])
     np.testing.assert_allclose(heights, published.plasma(16, 2.0, draw)[:5, :9])

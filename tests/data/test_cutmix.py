@@ -7,7 +7,8 @@ from scipy.stats import beta
 from torch.nn import functional as F
 
 from slimresnet.data.randomness import Draws
-from slimresnet.data.transforms.cutmix import CutMixCollator, cutmix_boxes, partners
+from slimresnet.data.transforms.cutmix import CutMix, cutmix_boxes, partners
+from slimresnet.data.transforms.label_smoothing import LabelSmoothing
 
 
 def distinct_images(batch_size, height=32, width=24):
@@ -15,9 +16,8 @@ def distinct_images(batch_size, height=32, width=24):
     return (torch.arange(batch_size) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, height, width).contiguous()
 
 
-def collator(**settings):
-    """Pixels come out as they are, as floats."""
-    return CutMixCollator(num_labels=10, normalize=torch.Tensor.float, **settings)
+def one_hot(labels):
+    return F.one_hot(labels, 10).float()
 
 
 def random_images(*shape):
@@ -28,26 +28,28 @@ def random_images(*shape):
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_pasted_pixels_and_labels_match(batch_size, alpha):
     images, labels = distinct_images(batch_size), torch.arange(batch_size) % 10
-    result = collator(alpha=alpha, prob=1.0)(images, labels, Draws(0, 0, 0, np.arange(batch_size)))
+    before = images.clone()
+    cutmix = CutMix(cutmix_prob=1.0, cutmix_alpha=alpha)
+    pixels, targets = cutmix(images, one_hot(labels), Draws(0, 0, 0, np.arange(batch_size)))
     partner = partners(batch_size)
-    assert result["labels"].dtype == torch.float32 and result["labels"].shape == (batch_size, 10)
-    assert torch.equal(result["labels"].sum(dim=1), torch.ones(batch_size))
+    assert pixels.dtype == torch.uint8 and torch.equal(images, before)
+    assert targets.dtype == torch.float32 and targets.shape == (batch_size, 10)
+    assert torch.equal(targets.sum(dim=1), torch.ones(batch_size))
     for index in range(batch_size):
-        pasted = result["pixel_values"][index].eq(partner[index]).all(dim=0) & (partner[index] != index)
-        kept = result["pixel_values"][index].eq(index).all(dim=0)
+        pasted = pixels[index].eq(partner[index]).all(dim=0) & (partner[index] != index)
+        kept = pixels[index].eq(index).all(dim=0)
         assert (pasted ^ kept).all()
         rows, columns = pasted.any(dim=1).sum(), pasted.any(dim=0).sum()
         assert pasted.sum() == rows * columns  # one rectangle
         share = pasted.float().mean()  # 1 − λ
         expected = (1 - share) * F.one_hot(labels[index], 10) + share * F.one_hot(labels[partner[index]], 10)
-        torch.testing.assert_close(result["labels"][index], expected, rtol=0, atol=1e-7)
+        torch.testing.assert_close(targets[index], expected, rtol=0, atol=1e-7)
 
 
 def test_a_single_sample_stays_as_it_is():
     images = random_images(1, 3, 32, 32)
-    result = collator()(images, torch.tensor([4]), Draws(0, 0, 0, np.arange(1)))
-    assert torch.equal(result["pixel_values"], images.float())
-    assert torch.equal(result["labels"], F.one_hot(torch.tensor([4]), 10).float())
+    pixels, targets = CutMix(1.0, 1.0)(images, one_hot(torch.tensor([4])), Draws(0, 0, 0, np.arange(1)))
+    assert torch.equal(pixels, images) and torch.equal(targets, one_hot(torch.tensor([4])))
 
 
 @pytest.mark.parametrize(
@@ -90,33 +92,33 @@ def test_a_box_is_as_drawn(alpha):
 
 
 def test_probability_is_per_sample():
-    collate = collator(prob=0.25)
-    images = distinct_images(4000, 8, 8)
-    result = collate(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))
-    mixed = (result["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()
-    always = collator(prob=1.0)(images, torch.zeros(4000, dtype=torch.int64), Draws(0, 0, 0, np.arange(4000)))
-    visible = (always["pixel_values"] != images).flatten(1).any(dim=1).float().mean().item()  # some boxes are empty
-    assert mixed == pytest.approx(0.25 * visible, abs=0.02)
+    images, targets, draws = distinct_images(4000, 8, 8), torch.zeros(4000, 10), Draws(0, 0, 0, np.arange(4000))
+
+    def share_mixed(prob):
+        pixels, _ = CutMix(prob, 1.0)(images, targets, draws)
+        return (pixels != images).flatten(1).any(dim=1).float().mean().item()
+
+    assert share_mixed(0.25) == pytest.approx(0.25 * share_mixed(1.0), abs=0.02)  # some boxes are empty
 
 
-def test_no_mixing_gives_one_hot_labels():
-    images, labels = random_images(8, 3, 32, 32), torch.arange(8)
-    result = collator(prob=0.0)(images, labels, Draws(0, 0, 0, np.arange(8)))
-    assert torch.equal(result["pixel_values"], images.float())
-    assert torch.equal(result["labels"], F.one_hot(labels, 10).float())
+def test_nothing_asked_nothing_changed():
+    images, targets, draws = random_images(8, 3, 32, 32), one_hot(torch.arange(8)), Draws(0, 0, 0, np.arange(8))
+    for transform in (CutMix(0.0, 1.0), LabelSmoothing(0.0)):
+        pixels, labels = transform(images, targets, draws)
+        assert torch.equal(pixels, images) and torch.equal(labels, targets)
 
 
 def test_label_smoothing_equals_pytorchs():
-    labels, logits = torch.arange(8), torch.randn(8, 10)
-    smooth = collator(prob=0.0, label_smoothing=0.1)(random_images(8, 3, 4, 4), labels, Draws(0, 0, 0, np.arange(8)))
+    images, labels, logits = random_images(8, 3, 4, 4), torch.arange(8), torch.randn(8, 10)
+    pixels, smooth = LabelSmoothing(0.1)(images, one_hot(labels), Draws(0, 0, 0, np.arange(8)))
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
-    torch.testing.assert_close(F.cross_entropy(logits, smooth["labels"]), expected)
+    torch.testing.assert_close(F.cross_entropy(logits, smooth), expected)
+    assert torch.equal(pixels, images)
 
 
 def test_a_pair_is_mixed_the_same_in_any_even_batch():
-    images, labels = random_images(32, 3, 16, 16), torch.arange(32) % 10
-    collate = collator(label_smoothing=0.1)
-    whole = collate(images, labels, Draws(3, 1, 64, np.arange(32)))
-    parts = [collate(images[i : i + 8], labels[i : i + 8], Draws(3, 1, 64 + i, np.arange(8))) for i in range(0, 32, 8)]
-    for name in whole:
-        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
+    images, targets, cutmix = random_images(32, 3, 16, 16), one_hot(torch.arange(32) % 10), CutMix(1.0, 1.0)
+    whole = cutmix(images, targets, Draws(3, 1, 64, np.arange(32)))
+    parts = [cutmix(images[i : i + 8], targets[i : i + 8], Draws(3, 1, 64 + i, np.arange(8))) for i in range(0, 32, 8)]
+    for together, apart in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(apart), together)

@@ -12,9 +12,13 @@ from conftest import SAMPLE, write_dataset
 from datasets import ClassLabel, Value, load_dataset
 from PIL import Image as PILImage
 
-from slimresnet.data.sources import dataset as reading
-from slimresnet.data.sources.dataset import DatasetError, ResidentImages, StreamedImages, decode_image, open_split
-from slimresnet.data.splits import random_subset, stratified_split
+from slimresnet.data.sources import builder, hub_and_folder
+from slimresnet.data.sources.checks import check_files
+from slimresnet.data.sources.dataset import open_split, split_names
+from slimresnet.data.sources.decoding import decode_image
+from slimresnet.data.sources.hub_and_folder import StreamedImages
+from slimresnet.data.sources.memory import ResidentImages
+from slimresnet.data.sources.source import DatasetError
 
 
 def make_images(count, size=(8, 8), seed=0):
@@ -59,13 +63,16 @@ def test_pixels_are_those_of_the_file_in_any_order(resident_on):
 
 def test_only_what_is_asked_for_is_decoded(folder, monkeypatch):
     split = open_split(str(folder), "train", image_size=8, label_column="label")
+    (expected,) = split.images.read([np.array([20, 3, 7])])
     decoded = []
-    decode = StreamedImages._decode
-    monkeypatch.setattr(
-        StreamedImages, "_decode", lambda self, encoded, row: decoded.append(row) or decode(self, encoded, row)
-    )
+
+    def decode(encoded, image_size):
+        decoded.append(decode_image(encoded, image_size))
+        return decoded[-1]
+
+    monkeypatch.setattr(hub_and_folder, "decode_image", decode)
     list(split.images.read([np.array([20, 3]), np.array([7])]))
-    assert decoded == [20, 3, 7]
+    assert (np.stack(decoded).transpose(0, 3, 1, 2) == expected.numpy()).all()
 
 
 def test_number_and_names_of_labels_come_from_the_features(folder):
@@ -264,11 +271,11 @@ def test_the_config_and_the_revision_asked_for_are_opened(monkeypatch):
         asked.append((*arguments, revision))
         raise ValueError("asked")
 
-    monkeypatch.setattr(reading, "load_dataset_builder", load)
+    monkeypatch.setattr(builder, "load_dataset_builder", load)
     with pytest.raises(DatasetError, match="asked"):
         open_split("user/images", "test", image_size=8, config_name="small", revision="v1")
     with pytest.raises(DatasetError, match="asked"):
-        reading.open_builder("user/images", "small", "v1")
+        split_names("user/images", "small", "v1")
     assert asked == 2 * [("user/images", "small", "v1")]
 
 
@@ -279,8 +286,8 @@ def test_one_list_of_labels_may_serve_two_splits(tmp_path):
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [train/*, metadata.csv]\n"
         "  - split: test\n    path: [test/*, metadata.csv]\n---\n"
     )
-    builder = reading.open_builder(str(tmp_path), None, None)
-    assert [Path(file).name for file in reading._check_files(builder, "pets", "test")] == ["b.png", "metadata.csv"]
+    files = builder.data_files(builder.open_builder(str(tmp_path)))
+    assert [Path(file).name for file in check_files(files, "pets", "test")] == ["b.png", "metadata.csv"]
 
 
 def test_one_parquet_file_of_two_splits_is_named(tmp_path):
@@ -332,51 +339,3 @@ def test_other_pixels_labels_names_or_an_order_have_another(tmp_path):
     for kind, content in kinds.items():
         write_dataset(tmp_path / kind, "train", *content)
     assert len({fingerprint(tmp_path / kind) for kind in kinds}) == len(kinds)
-
-
-# --- which rows -----------------------------------------------------------------------------------------------------
-
-
-def test_stratified_split():
-    labels = np.repeat([0, 1, 2], [500, 300, 200])[np.random.default_rng(0).permutation(1000)]
-    train, validation = stratified_split(labels, 100, seed=1)
-    assert sorted([*train, *validation]) == list(range(1000))
-    assert np.bincount(labels[validation]).tolist() == [50, 30, 20]
-    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
-    assert (stratified_split(labels, 100, seed=1)[1] == validation).all()
-    assert (stratified_split(labels, 100, seed=2)[1] != validation).any()
-    whole, none = stratified_split(labels, 0, seed=1)
-    assert len(whole) == 1000 and len(none) == 0
-
-
-@pytest.mark.parametrize("size", [1, 1000, 2000])
-def test_a_split_that_cannot_be_cut_evenly(size):
-    with pytest.raises(DatasetError, match=f"--validation_size {size}"):
-        stratified_split(np.arange(1000) % 10, size, seed=0)
-
-
-def test_a_cut_keeps_every_classs_share_whatever_the_order():
-    """Sorted by class, as many folders are: neither the first rows nor any others of a few classes alone."""
-    labels = np.repeat([3, 0, 2], [60, 30, 10])
-    for seed in range(5):
-        train, validation = stratified_split(labels, 20, seed)
-        assert np.bincount(labels[validation]).tolist() == [6, 0, 2, 12]
-        assert np.bincount(labels[train]).tolist() == [24, 0, 8, 48]
-        assert not set(train) & set(validation)
-
-
-def test_a_subset_may_be_any_rows():
-    rows = np.arange(100, 120)
-    drawn = np.concatenate([random_subset(rows, 5, seed) for seed in range(400)])
-    counts = np.bincount(drawn - 100, minlength=20)
-    assert counts.min() > 60 and counts.max() < 140  # 100 of each: four standard deviations
-
-
-def test_random_subset():
-    rows = np.arange(0, 100, 2)
-    subset = random_subset(rows, 10, seed=0)
-    assert len(subset) == 10 and set(subset) <= set(rows) and (np.diff(subset) > 0).all()
-    assert (random_subset(rows, 10, seed=1) != subset).any()
-    # Figures of subsets are compared over years: the same seed draws the same rows.
-    assert random_subset(np.arange(20), 5, seed=42).tolist() == [1, 2, 7, 14, 16]
-    assert random_subset(rows, None, seed=0) is rows and random_subset(rows, 50, seed=0) is rows

@@ -26,14 +26,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_runs import assert_same_weights, read, train
 
 from modeling_slimresnet.__main__ import main as print_table
-from slimresnet.cli import eval as eval_script
-from slimresnet.cli import export as export_script
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.evaluate import evaluate
+from slimresnet.api.export import export
+from slimresnet.api.predict import predict
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, load_model
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.settings import Recipe, RecipeError
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints, write_checksums
 from slimresnet.run_folder.names import CHECKSUMS_NAME
@@ -223,11 +225,9 @@ def tools(folder, tmp_path):
     output = tmp_path / "output"
     table = ["modeling_slimresnet", str(folder)]
     return {
-        "eval": lambda: eval_script.run(eval_script.parse([str(folder), f"--dataset_name={SAMPLE}"])),
-        "predict": lambda: predict_script.run(
-            predict_script.parse([str(folder), str(SAMPLE), f"--output={output}.csv"])
-        ),
-        "export": lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={output}"])),
+        "eval": lambda: evaluate(folder, dataset_name=str(SAMPLE)),
+        "predict": lambda: predict(folder, SAMPLE, output=f"{output}.csv"),
+        "export": lambda: export(folder, output_dir=output),
         "push": lambda: collect(folder, "user/name", overwrite_card=True),
         "table": lambda: patch("sys.argv", table)(print_table)(),
         "train": lambda: load_network_config(Recipe(config_name=str(folder))),
@@ -358,7 +358,7 @@ def test_a_dataset_of_the_hub_has_no_file_of_this_machine(tmp_path, monkeypatch,
     Image.new("RGB", (8, 8)).save(secret)
     place = form.format(secret)
     builder = load_dataset_builder("imagefolder", data_files=DataFilesDict(train=DataFilesList([place], [])))
-    monkeypatch.setattr("slimresnet.data.sources.dataset.load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr("slimresnet.data.sources.builder.load_dataset_builder", lambda *_, **__: builder)
     for read_it, flag in (
         (lambda: open_split("user/images", "train", image_size=8), "--dataset_name"),
         (lambda: open_images("user/images", 8, split="train"), "INPUT"),

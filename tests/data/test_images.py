@@ -13,8 +13,9 @@ from PIL import EpsImagePlugin, Image
 from slimresnet.data import images
 from slimresnet.data.corruptions.frost import open_photographs
 from slimresnet.data.images import FORMATS, MOST_PIXELS, open_picture, picture_suffixes
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 8 8

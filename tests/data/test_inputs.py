@@ -18,7 +18,8 @@ import slimresnet.data.inputs
 from slimresnet.data.inputs import TrainingInputs, batches_at_once, build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, TrainingLoader, joined
 from slimresnet.data.randomness import Draws
-from slimresnet.data.sources.dataset import ImageSplit, ResidentImages
+from slimresnet.data.sources.memory import ResidentImages
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.recipe.settings import Recipe, RecipeError
 
 SAMPLES, CLASSES = 120, 10

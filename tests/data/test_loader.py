@@ -1,6 +1,5 @@
 """Batches are the same from stream and memory, with any number of workers, processes and interruptions."""
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -12,7 +11,11 @@ from conftest import SAMPLE, write_dataset
 
 from slimresnet.data import loader as loading_module
 from slimresnet.data.loader import Loading, TrainingLoader, evaluation_batches
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.builder import open_builder
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.hub_and_folder import StreamedImages
+from slimresnet.data.sources.rows import EncodedRows, open_stream
+from slimresnet.data.sources.source import DatasetError
 
 CPU = torch.device("cpu")
 ROWS = np.flatnonzero(np.arange(500) % 5)  # 400 of the 500 rows, as after a validation split
@@ -53,6 +56,7 @@ def assert_same(first, second):
         assert (one.draws.samples == other.draws.samples).all()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("shuffle_buffer_size", [40, 150, 10000])
 def test_stream_and_memory_and_workers_give_the_same_bits(streamed, resident, shuffle_buffer_size):
     reference = batches(resident, shuffle_buffer_size=shuffle_buffer_size)
@@ -76,11 +80,13 @@ def test_epochs_differ(resident):
     assert not torch.equal(batches(resident, epoch=1)[0].labels, batches(resident, epoch=2)[0].labels)
 
 
+@pytest.mark.processes
 def test_going_on_in_the_middle_gives_the_rest(streamed, resident):
     assert_same(batches(streamed, first_step=5), batches(resident)[5:])
     assert_same(batches(streamed, first_step=5, num_workers=2), batches(resident)[5:])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_processes_together_see_what_one_sees(streamed, resident, num_workers):
     reference = batches(resident, batch_size=32)
@@ -103,6 +109,7 @@ def test_fewer_samples_than_a_batch(resident):
         batches(resident, batch_size=256, num_processes=2)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_scores_each_row_once_in_order(streamed, num_processes, num_workers):
@@ -113,6 +120,7 @@ def test_evaluation_scores_each_row_once_in_order(streamed, num_processes, num_w
     assert torch.equal(torch.cat(labels), torch.from_numpy(streamed.labels[ROWS]))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_corrupt_image_is_one_sentence_from_a_worker_too(tmp_path, num_workers):
     images = list(np.zeros((20, 8, 8, 3), dtype=np.uint8))
@@ -135,24 +143,22 @@ def test_a_corrupt_image_is_one_sentence_from_a_worker_too(tmp_path, num_workers
     assert {*multiprocessing.active_children()} <= before
 
 
-def test_a_stream_that_ends_early_is_named(streamed):
-    longer = dataclasses.replace(streamed, labels=np.zeros(600, dtype=np.int64))
-    longer.images._num_rows = 600
-    try:
-        with pytest.raises(DatasetError, match="ended after 500 rows"):
-            list(longer.images.read([np.array([550])]))
-    finally:
-        longer.images._num_rows = 500
+def test_a_stream_that_ends_early_is_named():
+    stream = open_stream(open_builder(str(SAMPLE)), str(SAMPLE), "test")
+    longer = StreamedImages(EncodedRows(stream, "img", "the sample"), num_rows=600, image_size=32)
+    with pytest.raises(DatasetError, match="the sample ended after 500 rows, where 600 labels were read"):
+        list(longer.read([np.array([550])]))
 
 
+@pytest.mark.processes
 def test_a_signal_that_comes_before_a_workers_handlers_stand_does_not_end_it(monkeypatch):
-    handlers = loading_module._pass_first_signal_over
+    handlers = loading_module.pass_first_signal_over
 
     def signalled(worker_id):
         os.kill(os.getpid(), signal.SIGTERM)
         handlers(worker_id)
 
-    monkeypatch.setattr(loading_module, "_pass_first_signal_over", signalled)
+    monkeypatch.setattr(loading_module, "pass_first_signal_over", signalled)
     split = open_split(str(SAMPLE), "test", image_size=32)
     batches = loading_module.load_batches(
         split, [np.arange(4), np.arange(4, 8)], Loading(torch.device("cpu"), num_workers=1)

@@ -2,17 +2,19 @@
 
 import contextlib
 import pickle
+import resource
 import struct
+import sys
 
 import numpy as np
 import pytest
-from conftest import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import SECONDS, start
 
-from slimresnet.data.sources.dataset import DatasetError
 from slimresnet.data.sources.pickles import MOST_OPERATIONS, read_pickle
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
 # `cPickle.dumps({"data": array, "labels": [6, 9], "batch_label": "testing batch 1 of 1", "filenames": […]}, 2)`
@@ -71,34 +73,35 @@ ATTACKS = {
 }  # fmt: skip
 
 
+def open_attacks():
+    """Prints what is said of each file, then by how many kilobytes the process grew."""
+    had = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
+    for file in sys.argv[1:]:
+        try:
+            open_images(file, 32)
+            print("taken")
+        except DatasetError as error:
+            print(error)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - had)
+
+
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     """What a process of little memory says of each attack, by its name."""
     folder = tmp_path_factory.mktemp("attacks")
-    for number, content in enumerate(ATTACKS.values()):
-        (folder / f"{number}.pkl").write_bytes(b"\x80\x05" + content)
-    program = """
-import resource, sys
-from pathlib import Path
-from slimresnet.data.sources.dataset import DatasetError
-from slimresnet.data.sources.prediction import open_images
-had = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
-for number in range(int(sys.argv[2])):
-    try:
-        open_images(f"{sys.argv[1]}/{number}.pkl", 32)
-        print("taken")
-    except DatasetError as error:
-        print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - had)
-"""
-    process = run_python("-c", program, folder, len(ATTACKS))
-    assert process.returncode == 0, process.stderr
-    *said, kilobytes = process.stdout.splitlines()
+    files = [folder / f"{number}.pkl" for number in range(len(ATTACKS))]
+    for file, content in zip(files, ATTACKS.values(), strict=True):
+        file.write_bytes(b"\x80\x05" + content)
+    process = start(open_attacks, files, folder / "log")
+    process.join(SECONDS)
+    assert process.exitcode == 0, (folder / "log").read_text()
+    *said, kilobytes = (folder / "log").read_text().splitlines()
     assert int(kilobytes) < 400_000
     return dict(zip(ATTACKS, said, strict=True))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_in_a_sentence(attacked, attack):
     assert "is a pickle that cannot be read: " in attacked[attack] or "must be a pickle of a dict" in attacked[attack]

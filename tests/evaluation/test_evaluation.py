@@ -9,29 +9,34 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights, run_python
+from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights
+from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
-from training_runs import evaluate_folder, read, snapshot, train
+from training_runs import evaluate_folder, read, run_script, snapshot, train
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.models.oneformer import image_processing_pil_oneformer as oneformer
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from slimresnet.cli import export as export_script
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.export import export
+from slimresnet.api.predict import predict
 from slimresnet.data.loader import Loading
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit, open_split
-from slimresnet.evaluation.report import accuracy, best_policy, compare_policies, figures, report_split
-from slimresnet.evaluation.scoring import fit_temperature, measure, predict_logits, score
-from slimresnet.evaluation.tta import POLICIES, VIEWS, average
-from slimresnet.formats.backends import ForeignNetwork
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError, ImageSplit
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
+from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.tta import POLICIES, VIEWS, accuracy, average, best_policy, compare_policies
+from slimresnet.formats.format import ForeignNetwork
 from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_normalize
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError, write_json
 
-METRICS = REPOSITORY / "slimresnet" / "evaluation" / "metrics"
+METRICS_FOLDER = REPOSITORY / "slimresnet" / "evaluation" / "metrics"
 
 
 @pytest.fixture
@@ -112,22 +117,22 @@ ODD = {
 def test_the_metrics_refuse_odd_input_alike(case):
     predictions, references, said = ODD[case]
     refusals = set()
-    for name in ("classification", "per_class", "calibration"):
+    for name in METRICS:
         with pytest.raises(ValueError, match=said) as refused:
-            evaluate.load(str(METRICS / name)).compute(predictions=predictions, references=references)
+            evaluate.load(str(METRICS_FOLDER / name)).compute(predictions=predictions, references=references)
         refusals.add(str(refused.value))
     assert len(refusals) == 1 and "\n" not in refusals.pop()
 
 
-@pytest.mark.parametrize("name", ["classification", "per_class", "calibration"])
+@pytest.mark.parametrize("name", METRICS)
 def test_a_metric_says_what_goes_in(name):
-    metric = evaluate.load(str(METRICS / name))
+    metric = evaluate.load(str(METRICS_FOLDER / name))
     assert "predictions: logits" in metric.inputs_description and metric.description and not metric.citation
 
 
 def test_what_the_metrics_check_is_one_text():
     """`evaluate` copies a script without its neighbours, so each has a copy."""
-    texts = {file.read_text().partition("def _checked")[2] for file in METRICS.glob("*/*.py")}
+    texts = {file.read_text().partition("def _checked")[2] for file in METRICS_FOLDER.glob("*/*.py")}
     assert len(texts) == 1 and texts.pop()
 
 
@@ -165,7 +170,7 @@ def test_calibration_has_fifteen_bins():
     labels = np.array([0, 1])
     scores = measure("calibration", logits, labels)
     assert scores["expected_calibration_error"] == pytest.approx((0.38 + 0.68) / 2, abs=1e-6)
-    metric = evaluate.load(str(METRICS / "calibration"))
+    metric = evaluate.load(str(METRICS_FOLDER / "calibration"))
     of_ten = metric.compute(predictions=logits, references=labels, num_bins=10)
     assert of_ten["expected_calibration_error"] == pytest.approx(0.65 - 0.5, abs=1e-6)
     # A bin holds its upper end: 0.5 is not in one bin with 0.75.
@@ -182,15 +187,15 @@ def test_calibration_has_fifteen_bins():
 def test_logits_are_divided_by_the_temperature():
     probabilities = torch.softmax(2 * torch.randn(2000, 5), dim=1)
     labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
-    numbers, details = figures(3 * probabilities.log(), labels, temperature=3.0)
+    scores, details = score_logits(3 * probabilities.log(), labels, temperature=3.0)
     confidence = sum(each["share"] * each["confidence"] for each in details["reliability_scaled"])
     assert confidence == pytest.approx(probabilities.max(dim=1).values.mean().item(), abs=1e-5)
-    assert numbers["expected_calibration_error_scaled"] < 0.05 < numbers["expected_calibration_error"]
-    without, details = figures(probabilities.log(), labels)
+    assert scores["expected_calibration_error_scaled"] < 0.05 < scores["expected_calibration_error"]
+    without, details = score_logits(probabilities.log(), labels)
     assert "expected_calibration_error_scaled" not in without and "reliability_scaled" not in details
     for temperature in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ModelError, match=f"temperature {temperature} must be above 0, and finite"):
-            figures(probabilities.log(), labels, temperature)
+            score_logits(probabilities.log(), labels, temperature)
 
 
 def test_temperature_finds_what_the_logits_were_scaled_with():
@@ -201,7 +206,9 @@ def test_temperature_finds_what_the_logits_were_scaled_with():
 
 def test_metrics_load_and_combine_as_any(logits):
     logits, labels = logits
-    combined = evaluate.combine([evaluate.load(str(METRICS / name)) for name in ("classification", "calibration")])
+    combined = evaluate.combine(
+        [evaluate.load(str(METRICS_FOLDER / name)) for name in ("classification", "calibration")]
+    )
     for scored, label in zip(logits.numpy(), labels, strict=True):
         combined.add(prediction=scored, reference=label)
     scores = combined.compute()
@@ -209,8 +216,49 @@ def test_metrics_load_and_combine_as_any(logits):
     assert 0 < scores["expected_calibration_error"] < 1
 
 
+BRIER = """
+import datasets
+import evaluate
+import numpy as np
+from scipy.special import softmax
+
+
+class Brier(evaluate.Metric):
+    def _info(self):
+        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(features))
+
+    def _compute(self, predictions, references):
+        wrong = softmax(np.array(predictions), axis=1) - np.eye(len(predictions[0]))[references]
+        return {"brier_score": float((wrong**2).sum(axis=1).mean()), "brier_parts": [1]}
+"""
+
+
+def test_a_new_metric_is_a_folder_and_an_entry(trained, tmp_path, monkeypatch):
+    """From there it comes into the results, the details, the table of the card and its metadata."""
+    script = tmp_path / "brier" / "brier.py"
+    script.parent.mkdir()
+    script.write_text(BRIER)
+    score = Score("Brier score", "brier_score", "Brier", ".3f")
+    monkeypatch.setitem(METRICS, str(script.parent), Metric(shown={"brier_score": score}, renamed={}))
+    folder = shutil.copytree(trained, tmp_path / "run")
+    found = evaluate_folder(folder, "--tta=flip", f"--output_dir={folder}")
+    assert read(folder)["test_brier_score"] == found.results["test_brier_score"] != read(folder)["test_brier_score_tta"]
+    assert read(folder, "test_details.json")["brier_parts"] == [1]
+    card = ModelCard.load(folder / "README.md")
+    assert f" {found.results['test_brier_score']:.3f} |" in card.text and " | Brier |\n" in card.text
+    assert [each.metric_value for each in card.data.eval_results if each.metric_name == "Brier score"] == [
+        found.results["test_brier_score"]
+    ]
+    (folder / "all_results.json").write_text(json.dumps(read(folder) | {"test_brier_score": "low"}))
+    with pytest.raises(FolderError, match="test_brier_score must be a number, got 'low'"):
+        render_model_card(folder, "user/name")
+
+
 class Shades:
     """Images whose shade is their row number, and 100 more in the right half."""
+
+    uses_workers = False
 
     def read(self, batches):
         for rows in batches:
@@ -275,8 +323,8 @@ def test_a_split_is_reported_without_and_with_views(logits):
     logits, labels = logits
     views = {"original": logits, "mirror": logits.flip(0)}
     results, details = report_split("eval", views, labels, policy="flip", temperature=2.0)
-    plain, expected = figures(logits, labels, 2.0)
-    both, _ = figures((logits + logits.flip(0)) / 2, labels)
+    plain, expected = score_logits(logits, labels, 2.0)
+    both, _ = score_logits((logits + logits.flip(0)) / 2, labels)
     assert details == expected
     assert results == (
         {f"eval_{name}": value for name, value in plain.items()}
@@ -446,8 +494,8 @@ def test_a_network_that_is_not_a_number_is_refused_by_every_tool(untrained, tmp_
     output.write_text("earlier")
     tools = (
         lambda: evaluate_folder(untrained, f"--output_dir={tmp_path / 'figures'}"),
-        lambda: predict_script.run(predict_script.parse([str(untrained), str(SAMPLE), f"--output={output}"])),
-        lambda: export_script.run(export_script.parse([str(untrained), f"--output_dir={tmp_path / 'out'}"])),
+        lambda: predict(untrained, SAMPLE, output=output),
+        lambda: export(untrained, output_dir=tmp_path / "out"),
     )
     for tool in tools:
         with pytest.raises(ModelError, match=said):
@@ -554,7 +602,7 @@ def test_a_large_network_is_not_tried_at_its_size(untrained, monkeypatch):
     (untrained / "config.json").write_text(json.dumps(config | {"image_size": 8192}))
     edit_processor(untrained, size={"height": 8192, "width": 8192})
     made = Mock(wraps=PIL.Image.fromarray)
-    monkeypatch.setattr("slimresnet.formats.trained.fromarray", made)
+    monkeypatch.setattr("slimresnet.formats.image_processor.fromarray", made)
     load_normalize(untrained)
     assert made.call_count == 3 and max(each.args[0].size for each in made.call_args_list) < 1 << 20
     edit_processor(untrained, resample=3)
@@ -567,8 +615,8 @@ def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
     edit_processor(folder, resample=3)
     tools = (
         lambda: evaluate_folder(folder),
-        lambda: predict_script.run(predict_script.parse([str(folder), str(SAMPLE), f"--output={tmp_path / 'o.csv'}"])),
-        lambda: export_script.run(export_script.parse([str(folder), f"--output_dir={tmp_path / 'out'}"])),
+        lambda: predict(folder, SAMPLE, output=tmp_path / "o.csv"),
+        lambda: export(folder, output_dir=tmp_path / "out"),
         lambda: collect(folder, "user/name"),
     )
     for tool in tools:
@@ -576,8 +624,9 @@ def test_a_processor_is_refused_by_every_tool(trained, tmp_path):
             tool()
 
 
+@pytest.mark.processes
 def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
-    process = run_python("eval.py", tmp_path)
+    process = run_script("eval.py", tmp_path, folder=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert process.stderr.strip() == (
         f"eval.py: error: MODEL {tmp_path} holds no config.json: give a folder that train.py wrote."

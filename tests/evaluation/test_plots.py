@@ -1,5 +1,8 @@
 """Pictures: of any names that classes can have, and never in the way of what a run has to save."""
 
+import runpy
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from PIL import Image
 from training_runs import read, train
 
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.evaluation import plots
 from slimresnet.evaluation.plots import draw, plot_curves, plot_training_samples, split_pictures
-from slimresnet.evaluation.report import report_split
+from slimresnet.evaluation.scores import report_split
 from slimresnet.run_folder.checkpoints import list_checkpoints
 
 NAMES = [
@@ -37,6 +41,14 @@ def test_names_of_classes_are_text_and_not_mathematics(split, tmp_path, drawn, c
     draw(made, tmp_path)
     assert not capsys.readouterr().err
     assert len(made) == 5 and all(Image.open(tmp_path / name).size > (300, 300) for name in made)
+
+
+def test_drawing_leaves_the_callers_backend_alone(tmp_path, drawn, monkeypatch):
+    """In a notebook it is one that shows plots inline."""
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+    module = runpy.run_path(plots.__file__)
+    module["plot_curves"]([{"epoch": 1, "loss": 1.0}], tmp_path / "curves.png")
+    assert matplotlib.get_backend() == "svg" and Image.open(tmp_path / "curves.png").format == "PNG"
 
 
 def test_a_picture_that_cannot_be_drawn_is_left_out_with_a_warning_and_the_others_are_not(tmp_path, drawn, capsys):

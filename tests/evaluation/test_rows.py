@@ -15,12 +15,14 @@ from datasets import load_dataset
 from training_runs import evaluate_folder, read, snapshot
 
 from modeling_slimresnet import SlimResNetForImageClassification
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.evaluation_files import write_evaluation
+from slimresnet.api.predict import predict
 from slimresnet.cli import train as train_script
-from slimresnet.cli.eval import Findings, still_true, write
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import shared_name
+from slimresnet.evaluation.merging import still_true
+from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
 from slimresnet.evaluation.tta import VIEWS
 from slimresnet.recipe.settings import Recipe, RecipeError
@@ -357,7 +359,7 @@ def test_a_score_in_bf16_says_so(folder):
 
 
 def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("slimresnet.cli.eval.start_accelerator", None)
+    monkeypatch.setattr("slimresnet.api.evaluate.start_accelerator", None)
     (tmp_path / "file").write_text("kept")
     refused = {
         "file": (RecipeError, "cannot be written to"),
@@ -376,7 +378,8 @@ def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folde
 
 
 def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys):
-    monkeypatch.setattr("slimresnet.cli.eval.write_json", Mock(side_effect=OSError(28, "No space left on device")))
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr("slimresnet.api.evaluation_files.write_json", full)
     with pytest.raises(FolderError, match=r"run cannot be written \(No space left on device\): make room"):
         evaluate_folder(folder, "--max_eval_samples=20", f"--output_dir={folder}")
     assert "test_accuracy = " in capsys.readouterr().out
@@ -385,7 +388,7 @@ def test_figures_that_cannot_be_written_are_printed(folder, monkeypatch, capsys)
 def test_a_score_that_bears_the_name_of_a_fact_is_not_written(folder):
     before = snapshot(folder)
     with pytest.raises(AssertionError, match="fact of training"):
-        write(folder, None, Findings({"train_loss": 0.1}, {}))
+        write_evaluation(folder, None, Evaluation({"train_loss": 0.1}, {}))
     assert snapshot(folder) == before
 
 
@@ -407,7 +410,7 @@ def test_the_ranges_of_settings_hold_in_every_program(trained, tmp_path, flag):
         evaluate_folder(trained, flag)
     if "batch_size" in flag:
         with pytest.raises(RecipeError, match=f"{name} must be at least 1"):
-            predict_script.parse([str(trained), "images", "--output=o.csv", flag])
+            predict(trained, "images", output=tmp_path / "o.csv", per_device_eval_batch_size=0)
 
 
 def test_a_batch_of_training_that_would_not_divide_is_nothing_to_scoring(folder, capsys):

@@ -10,14 +10,19 @@ from conftest import SAMPLE
 from PIL import Image
 from training_runs import evaluate_folder, read
 
-from slimresnet.cli import eval as eval_script
+from slimresnet.api.evaluate import evaluate
 from slimresnet.data.corruptions import standard as corruptions
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
-from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, CorruptedImages, corrupt
+from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrupt
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.evaluation import shift
+from slimresnet.evaluation.protocol import ScoredNetwork
 from slimresnet.evaluation.rows import ScoredRows
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.evaluation.shift import CorruptionSet, score_corruptions
+from slimresnet.recipe.settings import RecipeError
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 
@@ -72,7 +77,7 @@ def test_images_are_corrupted_as_they_are_read(split, pixels):
 def leave_corruptions(monkeypatch, *names):
     few = {name: CORRUPTIONS[name] for name in names}
     monkeypatch.setattr(corruptions, "CORRUPTIONS", few)
-    monkeypatch.setattr(eval_script, "CORRUPTIONS", few)
+    monkeypatch.setattr(shift, "CORRUPTIONS", few)
 
 
 def test_eval_scores_every_corruption(trained, tmp_path, monkeypatch, capsys):
@@ -107,15 +112,22 @@ def test_each_severity_is_scored_as_itself(split):
         right = torch.nn.functional.one_hot(torch.from_numpy(answers), 10).double()
         return dict.fromkeys(views, right)
 
-    arguments = eval_script.parse(["model", "--shift=corruptions", "--tta=flip"])
     scored = ScoredRows(split, np.arange(7, 27), "test", "cifar10", "test")
-    results, details, _ = eval_script.score_corruptions(
-        arguments, predict, scored, {"first": paint, "second": paint}, Recipe(mixed_precision="bf16")
+    said = []
+    found = score_corruptions(
+        ScoredNetwork(predict, precision="bf16"),
+        scored,
+        CorruptionSet("corruptions", {"first": paint, "second": paint}, frost="synthetic"),
+        tta="flip",
+        seed=0,
+        of_output={},
+        say=said.append,
     )
+    assert said == ["first   none 85.00%, flip 85.00%", "second  none 85.00%, flip 85.00%"]
     expected = [0.95, 0.9, 0.85, 0.8, 0.75]
     by_corruption = {"first": expected, "second": expected}
-    assert details == {"test_corruptions.json": {"none": by_corruption, "flip": by_corruption}}
-    assert results == scored.facts("test") | {
+    assert found.details == {"test_corruptions.json": {"none": by_corruption, "flip": by_corruption}}
+    assert found.results == scored.facts("test") | {
         "test_corruption_samples": 20,
         "test_corruption_precision": "bf16",
         "test_corruption_tta": "flip",
@@ -160,18 +172,25 @@ def test_choices_have_validation_images_and_corruptions_of_their_own(trained, tm
 
 
 @pytest.mark.parametrize(
-    "flags, said",
+    "arguments, said",
     [
-        (["--shift=FOLDER", "--split=validation"], "--split and --max_eval_samples out"),
-        (["--shift=FOLDER", "--max_eval_samples=20"], "--split and --max_eval_samples out"),
-        (["--frost_folder=FOLDER"], "--frost_folder is for the frost of --shift corruptions"),
-        (["--frost_folder=FOLDER", "--shift=extra_corruptions"], "--frost_folder is for the frost"),
-        (["--compare_tta", "--split=validation", "--shift=corruptions"], "leave --shift out"),
+        ({"shift": "FOLDER", "split": "validation"}, "--split and --max_eval_samples out"),
+        ({"shift": "FOLDER", "max_eval_samples": 20}, "--split and --max_eval_samples out"),
+        ({"frost_folder": "FOLDER"}, "--frost_folder is for the frost of --shift corruptions"),
+        ({"frost_folder": "FOLDER", "shift": "extra_corruptions"}, "--frost_folder is for the frost"),
+        ({"compare_tta": True, "split": "validation", "shift": "corruptions"}, "leave --shift out"),
+        (
+            {"backend": "onnxruntime", "mixed_precision": "bf16"},
+            "--mixed_precision is for --backend torch, not for onn",
+        ),
+        ({"tta": "wild"}, "--tta must be one of none, flip, flip_shift, paper, got wild"),
+        ({"backend": "tf"}, "--backend must be one of torch, .* got tf"),
+        ({"mixed_precision": "fp16"}, "--mixed_precision must be one of auto, no, bf16, got fp16"),
     ],
 )
-def test_flags_that_do_not_go_together(flags, said):
+def test_arguments_that_do_not_go_together_are_refused_before_anything_is_read(arguments, said):
     with pytest.raises(RecipeError, match=said):
-        eval_script.parse(["model", *flags])
+        evaluate("no model", **arguments)
 
 
 def test_eval_scores_numpy_folders(trained, split, tmp_path):

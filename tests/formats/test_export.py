@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import zipfile
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -14,50 +15,53 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import SAMPLE, write_dataset
 from onnx import TensorProto, helper
 from PIL import Image
+from process_state import unchanged
 from torch.nn import functional as F
-from training_runs import snapshot, write_as_ours
+from training_runs import evaluate_folder, run_script, snapshot, write_as_ours
 
 from benchmarks.write_readme import PRETRAINED
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.cli import eval as eval_script
+from slimresnet.api import export as api
+from slimresnet.api.predict import predict
 from slimresnet.cli import export as export_script
-from slimresnet.cli import predict as predict_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.splits import stratified_split
-from slimresnet.formats.backends import (
-    EXPORTS_NAME,
-    ONNX_FILE,
-    QUANTIZED_ONNX_FILE,
-    TORCH_EXPORT_FILE,
-    open_file,
-    open_network,
-)
-from slimresnet.formats.checking import GENERATED_IMAGES, TRAINING_IMAGES, agreement, generated_pixels
-from slimresnet.formats.graphs import ExportError, LogitsOfPixels, export_onnx, export_torch, smallest_side
-from slimresnet.formats.quantization import quantize_int8
+from slimresnet.formats import onnx_float32, onnx_int8
+from slimresnet.formats.agreement import GENERATED_IMAGES, TRAINING_IMAGES, agreement, generated_pixels
+from slimresnet.formats.format import ExportError
+from slimresnet.formats.graph import LogitsOfPixels, smallest_side
+from slimresnet.formats.onnx_float32 import ONNX, ONNX_FILE, export_onnx
+from slimresnet.formats.onnx_int8 import ONNX_INT8, QUANTIZED_ONNX_FILE, quantize_int8
+from slimresnet.formats.registry import find_format, open_network
+from slimresnet.formats.torch_export import TORCH_EXPORT_FILE, export_torch
 from slimresnet.formats.trained import ModelError, fold_batchnorm, load_normalize
-from slimresnet.hub.push import collect
+from slimresnet.hub.files import collect
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.writing import FolderError
 
 INT8 = ("--quantize=int8", "--calibration_samples=48")
 
 
 def export(folder, output_dir, *flags):
-    export_script.run(export_script.parse([str(folder), f"--output_dir={output_dir}", *flags]))
+    api.export(**vars(export_script.parse([str(folder), f"--output_dir={output_dir}", *flags])))
     return output_dir
+
+
+def open_file(file, backend):
+    return find_format(backend).open_file(file)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_checks():
     """On fewer images than a user's exports are checked on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_script, "CHECK_SAMPLES", 64)
-        patch.setattr(export_script, "_BATCH", 16)
+        patch.setattr(api, "CHECK_SAMPLES", 64)
+        patch.setattr(api, "CHECK_BATCH", 16)
         yield
 
 
@@ -71,9 +75,34 @@ def exported(trained, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("exported") / "all"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimresnet.formats.checking.SMALLEST_SHARE", 0)
+        patch.setattr(onnx_int8, "SMALLEST_SHARE", 0)
         export(trained, folder, *INT8)
     return export(trained, folder, "--format=torch_export")
+
+
+def test_called_from_python_it_returns_the_facts_and_leaves_the_process_as_it_was(
+    trained, tmp_path, monkeypatch, capsys
+):
+    """Again and again, from any folder."""
+    monkeypatch.setattr(onnx_int8, "SMALLEST_SHARE", 0)
+    monkeypatch.chdir(tmp_path)
+    api.export(trained, output_dir="out")  # first imports are allowed to set things
+    for _ in range(2):
+        capsys.readouterr()
+        with unchanged():
+            facts = api.export(
+                str(trained), output_dir="out", quantize="int8", calibration_samples=48, overwrite_output_dir=True
+            )
+        assert json.loads((tmp_path / "out" / EXPORTS_NAME).read_text()) == facts
+        assert list(facts) == [ONNX_FILE, QUANTIZED_ONNX_FILE]
+        assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(facts)
+        assert facts[QUANTIZED_ONNX_FILE]["calibration_images"] == 48 and facts[ONNX_FILE]["opset"] == 20
+
+
+def test_a_place_for_temporary_files_that_is_full_is_named(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "TemporaryDirectory", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(FolderError, match=r"cannot be written \(No space left on device\): make room"):
+        export(trained, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +262,7 @@ def test_an_older_opset_is_written_where_one_is_asked_for(trained, tmp_path):
 
 @pytest.mark.parametrize("flags", [INT8, ["--format=torch_export"]])
 def test_a_graph_of_uint8_pixels_normalises_them_itself(trained, exported, pixels, tmp_path, monkeypatch, flags):
-    monkeypatch.setattr("slimresnet.formats.checking.SMALLEST_SHARE", 0)
+    monkeypatch.setattr(onnx_int8, "SMALLEST_SHARE", 0)
     folder = export(trained, tmp_path / "uint8", "--uint8_pixels", *flags)
     backend = "torch_export" if "--format=torch_export" in flags else "onnxruntime"
     network, normalize = open_network(folder, backend, trust_remote_code=True)
@@ -255,14 +284,15 @@ def test_ranges_come_from_training_images_and_checks_from_others(trained, tmp_pa
         ranges.extend(image.tobytes() for image in pixel_values)
         shutil.copyfile(source, target)
 
-    def compare(module, name, file, batches, images):
+    def compare(form, module, file, batches, images):
+        name = form.file
         checks[name] = [image.numpy().tobytes() for batch in batches for image in batch], images
         sizes[name] = [tuple(batch.shape[2:]) for batch in batches]
-        return real_compare(module, name, file, batches, images)
+        return real_compare(form, module, file, batches, images)
 
-    real_compare = export_script.compare
-    monkeypatch.setattr(export_script, "quantize_int8", quantize)
-    monkeypatch.setattr(export_script, "compare", compare)
+    real_compare = api.compare
+    monkeypatch.setattr(onnx_int8, "quantize_int8", quantize)
+    monkeypatch.setattr(api, "compare", compare)
     folder = export(trained, tmp_path / "out", "--quantize=int8", "--calibration_samples=5000")
     checked, of = checks[QUANTIZED_ONNX_FILE]
     assert len(checked) == 64 and of == TRAINING_IMAGES and checks[ONNX_FILE][1] == GENERATED_IMAGES
@@ -290,15 +320,12 @@ def test_few_training_images_are_shared_by_ranges_and_checks_and_one_is_refused(
     for count in (1, 5):
         images = [np.full((32, 32, 3), 9 * number, np.uint8) for number in range(count)]
         write_dataset(tmp_path / f"{count}", "train", images, [0] * count, names)
-    flags = [str(shipped), "--output_dir=unused"]
-    arguments = export_script.parse([*flags, f"--dataset_name={tmp_path / '5'}"])
-    checked, calibration, source = export_script.read_pixels(arguments, shipped, 32)
+    checked, calibration, source = api.training_images(shipped, 1024, dataset_name=str(tmp_path / "5"))
     assert source == "images of 5"  # not those that it was trained on
     assert (len(checked), len(calibration)) == (2, 3)
     assert len(set(torch.cat([checked, calibration])[:, 0, 0, 0].tolist())) == 5
-    arguments = export_script.parse([*flags, f"--dataset_name={tmp_path / '1'}"])
     with pytest.raises(ExportError, match=r"--quantize int8 needs training images .* has 1: .*--dataset_name"):
-        export_script.read_pixels(arguments, shipped, 32)
+        api.training_images(shipped, 1024, dataset_name=str(tmp_path / "1"))
 
 
 def test_a_float_export_needs_no_dataset(trained, tmp_path):
@@ -328,6 +355,7 @@ def test_generated_images_are_the_same_each_time_and_of_two_kinds():
     assert steps[:32].min() > 4 * steps[32:].max()
 
 
+@pytest.mark.slow
 def test_a_new_file_is_not_credited_with_the_scores_of_the_one_that_it_replaces(trained, tmp_path):
     """In the run's own folder and in another, where what was scored there stays, too."""
     for folder in (shutil.copytree(trained, tmp_path / "run"), export(trained, tmp_path / "other")):
@@ -357,6 +385,7 @@ def test_a_copy_elsewhere_is_not_credited_with_the_scores_of_the_models_own_file
     assert (folder / "test_onnxruntime_details.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -369,10 +398,10 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
     quantized = "--quantized" in flags
     folder = shutil.copytree(shipped if quantized else exported, tmp_path / "copy")
     if quantized:
-        eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}"]))
+        evaluate_folder(folder, f"--output_dir={folder}")
     before = json.loads((folder / RESULTS_NAME).read_text())
     card = (folder / "README.md").read_text()
-    eval_script.run(eval_script.parse([str(folder), f"--output_dir={folder}", "--tta=flip", *flags]))
+    evaluate_folder(folder, f"--output_dir={folder}", "--tta=flip", *flags)
     after = json.loads((folder / RESULTS_NAME).read_text())
     counts = [results.pop("test_times_scored", None) for results in (before, after)]
     assert counts[1] == (None if quantized else counts[0] + 1)  # the shipped weights have no count
@@ -389,7 +418,8 @@ def test_eval_and_predict_run_every_form(exported, shipped, dataset, tmp_path, f
     assert renewed != card
 
     output = tmp_path / "classes.csv"
-    predict_script.run(predict_script.parse([str(folder), str(dataset), f"--output={output}", *flags]))
+    api_flags = {"backend": flags[0].removeprefix("--backend="), "quantized": quantized}
+    predict(folder, dataset, output=output, trust_remote_code="--trust_remote_code" in flags, **api_flags)
     classes = torch.from_numpy(np.loadtxt(output, delimiter=",", skiprows=1, dtype=int)[: len(pixels), 1])
     assert ((classes == expected.argmax(dim=1)) | between).all()
 
@@ -404,6 +434,7 @@ def test_the_exported_folder_is_the_finished_one_and_more_and_can_be_shared(trai
     assert "onnx/model_quantized.onnx" in (exported / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_trained_folder_takes_exports_itself(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     export(folder, folder)
@@ -429,7 +460,7 @@ def scale_head(source, target, factor):
 
 
 def test_int8_of_other_classes_is_refused_and_nothing_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_script, "quantize_int8", lambda source, target, _: scale_head(source, target, -1))
+    monkeypatch.setattr(onnx_int8, "quantize_int8", lambda source, target, _: scale_head(source, target, -1))
     with pytest.raises(ExportError, match=r"model_quantized\.onnx disagrees.*--calibration_samples"):
         export(trained, tmp_path / "out", "--quantize=int8")
     assert not (tmp_path / "out").exists()
@@ -440,7 +471,7 @@ def test_float32_of_the_same_classes_with_other_logits_is_refused(trained, tmp_p
         export_onnx(module, pixel_values, file, opset)
         scale_head(file, file, np.float32(1.001))
 
-    monkeypatch.setattr(export_script, "export_onnx", export_other)
+    monkeypatch.setattr(onnx_float32, "export_onnx", export_other)
     with pytest.raises(ExportError, match=r"model\.onnx disagrees.*versions of the export packages"):
         export(trained, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -451,40 +482,46 @@ def test_how_much_may_differ_goes_by_the_size_of_the_logits():
     for size in (1e-4, 1.0, 65536.0, 1e30):
         network = expected * size
         for rounded in (network, network * (1 + 2**-23), network + 1e-5 * size):
-            facts = agreement("x", rounded, network, "float32", GENERATED_IMAGES)
+            facts = agreement(ONNX, rounded, network, GENERATED_IMAGES)
             assert facts["same_class"] > 0.99 and facts["largest_difference"] < 1e-4 * facts["largest_logit"]
         for wrong in (network * 1.001, network + 1e-3 * size, network.bfloat16().float(), network.flip(0)):
-            with pytest.raises(ExportError, match=r"x disagrees.*512 generated images.*other versions of the export"):
-                agreement("x", wrong, network, "float32", GENERATED_IMAGES)
-        assert agreement("x", network * 1.1, network, "int8", TRAINING_IMAGES)["same_class"] == 1
+            with pytest.raises(
+                ExportError, match=r"^onnx/model.onnx disagrees.*512 generated images.*other versions of the export"
+            ):
+                agreement(ONNX, wrong, network, GENERATED_IMAGES)
+        assert agreement(ONNX_INT8, network * 1.1, network, TRAINING_IMAGES)["same_class"] == 1
         for wrong in (network.flip(0), -network, network.roll(1, dims=1)):
-            with pytest.raises(ExportError, match=r"x disagrees.*512 training images.*--calibration_samples") as error:
-                agreement("x", wrong, network + 1000 * size, "int8", TRAINING_IMAGES)
+            with pytest.raises(
+                ExportError, match=r"^onnx/model_quantized.onnx disagrees.*512 training images.*--calibration_samples"
+            ) as error:
+                agreement(ONNX_INT8, wrong, network + 1000 * size, TRAINING_IMAGES)
             assert "versions" not in str(error.value)
 
 
 def test_a_tie_within_rounding_is_no_disagreement():
     expected = torch.tensor([[3.0, 3.0 - 1e-6, -5.0]]).repeat(100, 1)
     swapped = expected[:, [1, 0, 2]]
-    assert agreement("x", swapped, expected, "float32", GENERATED_IMAGES)["same_class"] == 0
+    assert agreement(ONNX, swapped, expected, GENERATED_IMAGES)["same_class"] == 0
     expected[:, 1] = 2.95
-    assert agreement("x", expected[:, [1, 0, 2]], expected, "int8", TRAINING_IMAGES)["same_class"] == 0
+    assert agreement(ONNX_INT8, expected[:, [1, 0, 2]], expected, TRAINING_IMAGES)["same_class"] == 0
     expected[:, 1] = 2
     few = torch.cat([expected[:4, [1, 0, 2]], expected[4:]])
-    assert agreement("x", few, expected, "int8", TRAINING_IMAGES)["same_class"] == 0.96
+    assert agreement(ONNX_INT8, few, expected, TRAINING_IMAGES)["same_class"] == 0.96
     many = torch.cat([expected[:6, [1, 0, 2]], expected[6:]])
     with pytest.raises(ExportError, match=r"another class for 6\.00% of 100"):
-        agreement("x", many, expected, "int8", TRAINING_IMAGES)
+        agreement(ONNX_INT8, many, expected, TRAINING_IMAGES)
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_logits_that_are_not_finite_have_a_sentence_of_their_own(broken, precision):
+@pytest.mark.parametrize("form", [ONNX, ONNX_INT8])
+def test_logits_that_are_not_finite_have_a_sentence_of_their_own(broken, form):
     expected = torch.randn(20, 10)
     wrong = expected.clone()
     wrong[:3, 4] = broken
-    with pytest.raises(ExportError, match=r"^x gives logits that are NaN or infinite on 3 of 20 generated images"):
-        agreement("x", wrong, expected, precision, GENERATED_IMAGES)
+    with pytest.raises(
+        ExportError, match=r"^onnx/model.*\.onnx gives logits that are NaN or infinite on 3 of 20 generated images"
+    ):
+        agreement(form, wrong, expected, GENERATED_IMAGES)
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e6])
@@ -582,15 +619,12 @@ def test_a_file_of_pickles_is_opened_on_trust_alone(booby_trapped, dataset, tmp_
     monkeypatch.setattr("slimresnet.formats.trained.snapshot_download", lambda name: str(booby_trapped))
     picture = tmp_path / "picture.png"
     Image.new("RGB", (32, 32)).save(picture)
+    refusal = r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
     for model in (str(booby_trapped), "user/from-the-hub"):
-        for tool, flags in (
-            (eval_script, [f"--dataset_name={dataset}"]),
-            (predict_script, [str(picture), f"--output={tmp_path / 'o.csv'}"]),
-        ):
-            with pytest.raises(
-                ModelError, match=r"--backend torch_export runs code that model\.pt2 of MODEL .* may hold"
-            ):
-                tool.run(tool.parse([model, *flags, "--backend=torch_export"]))
+        with pytest.raises(ModelError, match=refusal):
+            evaluate_folder(model, f"--dataset_name={dataset}", "--backend=torch_export")
+        with pytest.raises(ModelError, match=refusal):
+            predict(model, picture, output=tmp_path / "o.csv", backend="torch_export")
     assert not (tmp_path / "marker").exists()
     with pytest.raises(ModelError, match="cannot be loaded by torch_export"):
         open_network(booby_trapped, "torch_export", trust_remote_code=True)
@@ -669,7 +703,8 @@ def test_a_missing_package_is_named(trained, exported, tmp_path, monkeypatch, pa
             open_network(exported, package)
 
 
+@pytest.mark.processes
 def test_a_mistake_is_told_in_one_sentence(tmp_path):
-    process = run_python("export.py", tmp_path, f"--output_dir={tmp_path / 'out'}", cwd=REPOSITORY)
+    process = run_script("export.py", tmp_path, f"--output_dir={tmp_path / 'out'}", folder=tmp_path)
     assert process.returncode == 1
     assert process.stderr.startswith("export.py: error: MODEL") and process.stderr.count("\n") == 1

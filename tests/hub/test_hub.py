@@ -21,17 +21,25 @@ from training_runs import evaluate_folder, read, snapshot, train, write_as_ours
 
 from demo.build import space_card
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.cli import export as export_script
+from slimresnet.api.export import export
+from slimresnet.api.push import push
 from slimresnet.cli import push_to_hub as push_script
 from slimresnet.cli.train import parse_recipe
 from slimresnet.evaluation.flops import multiply_adds
-from slimresnet.formats.backends import EXPORTS_NAME, ONNX_FILE, QUANTIZED_ONNX_FILE, TORCH_EXPORT_FILE
-from slimresnet.hub.card import eval_results, is_edited, render_model_card, renew_model_card
-from slimresnet.hub.push import HubError, collect, collect_page, push, shared_files
+from slimresnet.formats.onnx_float32 import ONNX_FILE
+from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
+from slimresnet.formats.torch_export import TORCH_EXPORT_FILE
+from slimresnet.hub.card import is_edited, renew_model_card
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.hub.files import collect, collect_page, shared_files
+from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.shared_recipe import shared_recipe
+from slimresnet.hub.upload import upload
+from slimresnet.hub_errors import HubError
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
+from slimresnet.run_folder.names import EXPORTS_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.training.network import load_network_config
 
@@ -217,6 +225,32 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
     assert "Every choice" not in card
 
 
+def test_what_a_run_found_comes_from_its_results(folder):
+    """Its recipe says what was asked: to choose."""
+    set_recipe(folder, tta="auto", temperature=None, mixed_precision="auto")
+    found = {"eval_chose": "tta, temperature", "test_tta": "flip", "eval_tta": "flip", "temperature": 1.5}
+    state(folder, **found, train_precision="bf16", train_batch_size=32, train_samples=224)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "the run chose the test-time augmentation, `flip`, the temperature." in card
+    assert "by 1.500, fitted on 90 validation images, gives" in card
+    assert ", precision bf16 " in card and "- 224 training images, 3 epochs, 32 images an optimiser step" in card
+    assert not [words for words in ("`auto`", "precision auto", "None", "null") if words in card]
+    state(folder, train_precision=None)
+    assert ", precision" not in render_model_card(folder, "user/name")  # nothing tells
+    state(folder, eval_tta=None)
+    assert "chose the test-time augmentation, the temperature." in render_model_card(folder, "user/name")
+
+
+def test_the_policy_that_a_run_chose_is_still_said_when_it_is_scored_with_another(folder):
+    set_recipe(folder, tta="auto")
+    state(folder, eval_chose="tta, temperature", eval_chose_tta="flip_shift", eval_tta="flip_shift")
+    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
+    evaluate_folder(folder, "--tta=flip", f"--output_dir={folder}")
+    assert (read(folder)["eval_tta"], read(folder)["test_tta"]) == ("none", "flip")
+    assert "the test-time augmentation, `flip_shift`" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
 def test_any_fact_may_be_missing(folder):
     """A figure whose own facts are not there is left out; the rest stays."""
     state(
@@ -419,7 +453,7 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
         file.write(f"resume_from_checkpoint: {tmp_path / 'checkpoint-7'}\noverwrite_output_dir: true\n")
     exported = tmp_path / "exported"
     for form in ("onnx", "torch_export"):
-        export_script.run(export_script.parse([str(folder), f"--format={form}", f"--output_dir={exported}"]))
+        export(folder, format=form, output_dir=exported)
     written = read_recipe(folder)  # here it can be run again
     assert (written.dataset_name, written.output_dir) == (str(SAMPLE), str(trained)) and Path(
         written.config_name
@@ -526,7 +560,7 @@ def test_folders_that_are_refused(folder, tmp_path):
 
 def test_dry_run_needs_no_network_and_changes_nothing(folder, capsys):
     before = snapshot(folder)
-    push_script.run(push_script.parse([str(folder), "--repo_id=user/name", "--dry_run", "--license=mit"]))
+    assert push(folder, "user/name", dry_run=True, license="mit") is None
     said = capsys.readouterr().out
     assert all(path in said for path in FILES) and "checkpoint" not in said and "in 18 files" in said
     assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in said
@@ -542,38 +576,40 @@ def pushed(hub, name="user/name", branch="main"):
 
 
 def test_one_commit_brings_it_all_and_a_second_push_changes_nothing(folder, hub):
-    address = push(collect(folder, "user/name"), "user/name")
+    address = upload(collect(folder, "user/name"), "user/name")
     assert address.startswith(f"{hub.url}/user/name/commit/")
     assert pushed(hub).keys() - {".gitattributes"} == FILES and len(hub.repositories["user/name"].commits) == 2
     assert pushed(hub)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert b'from_pretrained("user/name"' in pushed(hub)["README.md"]
-    push(collect(folder, "user/name"), "user/name")
+    upload(collect(folder, "user/name"), "user/name")
     assert len(hub.repositories["user/name"].commits) == 2
 
 
 def test_branch_pull_request_and_private(folder, hub):
     files = collect(folder, "user/name")
-    push(files, "user/name", private=True)
+    upload(files, "user/name", private=True)
     assert hub.repositories["user/name"].private
-    assert push(files | {"README.md": b"---\nlicense: mit\n---\nnew"}, "user/name", create_pr=True).endswith(
+    assert upload(files | {"README.md": b"---\nlicense: mit\n---\nnew"}, "user/name", create_pr=True).endswith(
         "/discussions/1"
     )
     assert pushed(hub, branch="refs/pr/1")["README.md"].endswith(b"new") and not pushed(hub)["README.md"].endswith(
         b"new"
     )
-    push(files | {"README.md": b"---\nlicense: mit\n---\nv2"}, "user/name", revision="v2")
+    upload(files | {"README.md": b"---\nlicense: mit\n---\nv2"}, "user/name", revision="v2")
     assert pushed(hub, branch="v2")["README.md"].endswith(b"v2") and not pushed(hub)["README.md"].endswith(b"v2")
-    push(files, "user/public")
+    upload(files, "user/public")
     with pytest.raises(HubError, match="is public, and --private is for new ones"):
-        push(files, "user/public", private=True)
+        upload(files, "user/public", private=True)
 
 
 def test_the_flags_of_the_command_reach_the_hub(folder, hub, monkeypatch, capsys):
     def run(*flags):
-        push_script.run(push_script.parse([str(folder), "--repo_id=user/name", *flags]))
+        monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(folder), "--repo_id=user/name", *flags])
+        push_script.main()
         return capsys.readouterr().out.splitlines()[-1]
 
-    run("--private", "--license=mit")
+    assert run("--dry_run") == "nothing was sent to user/name: --dry_run" and not hub.repositories
+    assert run("--private", "--license=mit").startswith(f"{hub.url}/user/name/commit/")
     assert hub.repositories["user/name"].private and b"license: mit" in pushed(hub)["README.md"]
     run("--revision=v2", "--license=gpl-3.0")
     assert b"license: gpl-3.0" in pushed(hub, branch="v2")["README.md"] and b"license: mit" in pushed(hub)["README.md"]
@@ -584,9 +620,8 @@ def test_the_flags_of_the_command_reach_the_hub(folder, hub, monkeypatch, capsys
     run("--overwrite_card")
     assert b"# user/name" in pushed(hub)["README.md"]
     (folder / "recipe.yaml").write_text("no_setting: 1\n")
-    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(folder), "--repo_id=user/name"])
     with pytest.raises(SystemExit, match=r"push_to_hub\.py: error: .*no_setting"):
-        push_script.main()
+        run()
 
 
 def test_the_name_in_the_card_of_a_folder(folder):
@@ -597,7 +632,7 @@ def test_the_name_in_the_card_of_a_folder(folder):
     assert "# user/name\n" in (folder / "README.md").read_text()
 
 
-def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
+def test_a_page_becomes_a_static_space(hub, tmp_path, folder):
     page = tmp_path / "page"
     (page / "samples").mkdir(parents=True)
     card = b"---\ntitle: demo\nsdk: static\n---\n"
@@ -605,15 +640,15 @@ def test_a_page_becomes_a_static_space(hub, tmp_path, folder, capsys):
     content["about.json"] = json.dumps({"files": [*content, "about.json"]}).encode()
     for name, data in content.items():
         (page / name).write_bytes(data)
-    push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", "--private"]))
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{hub.url}/spaces/user/demo/commit/")
+    address = push(page, "user/demo", space=True, private=True)
+    assert address.startswith(f"{hub.url}/spaces/user/demo/commit/")
     assert pushed(hub, "spaces/user/demo") == content | {".gitattributes": b""}  # the Hub's own
     assert hub.repositories["spaces/user/demo"].private and "user/demo" not in hub.repositories
     with pytest.raises(HubError, match=r"is no page: make one with python -m demo\.build"):
-        push_script.run(push_script.parse([str(folder), "--repo_id=user/demo", "--space"]))
-    for flag in ("--overwrite_card", "--license=mit"):
-        with pytest.raises(HubError, match=f"{flag.split('=')[0]} is for a run's model card"):
-            push_script.run(push_script.parse([str(page), "--repo_id=user/demo", "--space", flag]))
+        push(folder, "user/demo", space=True)
+    for flag, value in (("overwrite_card", True), ("license", "mit")):
+        with pytest.raises(HubError, match=f"--{flag} is for a run's model card"):
+            push(page, "user/demo", space=True, **{flag: value})
 
 
 @pytest.fixture
@@ -631,13 +666,12 @@ def page(tmp_path):
 
 
 def test_of_a_page_goes_what_the_build_wrote_and_the_list_comes_first(page, hub, capsys):
-    push = [str(page), "--repo_id=user/demo", "--space"]
-    push_script.run(push_script.parse([*push, "--dry_run"]))
-    *listed, total, _ = capsys.readouterr().out.splitlines()
+    push(page, "user/demo", space=True, dry_run=True)
+    *listed, total = capsys.readouterr().out.splitlines()
     names = json.loads((page / "about.json").read_text())["files"]
     assert [line.split("bytes  ")[1] for line in listed] == names and "in 4 files" in total
     assert not hub.repositories
-    push_script.run(push_script.parse(push))
+    push(page, "user/demo", space=True)
     assert pushed(hub, "spaces/user/demo").keys() == {*names, ".gitattributes"}  # the Hub's own
 
 
@@ -682,7 +716,7 @@ def test_links_in_a_run_are_not_followed(folder, tmp_path):
     ):
         collect(folder, "user/name")
     exported = tmp_path / "exported"
-    export_script.run(export_script.parse([str(folder), f"--output_dir={exported}"]))
+    export(folder, output_dir=exported)
     assert not any(b"secret" in content for content in snapshot(exported).values())
     assert (exported / "figures/curves.png").is_file() and "trainer_state.json" not in collect(exported, "user/name")
     shutil.rmtree(folder / "figures")
@@ -720,11 +754,11 @@ def test_after_any_failure_a_second_try_is_safe(folder, hub, monkeypatch, reques
     files = collect(folder, "user/name")
     hub.faults = [(request_part, fault)] * 10
     with pytest.raises(HubError, match=said) as refused:
-        push(files, "user/name")
+        upload(files, "user/name")
     assert "\n" not in str(refused.value)
     hub.faults = []
     assert not any(FILES & commit.keys() for each in hub.repositories.values() for commit in each.commits.values())
-    push(files, "user/name")
+    upload(files, "user/name")
     assert pushed(hub).keys() - {".gitattributes"} == FILES
 
 
@@ -733,22 +767,22 @@ def test_tokens_names_and_networks(folder, hub, monkeypatch, tmp_path):
     for token, said in (("hf_reader", "no right to write"), ("hf_nobody", "does not know the access token")):
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(HubError, match=said):
-            push(files, "user/name")
+            upload(files, "user/name")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(HubError, match="there is no access token: log in"):
-        push(files, "user/name")
+        upload(files, "user/name")
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     with pytest.raises(HubError, match="has no user/absent"):
-        push(files, "user/absent", create_pr=True)
+        upload(files, "user/absent", create_pr=True)
     with pytest.raises(HubError, match="--repo_id a/b/c cannot be the name of a repository"):
-        push(files, "a/b/c")
+        upload(files, "a/b/c")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match=r"the Hub at http://127\.0\.0\.1:9 cannot be reached"):
-        push(files, "user/name")
+        upload(files, "user/name")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
-        push(files, "user/name")
+        upload(files, "user/name")
 
 
 def test_train_pushes_at_its_end_and_finds_a_bad_token_before_it_begins(flags, hub, monkeypatch, capsys):
@@ -789,6 +823,8 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_pushed_from_the_command_line_and_from_python_it_loads_in_a_fresh_process(folder, hub, tmp_path):
     hub.uploads = "lfs"
     environment = {

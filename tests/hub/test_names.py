@@ -16,9 +16,9 @@ from PIL import Image
 
 from demo.build import space_card
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.cli import predict as predict_script
+from slimresnet.api.predict import predict
 from slimresnet.evaluation.spreadsheet import TableWriter
-from slimresnet.hub.card import render_model_card
+from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 
 NAMES = [
@@ -186,8 +186,7 @@ def test_predict_writes_names_that_run_nothing(untrained, tmp_path):
     folder.mkdir()
     for name in ("=cmd.png", "'quoted.png", "cat.png"):
         Image.new("RGB", (32, 32)).save(folder / name)
-    arguments = [str(untrained), str(folder), f"--output={tmp_path / 'o.csv'}", "--labels=names", "--probabilities"]
-    predict_script.run(predict_script.parse(arguments))
+    predict(untrained, folder, output=tmp_path / "o.csv", labels="names", probabilities=True)
     header, *rows = csv.reader((tmp_path / "o.csv").open(newline=""))
     assert header == ["ID", "Labels", *(f"'={index}+1" for index in range(10))]
     assert [row[0] for row in rows] == ["''quoted.png", "'=cmd.png", "cat.png"]

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import pytest
 from conftest import REPOSITORY, SAMPLE, run_python
 
 from benchmarks.write_readme import PRETRAINED
 from slimresnet.cli.train import parse_recipe
-from slimresnet.hub.card import is_edited, render_model_card
-from slimresnet.hub.push import collect
+from slimresnet.hub.card import is_edited
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.hub.files import collect
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import SETTINGS
 
@@ -29,6 +31,8 @@ print(sum(one == other for one, other in zip(classes.tolist(), images["label"][:
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_they_score_on_the_samples_test_images_what_they_score_on_all(tmp_path):
     (tmp_path / "scoring.py").write_text(SCORING)
     process = run_python(

@@ -57,6 +57,8 @@ for batch_size in (16, 8, 4):
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_the_trainer_gives_the_same_loss_and_gradients_however_16_images_are_cut(tiny_config, tmp_path):
     """A forward with `**kwargs` is taken to divide by the number of samples itself, unless the class says no."""
     model = SlimResNetForImageClassification(tiny_config).eval()

@@ -85,6 +85,7 @@ def test_backbone_of_a_classifiers_folder(folder, trained):
         assert isinstance(built, SlimResNetBackbone) and built.out_features == ["stage1", "stage2"]
 
 
+@pytest.mark.processes
 def test_remote_code_in_a_process_that_never_saw_the_repository(folder, trained, tmp_path):
     script, image = tmp_path / "remote.py", tmp_path / "image.png"
     script.write_text(REMOTE)

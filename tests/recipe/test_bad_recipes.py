@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_runs import train
 
 from slimresnet.cli.train import parse_recipe
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe.plan import batch_sizes
 from slimresnet.recipe.settings import SETTINGS, Recipe, RecipeError, check_range
 from slimresnet.run_folder.checkpoints import CheckpointError
@@ -84,6 +84,7 @@ def is_affordable(name, value):
     return value <= limits.get(name, 1e300)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(data=st.data())
 def test_recipes_of_wild_numbers_train_or_are_refused(flags, data):

@@ -19,7 +19,8 @@ from slimresnet.data.inputs import TrainingInputs, resolution
 from slimresnet.data.loader import TrainingBatch
 from slimresnet.data.randomness import Draws
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.data.transforms.augmentation import normalize, resize
+from slimresnet.data.transforms.normalize import normalize
+from slimresnet.data.transforms.resize import resize
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.recipe import hardware
 from slimresnet.recipe.hardware import (
@@ -82,6 +83,7 @@ def count_page_faults():
     print(returned, faults())
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has mallopt")
 def test_the_memory_of_a_step_serves_the_next_one(tmp_path):
     process = start(count_page_faults, [], tmp_path / "log")

@@ -36,6 +36,8 @@ def train_with_an_ascii_terminal_and_a_clock_that_goes_back():
     train_script.main()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "words"),
     [
@@ -69,6 +71,7 @@ with tolerant_output():
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "redirection", ["| head -n 1", "2>&1 | head -n 1", ">/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", ">&- 2>&- <&-"]
 )

@@ -17,7 +17,8 @@ from training_runs import snapshot
 
 from benchmarks.broken_disk import before_each_change
 from slimresnet.run_folder import changes, ownership, writing
-from slimresnet.run_folder.changes import OWN_NAME, change, foreign, is_own, is_pending, recorded, settle
+from slimresnet.run_folder.changes import change, foreign, is_own, is_pending, recorded, settle
+from slimresnet.run_folder.names import OWN_NAME
 from slimresnet.run_folder.ownership import own, owner_of, prepare_to_read, refuse_if_owned
 from slimresnet.run_folder.writing import FolderError, check_output_file, open_output, replacing, write_json, write_text
 
@@ -221,6 +222,8 @@ def replace_run_and_die_at(folder, number):
     replace_run(folder)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_killed_at_any_call_the_old_set_or_the_new_one_is_whole(with_a_run, tmp_path):
     """`results` is there only with the files that it is of, even before anybody completes the change."""
     number, seen = 0, set()
@@ -265,6 +268,8 @@ def replace_run_on_a_disk_full_at(folder, number):
     os._exit(5 if calls < number else 0)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_refused_at_any_call_it_is_said_in_a_sentence_and_nothing_is_lost(with_a_run, tmp_path):
     number, codes = 0, []
     while 5 not in codes:
@@ -374,6 +379,8 @@ def write_first_run_and_die_at(folder, number):
         made.remove(["a results"])
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_the_last_file_of_a_first_run_comes_last(tmp_path):
     number, seen = 0, []
     while True:
@@ -463,6 +470,7 @@ def own_and_leave_a_child(folder, ready):
         threading.Event().wait()
 
 
+@pytest.mark.processes
 def test_a_child_that_outlives_the_owner_does_not_hold_the_folder(tmp_path, impatient):
     """Such as a worker that reads images."""
     receiving, sending = CONTEXT.Pipe()

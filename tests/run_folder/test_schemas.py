@@ -9,7 +9,8 @@ from training_runs import evaluate_folder
 
 from slimresnet.evaluation import tta
 from slimresnet.formats.trained import ModelError, load_normalize
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.run_folder import schemas
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.reading import read_json

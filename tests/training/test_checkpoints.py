@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -11,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SAMPLE, run_python, tiny_run_flags, write_dataset
+from conftest import SAMPLE, tiny_run_flags, write_dataset
 from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_runs import assert_same_weights, read, snapshot, train
+from training_runs import SECONDS, assert_same_weights, read, snapshot, start, train
 
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.cli import train as train_script
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import (
     CheckpointError,
@@ -27,6 +29,7 @@ from slimresnet.run_folder.checkpoints import (
     write_checksums,
 )
 from slimresnet.run_folder.names import CHECKSUMS_NAME, FINGERPRINT_NAME
+from slimresnet.training.state.checkpoints import Checkpoints
 from slimresnet.training.state.fingerprint import RunFingerprint
 
 # Every setting, with a value that is not its default: what the weights depend on, …
@@ -131,6 +134,7 @@ def test_whatever_is_damaged_is_refused_by_name_and_last_falls_back(written, dat
         assert len(said) == 1 and "checkpoint-21" in said[0]
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_from_the_newest_whole_one(interrupted, written, tmp_path, capsys):
     folder, flags = interrupted
     whole = train([*written[1], f"--output_dir={tmp_path / 'whole'}"])
@@ -144,27 +148,30 @@ def test_the_run_goes_on_from_the_newest_whole_one(interrupted, written, tmp_pat
     assert list_checkpoints(folder) == [folder / "checkpoint-21"] and find_damage(folder / "checkpoint-21") is None
 
 
-def test_a_damaged_later_one_does_not_push_out_a_whole_one(interrupted):
+@pytest.mark.processes
+def test_a_damaged_later_one_does_not_push_out_a_whole_one(interrupted, tmp_path):
     """With one to keep, the newest by its number is not the one to keep: it is the one that was just written."""
     folder, flags = interrupted
     (folder / "checkpoint-21" / "optimizer.bin").write_bytes(b"")
     shutil.rmtree(folder / "checkpoint-14")
-    assert run_python(*killed_at_step(9), *flags, "--resume_from_checkpoint=last", "--save_total_limit=1",
-                      "--checkpointing_steps=1").returncode == 9  # fmt: skip
+    more = ["--resume_from_checkpoint=last", "--save_total_limit=1", "--checkpointing_steps=1"]
+    process = start(train_and_die_behind_step_9, [*flags, *more], tmp_path / "log")
+    process.join(SECONDS)
+    assert process.exitcode == 9, (tmp_path / "log").read_text()
     assert find_checkpoint("last", folder, silent) == folder / "checkpoint-9"
 
 
-def killed_at_step(step):
-    """train.py that ends like a killed process once this step's checkpoint is written."""
-    return [
-        "-c",
-        "import os; from slimresnet.cli import train; from slimresnet.training.state.checkpoints import Checkpoints\n"
-        "save = Checkpoints.save\n"
-        "def save_and_die(self, state):\n"
-        "    save(self, state)\n"
-        f"    if state.global_step == {step}: os._exit(9)\n"
-        "Checkpoints.save = save_and_die; train.main()",
-    ]
+def train_and_die_behind_step_9():
+    """As a process that is killed once this step's checkpoint is written."""
+    save = Checkpoints.save
+
+    def save_and_die(self, state):
+        save(self, state)
+        if state.global_step == 9:
+            os._exit(9)
+
+    Checkpoints.save = save_and_die
+    train_script.main()
 
 
 def test_no_whole_checkpoint_left(interrupted):
@@ -248,6 +255,7 @@ def test_a_checkpoint_of_a_version_that_knew_less_of_the_data_is_refused(interru
             train(flags, "--resume_from_checkpoint=last")
 
 
+@pytest.mark.slow
 def test_where_things_are_may_change(interrupted, written, tmp_path):
     """Another folder, another source of the same images, other intervals: the same weights."""
     folder, flags = interrupted
@@ -323,19 +331,22 @@ def test_a_folder_that_is_no_checkpoint(flags, tmp_path):
         train(flags, f"--resume_from_checkpoint={tmp_path}")
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_what_is_needed(interrupted):
+def train_with_a_limit_on_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (88_000, resource.RLIM_INFINITY))
+    train_script.main()
+
+
+@pytest.mark.processes
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_what_is_needed(interrupted, tmp_path):
     """A limit on the size of files stands for the disk: weights fit under it, the optimiser's file does not."""
     folder, flags = interrupted
     shutil.rmtree(folder / "checkpoint-21"), shutil.rmtree(folder / "checkpoint-14")
     before = snapshot(folder)
-    limited = [
-        "-c",
-        "import resource, train; resource.setrlimit(resource.RLIMIT_FSIZE, (88_000, resource.RLIM_INFINITY)); "
-        "train.main()",
-    ]
-    process = run_python(*limited, *flags, "--resume_from_checkpoint=last")
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert "no checkpoint could be written" in process.stderr and "it takes about 0.2 MB" in process.stderr
+    process = start(train_with_a_limit_on_files, [*flags, "--resume_from_checkpoint=last"], tmp_path / "log")
+    process.join(SECONDS)
+    output = (tmp_path / "log").read_text()
+    assert process.exitcode == 1 and "Traceback" not in output
+    assert "no checkpoint could be written" in output and "it takes about 0.2 MB" in output
     assert snapshot(folder) == before
     train(flags, "--resume_from_checkpoint=last")
     assert read(folder)["epoch"] == 3

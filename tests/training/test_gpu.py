@@ -9,6 +9,7 @@ from training_runs import assert_same_weights, read, weights
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.processes,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU"),
 ]
 # The last epoch is sharpness-aware, the first of smaller images; rates at which rounding does not grow.

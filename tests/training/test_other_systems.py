@@ -22,10 +22,12 @@ from training_runs import assert_same_weights, train
 
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
 from slimresnet.data.corruptions.frost import open_photographs
-from slimresnet.data.corruptions.standard import CORRUPTIONS, CorruptedImages, with_photographs
+from slimresnet.data.corruptions.standard import CORRUPTIONS, with_photographs
 from slimresnet.data.loader import STOP_SIGNALS, Loading, load_batches
 from slimresnet.data.sources.arrays import open_arrays
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.corrupted import CorruptedImages
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe import hardware
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.settings import Recipe, RecipeError
@@ -49,11 +51,14 @@ def read(split, num_workers):
     )
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_workers_that_share_nothing_read_the_same(start_method):
     split = open_split(str(SAMPLE), "test", image_size=32)
     assert torch.equal(read(split, num_workers=2), read(split, num_workers=0))
 
 
+@pytest.mark.processes
 def test_other_processes_get_signals_still(start_method):
     """A server that starts processes for all would hand on that signals wait."""
     read(open_split(str(SAMPLE), "test", image_size=32), num_workers=1)
@@ -63,6 +68,7 @@ def test_other_processes_get_signals_still(start_method):
     assert process.exitcode == -signal.SIGTERM
 
 
+@pytest.mark.processes
 def test_workers_that_share_nothing_hand_a_sentence_on(tmp_path, start_method):
     folder = tmp_path / "[pets]"
     for name in ("cat/1", "cat/2", "dog/1", "dog/2", "dog/3", "dog/4", "dog/5", "dog/6"):
@@ -90,17 +96,24 @@ def test_all_that_goes_to_workers_can_go_to_another_process(tmp_path):
         assert torch.equal(next(sent.read(BATCHES[:1])), next(source.read(BATCHES[:1])))
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["spawn"], indirect=True)  # its workers have least of this process
-def test_a_run_whose_workers_share_nothing_has_the_same_weights(flags, trained, start_method):
-    assert_same_weights(train(flags, "--streaming=true", "--dataloader_num_workers=1"), trained)
+def test_a_run_whose_workers_share_nothing_has_the_same_weights(flags, tmp_path, start_method):
+    """Each epoch and each evaluation starts one, which imports everything: a run of few."""
+    flags += ["--num_train_epochs=1", "--validation_size=0"]
+    alone = train(flags, f"--output_dir={tmp_path / 'alone'}")
+    assert_same_weights(train(flags, "--streaming=true", "--dataloader_num_workers=1"), alone)
 
 
+@pytest.mark.processes
 def test_without_masks_of_signals(monkeypatch, flags, trained):
     """Windows has none."""
     monkeypatch.delattr(signal, "pthread_sigmask")
     assert_same_weights(train(flags, "--streaming=true", "--dataloader_num_workers=2"), trained)
 
 
+@pytest.mark.processes
 def test_signals_that_a_system_has_of_its_own_are_heeded():
     code = (
         "import datasets, signal; signal.SIGBREAK = signal.SIGUSR1\n"
@@ -149,6 +162,8 @@ def test_no_call_of_one_system_alone():
     assert found == HAS_ANOTHER_SIDE
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_each_script_may_be_imported_by_a_worker():
     """`spawn` imports the script that is running: nothing may run that stands outside of `main`."""
     scripts = ("train", "eval", "predict", "export", "push_to_hub")
@@ -175,6 +190,8 @@ print("threads", torch.get_num_threads())
 """
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_launchers_number_of_threads_is_nobodys_word(tmp_path):
     """It says 1 by itself."""
     script = tmp_path / "threads.py"

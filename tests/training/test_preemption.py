@@ -13,9 +13,11 @@ from conftest import tiny_run_flags
 from training_runs import SECONDS, assert_same_weights, start, train, wait_until
 
 from benchmarks import kill_resume
+from slimresnet.api import evaluation_files
 from slimresnet.cli import train as train_script
 from slimresnet.formats.trained import ModelError, find_folder
-from slimresnet.hub.push import HubError, collect
+from slimresnet.hub.files import collect
+from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training import loop
 from slimresnet.training.state.preemption import StopRequest
@@ -48,6 +50,7 @@ def wait_for(words, log, process):
     wait_until(lambda: words.encode() in log.read_bytes(), process.is_alive, log.read_text)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("number", "more"),
     [(signal.SIGTERM, ["--streaming=true", "--dataloader_num_workers=1"]), (signal.SIGINT, [])],
@@ -77,6 +80,7 @@ def test_a_signal_ends_the_run_behind_a_checkpoint_of_the_step_at_work(flags, tm
     assert f"resumed from {folder / 'checkpoint-10'} at step 10 of 21" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_a_second_signal_ends_it_at_once(flags, tmp_path):
     """Once the first is noted, within a step that never ends."""
     log = tmp_path / "log"
@@ -96,6 +100,7 @@ def train_and_interrupt_before_the_first_step():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_ctrl_c_before_the_first_step(flags, tmp_path):
     log = tmp_path / "log"
     process = start(train_and_interrupt_before_the_first_step, flags, log)
@@ -118,6 +123,7 @@ def train_and_die_in_step_10():
     train_script.main()
 
 
+@pytest.mark.processes
 def test_killed_by_the_system_and_resumed_by_the_same_command(flags, tmp_path, straight, capsys):
     """`last` finds nothing at first, then what the killed process left."""
     folder, arguments = tmp_path / "run", [*flags, RESUME]
@@ -158,15 +164,20 @@ def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
         assert stop.exit_code == (130 if signalled == "this one" else 143) and "behind checkpoint 7:" in str(stop)
 
 
-def measure_without_drawing():
-    train_script.draw = kill_resume.eval_script.draw = lambda *_: None
+def measure_short_runs_without_pictures():
+    train_script.draw = evaluation_files.draw = lambda *_: None
+    kill_resume.TINY = [*kill_resume.TINY, "--num_train_epochs=2"]  # checkpoints are most of such a run
     kill_resume.main()
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_random_faults(tmp_path):
     """The benchmark, a fault of each kind, in a folder one tool."""
     file, log = tmp_path / "kill_resume.json", tmp_path / "log"
-    process = start(measure_without_drawing, ["--kills=1", f"--tools={kill_resume.REPLACING}", f"--output={file}"], log)
+    process = start(
+        measure_short_runs_without_pictures, ["--kills=1", f"--tools={kill_resume.REPLACING}", f"--output={file}"], log
+    )
     process.join(4 * SECONDS)
     assert process.exitcode == 0, log.read_text()
     measured = json.loads(file.read_text())

@@ -20,8 +20,8 @@ from training_runs import (
     weights,
 )
 
-from slimresnet.cli import export as export_script
-from slimresnet.cli import push_to_hub as push_script
+from slimresnet.api.export import export
+from slimresnet.api.push import push
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder import ownership
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints
@@ -165,6 +165,8 @@ def train_and_dwell_in_step_3():
     train(sys.argv[1:], callbacks=[Told(on_step_begin=dwell)])
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_first_frees_it(
     flags, tmp_path, monkeypatch
 ):
@@ -181,9 +183,9 @@ def test_of_two_runs_in_a_folder_the_second_is_refused_and_the_death_of_the_firs
     with pytest.raises(FolderError, match=said):
         evaluate_folder(finished, f"--output_dir={run}")
     with pytest.raises(FolderError, match=said):
-        export_script.run(export_script.parse([str(finished), f"--output_dir={run}"]))
+        export(finished, output_dir=run)
     with pytest.raises(FolderError, match=said):
-        push_script.run(push_script.parse([str(run), "--repo_id=user/name", "--dry_run"]))
+        push(run, "user/name", dry_run=True)
     assert snapshot(run) == before
     os.kill(process.pid, signal.SIGKILL)
     process.join(SECONDS)

@@ -113,6 +113,8 @@ def test_the_last_epochs_alone(flags, tmp_path):
     assert_same_weights(resumed, late)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes(flags, smooth_config_dir, tmp_path):
     """Each looks around on its share, as one process does that accumulates both."""
     flags += [f"--config_name={smooth_config_dir}", "--sam_rho=0.1", "--max_train_steps=1"]

@@ -28,7 +28,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from slimresnet.cli import train as train_script
 from slimresnet.cli.train import parse_recipe
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training.bookkeeping import DivergedError
@@ -145,6 +146,8 @@ def test_it_learns_another_dataset_with_its_own_labels(flags, tmp_path):
     assert (result.dataset_name, result.dataset_split, result.metric_value) == ("data", "test", 1)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_stream_and_memory_end_in_the_same_weights(flags, tmp_path):
     flags += ["--num_train_epochs=2", "--max_train_samples=96"]
     memory = train(flags)
@@ -154,6 +157,7 @@ def test_stream_and_memory_end_in_the_same_weights(flags, tmp_path):
         assert_same_weights(streamed, memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [["--ema_decay=0.5", "--load_best_model_at_end"], ["--optim=muon", "--lr_scheduler_type=linear", "--nesterov"]],
@@ -277,6 +281,7 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, smooth_config_dir
     assert entry["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_light_epochs_reach_a_run(flags, tmp_path):
     """What they are is a test of the inputs; here all epochs are light, and in the other run nothing else is there."""
     flags += ["--max_train_samples=64", "--num_train_epochs=2", "--random_erasing_prob=1", "--trivial_augment"]
@@ -319,6 +324,7 @@ def test_tracker(flags):
     assert accumulator.Scalars("test_accuracy")[-1].value == pytest.approx(read(folder)["test_accuracy"])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("broken", ["an image", "the loss", "validation"])
 def test_a_run_that_breaks_ends_with_its_workers(flags, tmp_path, broken):
     """A worker that still waited for work would keep the program from its end, and for ever."""

@@ -7,20 +7,21 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from slimresnet.data.images import open_picture, picture_suffixes
-from slimresnet.data.sources.dataset import DatasetError
+from slimresnet.data.sources.source import DatasetError
 
 # Four kinds of frost, as the photographs of CIFAR-10-C show them at a fifth of their size; the second stands twice,
-# because two of its five photographs are one. Of each the mean colour; how much each channel takes of what varies; and
-# the standard deviation of what varies from piece to piece, over 4 pixels, over 1 pixel, and from pixel to pixel.
-_KINDS = (
+# because two of the five photographs are of it. The figures of a kind: its mean colour; a factor for each channel on
+# what varies; and the standard deviations of what varies from piece to piece, over 4 pixels, over 1 pixel, and from
+# pixel to pixel.
+KINDS = (
     ((0.30, 0.58, 0.65), (1.47, 0.91, 0.86), (0.036, 0.042, 0.009, 0.035)),
     ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.053)),
     ((0.78, 0.79, 0.83), (0.97, 1.00, 1.03), (0.030, 0.042, 0.026, 0.053)),
     ((0.56, 0.62, 0.67), (1.00, 1.00, 1.03), (0.033, 0.045, 0.025, 0.087)),
     ((0.40, 0.44, 0.49), (1.00, 1.00, 0.97), (0.056, 0.053, 0.064, 0.097)),
 )
-# How much the strength of all these differs between pieces, and that of the grain over 2.5 pixels of a piece, as the
-# standard deviation of its logarithm.
+# Standard deviations of the logarithm of two strengths: of all that varies, from piece to piece, and of the grain, over
+# 2.5 pixels of a piece.
 _SPREAD, _UNEVENNESS = 0.2, 0.35
 
 
@@ -35,7 +36,7 @@ def grow_ice(shape: tuple[int, int], generators: Sequence[np.random.Generator]) 
     Returns:
         In 0–1, float64 `[B, H, W, 3]`.
     """
-    kinds = [_KINDS[draw.integers(len(_KINDS))] for draw in generators]
+    kinds = [KINDS[draw.integers(len(KINDS))] for draw in generators]
     colours, gains, strengths = (np.array(part)[:, None, None] for part in zip(*kinds, strict=True))
     level, contrast = np.stack([draw.standard_normal((2, 1, 1)) for draw in generators], axis=1)
     wide, narrow, unevenness, grain = np.stack([draw.standard_normal((4, *shape)) for draw in generators], axis=1)

@@ -9,7 +9,7 @@ row), and frost. Its photographs do not travel with this project; `synthetic_fro
 
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimresnet.data.corruptions.frost import cut_pieces, grow_ice
-from slimresnet.data.sources.dataset import ImageSplit
 
 SEVERITIES = range(1, 6)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")
+BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")
 
 Generators = list[np.random.Generator]
 """One for each image of a batch."""
@@ -109,7 +108,7 @@ def synthetic_frost(images: np.ndarray, severity: int, generators: Generators) -
 def fog(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
     amount, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
     brightest = images.max(axis=(1, 2, 3), keepdims=True)
-    haze = amount * _plasma(images.shape[1:3], decay, generators)[..., None]
+    haze = amount * plasma(images.shape[1:3], decay, generators)[..., None]
     return (images + haze) * brightest / (brightest + amount)
 
 
@@ -187,27 +186,6 @@ def _frost(
     return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
 
 
-def overlapping_augmentations(trivial_augment: bool, gaussian_blur_prob: float) -> dict[str, tuple[str, ...]]:
-    """
-    The training augmentations that do what corruptions do: what is learnt from them is no robustness to the unseen.
-
-    Args:
-        trivial_augment: the recipe's setting; of its operations these are the four that AugMix leaves out for the same
-            reason (Hendrycks et al., 2020).
-        gaussian_blur_prob: the recipe's setting.
-
-    Returns:
-        By augmentation, the names of the corruptions, of the 15 and of the extra ones.
-    """
-    overlaps = {}
-    if trivial_augment:
-        overlaps |= {"brightness": ("brightness",), "contrast": ("contrast",), "color": ("saturate",)}
-        overlaps["sharpness"] = _BLURS  # below a factor of 1 it blurs
-    if gaussian_blur_prob > 0:
-        overlaps["gaussian_blur"] = _BLURS
-    return overlaps
-
-
 def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, rows: np.ndarray, seed: int) -> Tensor:
     """
     Corrupts a batch, each image by its own draw.
@@ -229,20 +207,7 @@ def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, ro
     return torch.from_numpy((255 * corrupted + 1e-6).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
 
-class CorruptedImages:
-    """The images of a split, each corrupted as it is read."""
-
-    def __init__(self, split: ImageSplit, name: str, corruption: Corruption, severity: int, seed: int):
-        self._images, self._name, self._corruption = split.images, name, corruption
-        self._severity, self._seed = severity, seed
-
-    def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """Yields uint8 `[B, 3, image_size, image_size]` for each batch of row numbers, as `StreamedImages.read`."""
-        for rows, pixels in zip(batches, self._images.read(batches), strict=True):
-            yield corrupt(pixels, self._name, self._corruption, self._severity, rows, self._seed)
-
-
-def each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
+def each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray | float]) -> np.ndarray:
     """What each image's generator draws, `[B, …]`."""
     return np.stack([draw(generator) for generator in generators])
 
@@ -287,7 +252,7 @@ def _move(images: np.ndarray, radius: int, sigma: float, angles: np.ndarray) -> 
     return moved
 
 
-def _plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.ndarray:
+def plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.ndarray:
     """
     Height maps by the diamond-square algorithm (Fournier, Fussell and Carpenter, 1982), scaled to 0–1: `[B, H, W]`.
 

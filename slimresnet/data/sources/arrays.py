@@ -7,18 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimresnet.data.sources.dataset import DatasetError, ImageSplit
-from slimresnet.data.transforms.augmentation import resize
+from slimresnet.data.sources.source import DatasetError, ImageSplit
+from slimresnet.data.transforms.resize import resize
 
 
 class ArrayImages:
-    """Images in a NumPy file, uint8 `[num_rows, H, W, 3]`, read as they are asked for."""
+    """An `ImageSource` of a NumPy file, uint8 `[num_rows, H, W, 3]`, whose images are read as they are asked for."""
+
+    uses_workers = True
 
     def __init__(self, file: Path, image_size: int):
         self._file, self._image_size = file, image_size
 
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """Yields uint8 `[B, 3, image_size, image_size]` for each batch of row numbers, as `StreamedImages.read`."""
+        """As `ImageSource.read`."""
         array = np.load(self._file, mmap_mode="r")
         for rows in batches:
             yield resize(torch.from_numpy(array[rows]).permute(0, 3, 1, 2).contiguous(), self._image_size)

@@ -202,15 +202,15 @@ def explain_columns(builder: DatasetBuilder, name: str) -> str | None:
 def _explain_labels(name: str, folder: Folder, builder: DatasetBuilder) -> str | None:
     """`datasets` takes classes from folders where all images of all splits lie equally deep, in two folders or more."""
     below = folder.path.resolve(), folder.path.absolute()
-    of_splits = {}
+    of_splits: dict[str, list[PurePosixPath]] = {}
     for split, files in builder.config.data_files.items():
-        paths = [Path(file) for file in files]
-        base = next((each for each in below if all(path.is_relative_to(each) for path in paths)), None)
+        of_split = [Path(file) for file in files]
+        base = next((each for each in below if all(path.is_relative_to(each) for path in of_split)), None)
         if base is None:
             return None
-        of_splits[str(split)] = [PurePosixPath(path.relative_to(base).as_posix()) for path in paths]
+        of_splits[str(split)] = [PurePosixPath(path.relative_to(base).as_posix()) for path in of_split]
     depths = {split: {len(path.parts) for path in paths} for split, paths in of_splits.items()}
-    all_depths = set().union(*depths.values())
+    all_depths = {depth for of_split in depths.values() for depth in of_split}
     classes = {path.parent.name for paths in of_splits.values() for path in paths}
     if len(all_depths) == 1 and len(classes) > 1:
         return None

@@ -20,6 +20,7 @@ from datasets.data_files import (
 )
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from fsspec.utils import glob_translate
+from huggingface_hub.constants import REPOCARD_NAME
 
 from slimresnet.data.images import picture_suffixes
 
@@ -27,7 +28,7 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # what files end in: what `datasets` reads them with
 _READ_BY_DATASETS = frozenset(ImageFolder.EXTENSIONS)
 _MOST_WAYS = 64  # to one folder: two links each in twenty folders, one after the other, would be a million
-_CARDS = ("README.md", ".huggingface.yaml")  # where a dataset may say itself which files are whose
+_CARDS = (REPOCARD_NAME, ".huggingface.yaml")  # where a dataset may say itself which files are whose
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _raise(error: OSError) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is none that a person put there, `.name`, or a folder, whose name ends in `/`: `__MACOSX/` too."""
+    """Whether a name is that of a hidden file or folder, `.name`, or of a folder that programs made, `__MACOSX/`."""
     last = name.removesuffix("/").rpartition("/")[2]
     return last.startswith(".") or (name.endswith("/") and last.startswith("__"))
 

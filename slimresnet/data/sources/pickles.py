@@ -3,9 +3,10 @@
 import math
 import pickletools
 import re
+from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -41,11 +42,16 @@ class _Name(NamedTuple):
     name: str
 
 
+def _text(value: Any) -> Any:
+    """Python 2's text, which is bytes, as Python 3's; anything else as it is."""
+    return value.decode("ascii") if isinstance(value, bytes) else value
+
+
 class _Type:
     """A dtype in the making: the order of its bytes comes behind it."""
 
     def __init__(self, code: Any, *_):
-        code = code.decode("ascii") if isinstance(code, bytes) else code
+        code = _text(code)
         if not isinstance(code, str) or not _NUMBER.fullmatch(code):
             raise ValueError("it holds an array of other things than numbers")
         self.dtype = np.dtype(code)
@@ -54,7 +60,7 @@ class _Type:
         _, order, base, names, fields, *_ = state
         if not base is names is fields is None:
             raise ValueError("it holds an array of other things than numbers")
-        order = order.decode("ascii") if isinstance(order, bytes) else order
+        order = _text(order)
         if order not in ("<", ">", "|", "="):
             raise ValueError("it holds an array whose bytes are in no order")
         self.dtype = self.dtype.newbyteorder(order)
@@ -117,22 +123,20 @@ class _Reader:
         self._stack: list = []
         self._marks: list[list] = []
         self._memo: dict[int, Any] = {}
-        self._made_by = {
-            _Name(f"{package}.{module}", name): make
-            for package in ("numpy.core", "numpy._core")  # as NumPy 1 and NumPy 2 write it
-            for (module, name), make in {
-                ("multiarray", "_reconstruct"): lambda *_: _Array(),
-                ("multiarray", "scalar"): _scalar,
-                ("numeric", "_frombuffer"): _from_buffer,
-            }.items()
-        } | {
+        self._made_by: dict[_Name, Callable[..., Any]] = {
             _Name("numpy", "dtype"): _Type,
             _Name("_codecs", "encode"): _Encoder(),
             _Name("__builtin__", "bytes"): lambda: b"",  # as Python 3 writes no bytes for Python 2
         }
+        for package in ("numpy.core", "numpy._core"):  # as NumPy 1 and NumPy 2 write it
+            self._made_by |= {
+                _Name(f"{package}.multiarray", "_reconstruct"): lambda *_: _Array(),
+                _Name(f"{package}.multiarray", "scalar"): _scalar,
+                _Name(f"{package}.numeric", "_frombuffer"): _from_buffer,
+            }
         self._admitted = {*self._made_by, _Name("numpy", "ndarray")}
 
-    def read(self, content: mmap) -> Any:
+    def read(self, content: IO[bytes]) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if count == MOST_OPERATIONS:
                 raise ValueError(f"it has more than {MOST_OPERATIONS:,} operations")
@@ -250,6 +254,6 @@ def read_pickle(file: Path) -> Any:
         raise ValueError(f"it has {size:,} bytes, of at most {LARGEST_FILE:,}")
     try:
         with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
-            return _Reader().read(content)
+            return _Reader().read(cast(IO[bytes], content))
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error

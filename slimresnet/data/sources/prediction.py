@@ -1,6 +1,7 @@
 """Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,19 +9,16 @@ import numpy as np
 from datasets import Image
 from PIL.Image import fromarray
 
-from slimresnet.data.sources.dataset import (
-    DatasetError,
-    decode_image,
-    find_column,
-    open_builder,
-    open_stream,
-    place_checker,
-    read_tables,
-    resized,
-)
+from slimresnet.data.sources import hub_and_folder
+from slimresnet.data.sources.builder import open_builder
+from slimresnet.data.sources.checks import place_checker
+from slimresnet.data.sources.dataset import find_opener
+from slimresnet.data.sources.decoding import decode_image, resized
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
 from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
 from slimresnet.data.sources.pickles import read_pickle
+from slimresnet.data.sources.rows import EncodedRows, find_column, open_stream
+from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 from slimresnet.errors import printable
 
 _PICKLE_START = b"\x80"  # of every protocol from 2 on
@@ -34,9 +32,10 @@ class NamedImage(NamedTuple):
     reason: str = ""
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """
-    Images that are decoded as they are asked for.
+    Images to predict on, that are decoded as they are asked for.
 
     Attributes:
         count: how many there are; None if nothing says so beforehand.
@@ -61,13 +60,16 @@ def open_images(
 
     Args:
         source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
-            if it has some; a dataset on the Hub; or a pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or
-            `[N, H, W, 3]`, and `ids`, `[N]`.
+            if it has some; a dataset on the Hub or of another source; or a pickle of a dict of `data`, uint8
+            `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
         split, config_name, image_column: of a dataset.
 
     Raises:
         DatasetError: there is nothing of the kind.
     """
+    opener = find_opener(source)
+    if opener is not hub_and_folder:
+        return _from_split(opener.open_split(SplitRequest(source, split, image_size, config_name, None, image_column)))
     path = Path(source)
     try:
         if path.is_dir():
@@ -130,22 +132,27 @@ def _from_dataset(
     builder = open_builder(source, config_name, flag="INPUT")
     stream = open_stream(builder, source, split)
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
-    encoded = stream.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    rows = EncodedRows(stream, image_column, description)
     check_place = place_checker(builder, source)
 
     def read() -> Iterator[NamedImage]:
-        row = 0
-        for table in read_tables(encoded, description):
-            for image in table[image_column].to_pylist():
+        for first, table in rows.tables():
+            for row, image in enumerate(table[image_column].to_pylist(), start=first):
                 check_place(image, f"row {row} of {description}")
                 try:
                     yield NamedImage(str(row), decode_image(image, image_size))
                 except ValueError as error:
                     yield NamedImage(str(row), None, str(error))
-                row += 1
 
     sizes = stream.info.splits
     return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
+
+
+def _from_split(split: ImageSplit) -> Images:
+    rows = np.arange(len(split.labels))
+    pixels = split.images.read(list(rows.reshape(-1, 1)))
+    named = (NamedImage(str(row), image[0].permute(1, 2, 0).numpy()) for row, image in zip(rows, pixels, strict=True))
+    return Images(named, len(rows))
 
 
 def _from_pickle(file: Path, image_size: int) -> Images:

@@ -1,64 +1,46 @@
 """CutMix: Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
-from torch.nn import functional as F
 
 from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws
-from slimresnet.data.transforms.augmentation import box_mask, paste
+from slimresnet.data.transforms.masks import box_mask, paste
+from slimresnet.data.transforms.transform import LabelTransform
 
 
 @dataclass(frozen=True)
-class CutMixCollator:
+class CutMix(LabelTransform):
     """
-    Makes the model's inputs of a batch: patches of other images pasted in, pixels normalised, labels turned into
-    distributions. (To paste before the pixels are normalised gives the same numbers, and moves a quarter of the bytes.)
+    Pastes patches of other images, and mixes the labels in proportion.
 
     Each sample has its own chance, λ and box. Its partner is its neighbour: samples `2i` and `2i + 1` of a batch paste
     into each other (the order is random already), so that the pairs of a global batch are the same however many
     processes share it, if the batch of each is even. The odd last sample takes from the one before it, a single sample
-    stays as it is.
+    stays as it is. To paste uint8 pixels gives the same numbers as pasting normalised ones, and moves a quarter of the
+    bytes.
 
     Attributes:
-        num_labels: number of classes.
-        normalize: uint8 `[B, C, H, W]` to the model's `pixel_values`.
-        alpha: λ is drawn from Beta(alpha, alpha); positive.
-        prob: probability that a sample is mixed; 0 for none.
-        label_smoothing: share of every label that is spread over all classes (Szegedy et al., 2016, section 7).
+        cutmix_prob: probability that a sample is mixed; 0 for none.
+        cutmix_alpha: λ is drawn from Beta(alpha, alpha); positive.
     """
 
-    num_labels: int
-    normalize: Callable[[Tensor], Tensor]
-    alpha: float = 1.0
-    prob: float = 1.0
-    label_smoothing: float = 0.0
+    cutmix_prob: float
+    cutmix_alpha: float
 
-    def __call__(self, pixels: Tensor, labels: Tensor, draws: Draws | JoinedDraws) -> dict[str, Tensor]:
-        """
-        Args:
-            pixels: uint8 `[B, C, H, W]`.
-            labels: class numbers, int64 `[B]`.
-
-        Returns:
-            `pixel_values` `[B, C, H, W]`, and `labels`, float32 `[B, num_labels]`; rows sum to 1.
-        """
-        targets = F.one_hot(labels, self.num_labels).float()
-        if self.prob:
-            drawn = draws.uniform("cutmix", 4)
-            boxes = cutmix_boxes(drawn[:, 1:], self.alpha, *pixels.shape[-2:])
-            boxes[drawn[:, 0] >= self.prob] = 0
-            partner = partners(len(labels), labels.device)
-            pixels = paste(pixels, pixels.index_select(0, partner), box_mask(boxes, pixels))
-            targets = torch.lerp(targets, targets.index_select(0, partner), pasted_share(boxes, pixels))
-        if self.label_smoothing:
-            targets = torch.lerp(targets, torch.full_like(targets, 1 / self.num_labels), self.label_smoothing)
-        return {"pixel_values": self.normalize(pixels), "labels": targets}
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
+        if not self.cutmix_prob:
+            return pixels, targets
+        drawn = draws.uniform("cutmix", 4)
+        boxes = cutmix_boxes(drawn[:, 1:], self.cutmix_alpha, *pixels.shape[-2:])
+        boxes[drawn[:, 0] >= self.cutmix_prob] = 0
+        partner = partners(len(targets), targets.device)
+        mixed = paste(pixels, pixels.index_select(0, partner), box_mask(boxes, pixels))
+        return mixed, torch.lerp(targets, targets.index_select(0, partner), pasted_share(boxes, pixels))
 
 
 def pasted_share(boxes: np.ndarray, pixels: Tensor) -> Tensor:

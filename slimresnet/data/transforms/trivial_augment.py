@@ -5,14 +5,19 @@ those of the paper's wide augmentation space, over which its strength is continu
 Each operation does what Pillow's does, to all samples of a batch that drew it at once.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimresnet.data.corruptions.standard import BLURS
 from slimresnet.data.device import to_device
+from slimresnet.data.randomness import Draws, JoinedDraws
+from slimresnet.data.transforms.transform import ImageTransform
 
 MAX_SHEAR = 0.99
 MAX_TRANSLATION = 32  # pixels
@@ -21,6 +26,30 @@ MAX_ENHANCEMENT = 0.99  # around a factor of 1, which changes nothing
 MAX_LOST_BITS = 6
 # Red, green and blue in ITU-R 601-2 luma, in 1/65536 as Pillow counts.
 LUMA = np.array([19595, 38470, 7471], dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class TrivialAugment(ImageTransform):
+    """
+    Attributes:
+        trivial_augment: whether each sample goes through one of the operations; for RGB.
+    """
+
+    trivial_augment: bool
+
+    def __call__(self, pixels: Tensor, draws: Draws | JoinedDraws) -> Tensor:
+        return trivial_augment(pixels, draws.uniform("trivial augment", 2)) if self.trivial_augment else pixels
+
+    def overlaps(self) -> dict[str, tuple[str, ...]]:
+        """AugMix leaves these four operations out, because corruptions are made with them (Hendrycks et al., 2020)."""
+        if not self.trivial_augment:
+            return {}
+        return {
+            "brightness": ("brightness",),
+            "contrast": ("contrast",),
+            "color": ("saturate",),
+            "sharpness": BLURS,  # below a factor of 1 it blurs
+        }
 
 
 def trivial_augment(pixels: Tensor, drawn: np.ndarray) -> Tensor:
@@ -47,7 +76,13 @@ def trivial_augment(pixels: Tensor, drawn: np.ndarray) -> Tensor:
 
 
 def identity(pixels: Tensor, level: Tensor) -> Tensor:
-    """Nothing. Here as below `level` is float32 `[N, 1, 1, 1]` in -1 … 1; where it has no side, its size counts."""
+    """
+    Return the images unchanged.
+
+    Args, of each operation:
+        pixels: uint8 RGB `[N, 3, H, W]`.
+        level: in [-1, 1], float32 `[N, 1, 1, 1]`; operations without a direction use its magnitude.
+    """
     return pixels
 
 
@@ -73,7 +108,7 @@ def translate_y(pixels: Tensor, level: Tensor) -> Tensor:
 
 def rotate(pixels: Tensor, level: Tensor) -> Tensor:
     """Turns the image about its centre, by up to 135 degrees."""
-    angle = level * np.float32(np.deg2rad(MAX_ROTATION))
+    angle = level * math.radians(MAX_ROTATION)
     cosine, sine = angle.cos(), angle.sin()
     middle_row, middle_column = pixels.shape[2] / 2, pixels.shape[3] / 2
 

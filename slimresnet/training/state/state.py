@@ -10,12 +10,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from slimresnet.run_folder.names import (
+    AVERAGED_WEIGHTS_NAME,
+    BEST_WEIGHTS_NAME,
+    OPTIMIZER_NAME,
+    PICKLED_AVERAGED_NAME,
+    PICKLED_PROGRESS_NAME,
+    PROGRESS_NAME,
+    SCALER_NAME,
+    WEIGHTS_NAME,
+)
 from slimresnet.training.state.progress import Progress
-
-_MODEL_NAME, _AVERAGED_NAME, _BEST_NAME = "model.safetensors", "averaged.safetensors", "best.safetensors"
-_OPTIMIZER_NAME, _SCALER_NAME, _PROGRESS_NAME = "optimizer.bin", "scaler.pt", "progress.json"
-# As earlier versions pickled them.
-_PICKLED_PROGRESS_NAME, _PICKLED_AVERAGED_NAME = "custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl"
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,18 @@ class TrainingState:
 
     def save(self, folder: Path) -> None:
         """Writes all of it into a folder, on one process."""
-        _save_tensors(self.model.state_dict(), folder / _MODEL_NAME)
+        _save_tensors(self.model.state_dict(), folder / WEIGHTS_NAME)
         # Not safetensors, which know nothing of the order of a tensor in memory: sums would be made in another order.
-        torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER_NAME)
+        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
         if self.scaler is not None:
-            torch.save(self.scaler.state_dict(), folder / _SCALER_NAME)
+            torch.save(self.scaler.state_dict(), folder / SCALER_NAME)
         if self.averaged is not None:
-            _save_tensors(self.averaged.state_dict(), folder / _AVERAGED_NAME)
+            _save_tensors(self.averaged.state_dict(), folder / AVERAGED_WEIGHTS_NAME)
         progress = self.progress.state_dict()
         best_weights = progress.pop("best_weights")
         if best_weights is not None:
-            _save_tensors(best_weights, folder / _BEST_NAME)
-        (folder / _PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
+            _save_tensors(best_weights, folder / BEST_WEIGHTS_NAME)
+        (folder / PROGRESS_NAME).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """
@@ -61,19 +66,19 @@ class TrainingState:
             Exception: a file is missing, damaged, of another network, or holds more than tensors and numbers; of the
                 kind that JSON, pickle, safetensors or torch has for that.
         """
-        self.model.load_state_dict(load_file(folder / _MODEL_NAME))
-        self.optimizer.load_state_dict(_load_pickle(folder / _OPTIMIZER_NAME))
+        self.model.load_state_dict(load_file(folder / WEIGHTS_NAME))
+        self.optimizer.load_state_dict(_load_pickle(folder / OPTIMIZER_NAME))
         if self.scaler is not None:
-            self.scaler.load_state_dict(_load_pickle(folder / _SCALER_NAME))
-        if (folder / _PICKLED_PROGRESS_NAME).is_file():
+            self.scaler.load_state_dict(_load_pickle(folder / SCALER_NAME))
+        if (folder / PICKLED_PROGRESS_NAME).is_file():
             if self.averaged is not None:
-                self.averaged.load_state_dict(_load_pickle(folder / _PICKLED_AVERAGED_NAME))
-            self.progress.load_state_dict(_load_pickle(folder / _PICKLED_PROGRESS_NAME))
+                self.averaged.load_state_dict(_load_pickle(folder / PICKLED_AVERAGED_NAME))
+            self.progress.load_state_dict(_load_pickle(folder / PICKLED_PROGRESS_NAME))
             return
         if self.averaged is not None:
-            self.averaged.load_state_dict(load_file(folder / _AVERAGED_NAME))
-        progress = json.loads((folder / _PROGRESS_NAME).read_text(encoding="utf-8"))
-        best = folder / _BEST_NAME
+            self.averaged.load_state_dict(load_file(folder / AVERAGED_WEIGHTS_NAME))
+        progress = json.loads((folder / PROGRESS_NAME).read_text(encoding="utf-8"))
+        best = folder / BEST_WEIGHTS_NAME
         self.progress.load_state_dict(progress | {"best_weights": load_file(best) if best.is_file() else None})
 
 

@@ -1,4 +1,4 @@
-"""predict.py: every kind of input, the CSV that Kaggle wants, and what it says of images that are none."""
+"""Predicting: every kind of input, the CSV that Kaggle wants, and what it says of images that are none."""
 
 import csv
 import io
@@ -11,27 +11,37 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, REPOSITORY, SAMPLE, run_python, write_dataset
+from conftest import NAMES, REPOSITORY, SAMPLE, write_dataset
 from PIL import Image
+from process_state import unchanged
+from training_runs import run_script
 from transformers import pipeline
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_slimresnet import SlimResNetConfig
 from modeling_slimresnet.__main__ import layer_table
 from modeling_slimresnet.__main__ import main as print_table
+from slimresnet.api import predict as api
 from slimresnet.cli import predict as predict_script
-from slimresnet.data.sources.dataset import DatasetError, open_split
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.prediction import open_images
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.tta import POLICIES, VIEWS
-from slimresnet.formats.backends import Runnable, open_network
+from slimresnet.formats.format import Runnable
+from slimresnet.formats.registry import open_network
 from slimresnet.formats.trained import ModelError, load_model, load_normalize
+from slimresnet.recipe.settings import RecipeError
 from slimresnet.run_folder.writing import FolderError
 
 RNG = np.random.default_rng(0)
 
 
+def predict_with(*words):
+    api.predict(**vars(predict_script.parse([*map(str, words)])))
+
+
 def predict(folder, source, output, *flags):
-    predict_script.run(predict_script.parse([str(folder), str(source), f"--output={output}", *flags]))
+    predict_with(folder, source, f"--output={output}", *flags)
     with open(output, newline="") as file:
         return list(csv.reader(file))
 
@@ -115,13 +125,71 @@ def test_names_and_probabilities_of_the_mean_of_views(trained, pixels, pictures,
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
 
 
+def test_called_from_python_it_returns_what_the_csv_says(trained, pixels, pictures, tmp_path, monkeypatch, capsys):
+    """Again and again, from any folder, and leaves the process as it was."""
+    (pictures / "05.png").write_bytes(b"no image")
+    expected = reference(trained, pixels, "flip")[[number for number in range(12) if number != 5]]
+    names = open_split(str(SAMPLE), "test", image_size=32).label_names
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    rows = predict(trained, "pictures", "o.csv", "--skip_errors", "--tta=flip", "--probabilities")
+    capsys.readouterr()
+    for _ in range(2):
+        with unchanged():
+            got = api.predict(trained, "pictures", tta="flip", skip_errors=True, per_device_eval_batch_size=5)
+        said = capsys.readouterr()
+        assert said.out == "" and "left out, because they cannot be decoded: 1" in said.err
+        assert [[each.name, str(each.label)] for each in got] == [row[:2] for row in rows[1:]]
+        assert [each.label_name for each in got] == [names[each.label] for each in got]
+        assert [[f"{share:.6f}" for share in each.probabilities] for each in got] == [row[2:] for row in rows[1:]]
+        assert got.label_names == rows[0][2:] == names and repr(got) == "Predictions of 11 images, 1 skipped"
+        assert got.labels.dtype == np.int64 and got.probabilities.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(got.probabilities), expected, atol=1e-5, rtol=0)
+        assert len(got) == 11 and got[-1].name == "more/11.png" and [each.name for each in got[3:5]] == got.names[3:5]
+        assert [image.name for image in got.skipped] == ["05.png"] and "no known image format" in got.skipped[0].reason
+        with pytest.raises(IndexError):
+            got[11]
+
+
+def test_where_no_image_can_be_decoded_the_result_is_empty(untrained, pictures):
+    for file in pictures.rglob("*.png"):
+        file.write_bytes(b"no image")
+    got = api.predict(untrained, pictures, skip_errors=True)
+    assert (len(got), list(got), got.probabilities.shape, len(got.skipped)) == (0, [], (0, 10), 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tta": "flop"}, "--tta must be one of none, flip, flip_shift, paper, got flop."),
+        ({"labels": "words"}, "--labels must be one of numbers, names, got words."),
+        ({"mixed_precision": "fp16"}, "--mixed_precision must be one of no, bf16, got fp16."),
+        (
+            {"mixed_precision": "bf16", "backend": "openvino"},
+            "--mixed_precision is for --backend torch, not for openvino: leave it out.",
+        ),
+        ({"per_device_eval_batch_size": 0}, "--per_device_eval_batch_size must be at least 1, got 0."),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(untrained, pictures, arguments, said):
+    with pytest.raises(RecipeError) as refused:
+        api.predict(untrained, pictures, **arguments)
+    assert str(refused.value) == said
+
+
+def test_a_precision_that_a_backend_does_not_have_is_a_mistake_of_the_command_line(capsys):
+    with pytest.raises(SystemExit) as left:
+        predict_script.parse(["m", "i", "--output=o.csv", "--backend=openvino", "--mixed_precision=bf16"])
+    assert left.value.code == 2 and "--mixed_precision is for --backend torch, not for" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("output", "said"), [(".", "is a folder: name a file"), ("typo/o.csv", "lies in .*typo, which does not exist")]
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, monkeypatch, output, said):
-    monkeypatch.setattr(predict_script, "find_folder", None)
+    monkeypatch.setattr(api, "find_folder", None)
     with pytest.raises(FolderError, match=f"--output .*{said}"):
-        predict_script.run(predict_script.parse(["model", "images", f"--output={tmp_path / output}"]))
+        predict_with("model", "images", f"--output={tmp_path / output}")
     assert not list(tmp_path.iterdir())
 
 
@@ -131,11 +199,10 @@ def test_rows_go_into_a_pipe_or_a_device_as_they_come(untrained, pictures, tmp_p
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
-    arguments = [str(untrained), str(pictures)]
-    predict_script.run(predict_script.parse([*arguments, f"--output={pipe}"]))
+    predict_with(untrained, pictures, f"--output={pipe}")
     reader.join()
     capfd.readouterr()
-    predict_script.run(predict_script.parse([*arguments, "--output=/dev/stdout"]))
+    predict_with(untrained, pictures, "--output=/dev/stdout")
     said = capfd.readouterr()
     for text in (got[0], said.out):
         assert list(csv.reader(text.splitlines())) == rows
@@ -147,7 +214,7 @@ def test_a_full_disk_keeps_the_rows_that_were_there(untrained, pictures, tmp_pat
     (tmp_path / "o.csv").write_text("mine")
     for error, raised in ((OSError(28, "No space left on device"), FolderError), (OSError("odd image"), OSError)):
         with monkeypatch.context() as patched:
-            patched.setattr(predict_script, "predict", Mock(side_effect=error))
+            patched.setattr(api, "predict_logits", Mock(side_effect=error))
             with pytest.raises(
                 raised, match=r"o\.csv cannot be written \(No space left" if error.errno else "odd image"
             ):
@@ -210,10 +277,8 @@ def predict_table(table, tmp_path, monkeypatch, *flags):
     """Predictions on an image a row of logits."""
     table = torch.tensor(table)
     config = SlimResNetConfig(id2label=dict(enumerate(NAMES[: table.shape[1]])))
-    monkeypatch.setattr(
-        predict_script, "open_network", lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float)
-    )
-    monkeypatch.setattr(predict_script, "find_folder", lambda name: name)
+    monkeypatch.setattr(api, "open_network", lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float))
+    monkeypatch.setattr(api, "find_folder", lambda name: name)
     data = np.repeat(np.arange(len(table), dtype=np.uint8), 3072).reshape(-1, 3072)
     (tmp_path / "test.pkl").write_bytes(pickle.dumps({b"data": data, b"ids": [f"n{row}" for row in range(len(table))]}))
     return predict("unused", tmp_path / "test.pkl", tmp_path / "o.csv", *flags)
@@ -307,8 +372,9 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
     assert next(images.stream).pixels is None and next(images.stream, None) is None
 
 
+@pytest.mark.processes
 def test_on_the_command_line(trained, pictures, tmp_path, monkeypatch):
-    process = run_python("predict.py", trained, pictures, "--output", tmp_path / "o.csv")
+    process = run_script("predict.py", trained, pictures, "--output", tmp_path / "o.csv", folder=tmp_path)
     assert process.returncode == 0 and process.stdout == f"{tmp_path / 'o.csv'}: 12 rows\n"
     assert process.stderr == ""
     empty = tmp_path / "empty"

@@ -1,0 +1,180 @@
+"""Scores of a trained network, and the folder that gets them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from slimresnet.api.arguments import check_choice, check_precision
+from slimresnet.api.evaluation_files import check_output_dir, write_evaluation
+from slimresnet.data.loader import Loading
+from slimresnet.data.sources.arrays import open_arrays
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
+from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
+from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
+from slimresnet.evaluation.tta import POLICIES
+from slimresnet.formats.registry import backend_choices, open_network
+from slimresnet.formats.trained import find_folder, load_config, weights_digest
+from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
+from slimresnet.recipe.reading import read_recipe, read_recipe_with
+from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.reading import read_json
+
+PRECISIONS = ("auto", "no", "bf16")
+"""Values of `mixed_precision` that a network is scored in."""
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    dataset_revision: str | None = None,
+    image_column_name: str | None = None,
+    label_column_name: str | None = None,
+    split: str | None = None,
+    max_eval_samples: int | None = None,
+    per_device_eval_batch_size: int | None = None,
+    tta: str = "none",
+    compare_tta: bool = False,
+    shift: str | None = None,
+    frost_folder: str | Path | None = None,
+    backend: str = "torch",
+    quantized: bool = False,
+    trust_remote_code: bool = False,
+    mixed_precision: str = "no",
+    output_dir: str | Path | None = None,
+    on_scored: Callable[[Evaluation], None] = lambda found: None,
+) -> Evaluation:
+    """
+    Scores a trained network. Arguments are the flags of `eval.py`; what is None comes from the model's recipe.
+
+    The process is left as it was. Under `accelerate launch` every process calls this and gets the whole result.
+
+    Args:
+        model: a folder that `train` wrote, or a model on the Hub.
+        output_dir: gets the figures beside those that stay true, on the first process; None writes nothing.
+        on_scored: called with the result on the first process, before anything is written.
+
+    Raises:
+        SlimResNetError: an argument, the model, the data or the folder cannot be used; nothing is lost.
+    """
+    scoring = _Scoring(split, tta, compare_tta, shift, Path(frost_folder) if frost_folder else None, backend, quantized)
+    scoring.check(mixed_precision, max_eval_samples)
+    folder, output_dir = find_folder(str(model)), None if output_dir is None else Path(output_dir)
+    weights = weights_digest(folder)
+    check_output_dir(output_dir, weights)
+    recipe = read_recipe_with(
+        folder, dataset_name=dataset_name, dataset_config_name=dataset_config_name, dataset_revision=dataset_revision,
+        image_column_name=image_column_name, label_column_name=label_column_name, max_eval_samples=max_eval_samples,
+        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision,
+    )  # fmt: skip
+    with process_left_as_it_was():
+        accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
+        found = _score(scoring, folder, recipe, accelerator, trust_remote_code, output_dir)
+        if accelerator.is_main_process:
+            on_scored(found)
+            if output_dir:
+                write_evaluation(output_dir, weights, found)
+        accelerator.end_training()
+    return found
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """What is scored, and how; as the arguments of `evaluate`."""
+
+    split: str | None
+    tta: str
+    compare_tta: bool
+    shift: str | None
+    frost_folder: Path | None
+    backend: str
+    quantized: bool
+
+    def check(self, mixed_precision: str, max_eval_samples: int | None) -> None:
+        """
+        Looks before anything is read.
+
+        Raises:
+            RecipeError: a value is none that there is, or values do not go together.
+        """
+        check_choice("tta", self.tta, POLICIES)
+        check_choice("backend", self.backend, backend_choices())
+        check_choice("mixed_precision", mixed_precision, PRECISIONS)
+        check_precision(self.backend, mixed_precision)
+        if self.compare_tta and self.split not in (VALIDATION, HELD_OUT):
+            raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
+        if self.compare_tta and self.shift:
+            raise RecipeError(
+                "--compare_tta is for images as they are: leave --shift out, or name one policy with --tta."
+            )
+        if self.frost_folder and self.shift != STANDARD:
+            raise RecipeError(
+                f"--frost_folder is for the frost of --shift {STANDARD}: add it, or leave the folder out."
+            )
+        if self.shift not in (None, STANDARD, EXTRA) and (self.split or max_eval_samples):
+            raise RecipeError(
+                f"--shift {self.shift} scores all images of a folder: leave --split and --max_eval_samples out; "
+                f"they are for --shift {STANDARD} and {EXTRA}."
+            )
+
+
+def _score(
+    scoring: _Scoring,
+    folder: Path,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    trust_remote_code: bool,
+    output_dir: Path | None,
+) -> Evaluation:
+    """Opens the network and what it is scored on, and scores it."""
+    model, normalize = open_network(
+        folder, scoring.backend, quantized=scoring.quantized, trust_remote_code=trust_remote_code
+    )
+    predict = partial(
+        predict_logits,
+        model.to(accelerator.device, memory_format=torch.channels_last),  # type: ignore[call-overload] # PyTorch's gap
+        loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
+        batch_size=recipe.per_device_eval_batch_size,
+        normalize=normalize,
+    )
+    precision = "int8" if scoring.quantized else accelerator.mixed_precision.replace("no", "float32")
+    network = ScoredNetwork(predict, scoring.backend, precision)
+    config = load_config(folder)
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    image_size, tta = config.image_size, scoring.tta
+    with accelerator.autocast():
+        if scoring.shift not in (None, STANDARD, EXTRA):
+            arrays = Path(scoring.shift)
+            return score_arrays(network, arrays, open_arrays(arrays, image_size, names), tta=tta)
+        scored = _open_rows(scoring.split, folder, recipe, names, image_size)
+        there = read_json(output_dir / RESULTS_NAME) if output_dir else {}
+        if scoring.shift is None:
+            of_model = read_json(folder / RESULTS_NAME)
+            return score_split(
+                network, scored, tta=tta, compare_tta=scoring.compare_tta, of_model=of_model, of_output=there
+            )
+        corrupting = open_corruptions(scoring.shift, scoring.frost_folder, image_size)
+        return score_corruptions(
+            network, scored, corrupting, tta=tta, seed=recipe.seed, of_output=there, say=accelerator.print
+        )
+
+
+def _open_rows(split: str | None, folder: Path, recipe: Recipe, names: list[str], image_size: int) -> ScoredRows:
+    """
+    The rows to score, of classes that the model has.
+
+    Raises:
+        RecipeError: the data names other classes.
+    """
+    of_run = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
+    scored = open_rows(split, recipe, of_run, read_json(folder / RESULTS_NAME), image_size)
+    if scored.split.label_names != names:
+        raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
+    return scored

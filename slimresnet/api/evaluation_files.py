@@ -1,0 +1,116 @@
+"""How an evaluation comes into a folder: beside figures that stay true, with pictures, under a card that is renewed."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from slimresnet.evaluation.merging import is_refitted, scaled_splits, still_true, without_scaling
+from slimresnet.evaluation.plots import draw, plot_reliability
+from slimresnet.evaluation.protocol import Evaluation
+from slimresnet.evaluation.rows import is_fact_of_training
+from slimresnet.formats.trained import holds_another_model
+from slimresnet.hub.card import renew_model_card, say_if_edited
+from slimresnet.recipe.settings import RecipeError
+from slimresnet.run_folder.changes import Change, change, is_of_an_earlier_version
+from slimresnet.run_folder.names import (
+    CARD_NAME,
+    DETAILS_SUFFIX,
+    FIGURES_FOLDER,
+    RECIPE_NAME,
+    RELIABILITY_SUFFIX,
+    RESULTS_NAME,
+)
+from slimresnet.run_folder.ownership import own, refuse_if_owned
+from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.writing import check_place, write_json
+
+
+def check_output_dir(output_dir: Path | None, weights: str | None) -> None:
+    """
+    Looks before anything is scored.
+
+    Args:
+        weights: digest of the weights that are to be scored.
+
+    Raises:
+        RecipeError: it is a file, cannot be written to, or holds another model, whose figures these are not.
+        FolderError: it lies in a folder that is not there, or another process is at work there.
+    """
+    if output_dir is None:
+        return
+    check_place("--output_dir", output_dir)
+    existing = output_dir if output_dir.exists() else output_dir.absolute().parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RecipeError(f"--output_dir {output_dir} cannot be written to: name another folder.")
+    refuse_if_owned(output_dir)
+    _check_model(output_dir, weights)
+
+
+def _check_model(output_dir: Path, weights: str | None) -> None:
+    if holds_another_model(output_dir, weights):
+        raise RecipeError(f"--output_dir {output_dir} holds another model than was scored: name another folder.")
+
+
+def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -> None:
+    """
+    Adds figures to a folder's `all_results.json`, writes details and pictures beside it, renews its card.
+
+    Args:
+        weights: digest of the weights that were scored.
+
+    Raises:
+        RecipeError: the folder has other weights by now.
+        FolderError: another process is at work there, or it cannot be written to.
+    """
+    facts = [name for name in found.results if is_fact_of_training(name)]
+    assert not facts, f"a score in the place of a fact of training: {facts}"
+    with own(output_dir):
+        _check_model(output_dir, weights)
+        earlier = read_json(output_dir / RESULTS_NAME)
+        pictures = dict(found.pictures)
+        is_run = (output_dir / RECIPE_NAME).is_file()
+        with change(output_dir) as made:
+            if is_of_an_earlier_version(output_dir):
+                made.own |= {RESULTS_NAME, *found.details, *(f"{FIGURES_FOLDER}/{name}" for name in pictures)}
+            if is_refitted(earlier, found.results):
+                pictures |= _forget_scaling(made, output_dir, earlier, found)
+            # Pictures of earlier figures: new ones come, or none.
+            made.remove(f"{FIGURES_FOLDER}/{name}" for name in pictures)
+            for name, content in found.details.items():
+                write_json(made.files / name, content)
+            write_json(made.files / RESULTS_NAME, still_true(earlier, found.results) | found.results)
+            if is_run:
+                renew_model_card(made, output_dir)
+        print(f"written to {output_dir / RESULTS_NAME} and {', '.join(found.details)}")
+        if is_run:
+            say_if_edited(output_dir / CARD_NAME)
+        if pictures:
+            with change(output_dir) as made:
+                draw(pictures, made.files / FIGURES_FOLDER)
+                if is_run:
+                    renew_model_card(made, output_dir)
+
+
+def _forget_scaling(
+    made: Change, output_dir: Path, earlier: dict, found: Evaluation
+) -> dict[str, Callable[[Path], None]]:
+    """
+    Takes what another temperature made of logits out of the details of splits that were not scored now.
+
+    Args:
+        earlier: the folder's figures, which say of which splits there are details.
+
+    Returns:
+        The pictures to draw anew, without it.
+    """
+    pictures: dict[str, Callable[[Path], None]] = {}
+    for prefix in scaled_splits(earlier):
+        name = f"{prefix}{DETAILS_SUFFIX}"
+        before = read_json(output_dir / name)
+        kept = without_scaling(before)
+        if name not in found.details and kept != before:
+            write_json(made.files / name, kept)
+            if "reliability" in kept:
+                pictures[f"{prefix}{RELIABILITY_SUFFIX}"] = partial(plot_reliability, kept["reliability"], None)
+    return pictures

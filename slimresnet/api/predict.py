@@ -1,0 +1,290 @@
+"""What a trained network says of images."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from modeling_slimresnet import SlimResNetConfig
+from slimresnet.api.arguments import check_choice, check_precision, own_precision
+from slimresnet.data.sources.prediction import Images, NamedImage, open_images
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.errors import printable
+from slimresnet.evaluation.spreadsheet import TableWriter
+from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of
+from slimresnet.formats.format import Runnable
+from slimresnet.formats.registry import open_network
+from slimresnet.formats.trained import check_finite, find_folder
+from slimresnet.recipe.settings import check_range
+from slimresnet.run_folder.writing import check_output_file, is_standard_output, open_output
+
+LABELS = ("numbers", "names")
+PRECISIONS = ("no", "bf16")
+
+
+class Prediction(NamedTuple):
+    """
+    What the network says of one image.
+
+    Attributes:
+        name: of the image: its path in a folder, its row in a dataset, or its id in a pickle.
+        label: number of its class, that of the largest logit.
+        label_name: name of its class.
+        probabilities: of each class, float32 `[num_labels]`, 0–1.
+    """
+
+    name: str
+    label: int
+    label_name: str
+    probabilities: np.ndarray
+
+
+class Predictions(Sequence[Prediction]):
+    """
+    A prediction for each image, in the order of the images.
+
+    It holds a name and `num_labels` numbers of 4 bytes an image.
+
+    Attributes:
+        names: of the images.
+        label_names: of the classes, in the order of their numbers.
+        labels: class numbers, int64 `[N]`.
+        probabilities: float32 `[N, num_labels]`, 0–1.
+        skipped: the images that could not be decoded, each with its `name` and the `reason`.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        label_names: list[str],
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        skipped: list[NamedImage],
+    ):
+        self.names, self.label_names, self.skipped = names, label_names, skipped
+        self.labels, self.probabilities = labels, probabilities
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prediction]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | list[Prediction]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        label = int(self.labels[index])
+        return Prediction(self.names[index], label, self.label_names[label], self.probabilities[index])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self):,} images, {len(self.skipped):,} skipped"
+
+
+class _Batch(NamedTuple):
+    """Names of images, their class numbers, int64 `[B]`, and probabilities, float32 `[B, num_labels]`."""
+
+    names: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def predict(
+    model: str | Path,
+    input: str | Path,
+    *,
+    output: str | Path | None = None,
+    tta: str = "none",
+    labels: str = "numbers",
+    probabilities: bool = False,
+    backend: str = "torch",
+    quantized: bool = False,
+    trust_remote_code: bool = False,
+    skip_errors: bool = False,
+    split: str = "test",
+    dataset_config_name: str | None = None,
+    image_column_name: str | None = None,
+    per_device_eval_batch_size: int = 128,
+    mixed_precision: str = "no",
+) -> Predictions:
+    """
+    Predicts the class of images, on a GPU where there is one.
+
+    Args:
+        model: a folder that training wrote, or the name of a model on the Hub.
+        input: an image file, a folder of them or of Parquet files, a dataset on the Hub, or a Kaggle pickle.
+        output: a CSV to write, a row an image. What stood there stays until it is complete.
+        tta: test-time augmentation, one of `slimresnet.evaluation.tta.POLICIES`.
+        labels: what the CSV has for a class, `"numbers"` or `"names"`.
+        probabilities: whether the CSV has a column for each class.
+        backend: what runs the network, one of `slimresnet.formats.registry.backend_choices()`.
+        quantized: whether it is the int8 file that runs.
+        trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
+        skip_errors: whether images that cannot be decoded are left out.
+        split, dataset_config_name, image_column_name: of `input`, where that is a dataset.
+        per_device_eval_batch_size: images at once.
+        mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
+
+    Raises:
+        SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
+            decoded, logits are not finite, or `output` cannot be written to.
+    """
+    _check(tta, labels, backend, mixed_precision, per_device_eval_batch_size)
+    path = _checked(output)
+    with own_precision():
+        folder = find_folder(str(model))
+        runnable = open_network(folder, backend, quantized=quantized, trust_remote_code=trust_remote_code)
+        images = _Decoded(
+            open_images(
+                str(input),
+                runnable.config.image_size,
+                split=split,
+                config_name=dataset_config_name,
+                image_column=image_column_name,
+            ),
+            skip_errors,
+        )
+        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision)
+        predictions = _collect(batches, label_names(runnable.config), images.skipped, path, labels, probabilities)
+    _say(predictions, path)
+    return predictions
+
+
+def _check(tta: str, labels: str, backend: str, mixed_precision: str, batch_size: int) -> None:
+    check_choice("tta", tta, POLICIES)
+    check_choice("labels", labels, LABELS)
+    check_choice("mixed_precision", mixed_precision, PRECISIONS)
+    check_precision(backend, mixed_precision)
+    check_range("per_device_eval_batch_size", batch_size)
+
+
+def _checked(output: str | Path | None) -> Path | None:
+    """The path of the CSV, looked at before anything is read; None where none is to be written."""
+    if output is None:
+        return None
+    check_output_file("--output", Path(output))
+    return Path(output)
+
+
+def label_names(config: SlimResNetConfig) -> list[str]:
+    """Names of the classes in the order of their numbers, as text that every encoding has."""
+    return [printable(config.id2label[index]) for index in range(config.num_labels)]
+
+
+class _Decoded:
+    """
+    The images that have pixels, as they are asked for; the others come into `skipped`.
+
+    Args:
+        skip_errors: whether an image that cannot be decoded is left out; else it is a DatasetError.
+    """
+
+    def __init__(self, images: Images, skip_errors: bool):
+        self.skipped: list[NamedImage] = []
+        self._images, self._skip_errors = images, skip_errors
+
+    def __iter__(self) -> Iterator[NamedImage]:
+        if self._images.passed_over:
+            print(self._images.passed_over, file=sys.stderr)
+        # disable=None: no bar where the output is no terminal
+        for image in tqdm(self._images.stream, total=self._images.count, unit="image", disable=None):
+            if image.pixels is not None:
+                yield image
+            elif self._skip_errors:
+                self.skipped.append(image)
+            else:
+                raise DatasetError(
+                    f"image {image.name} of INPUT cannot be decoded ({image.reason}): repair or remove it, or leave "
+                    "such images out with --skip_errors."
+                )
+
+
+def _predict_batches(
+    runnable: Runnable, images: Iterable[NamedImage], tta: str, batch_size: int, mixed_precision: str
+) -> Iterator[_Batch]:
+    """
+    Reads so many images at a time, and no further than it is asked.
+
+    Raises:
+        ModelError: logits are not finite.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    runnable.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+    stream = iter(images)
+    while batch := list(islice(stream, batch_size)):
+        pixels = torch.from_numpy(np.stack([image.pixels for image in batch if image.pixels is not None]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
+            logits = predict_logits(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
+        names = [image.name for image in batch]
+        check_finite(logits, names)
+        # The class is not that of the largest probability: probabilities are equal where logits are close.
+        yield _Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
+
+
+@torch.inference_mode()
+def predict_logits(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
+    """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`."""
+    network, normalize = runnable
+    logits = {view: network(pixel_values=normalize(VIEWS[view](pixels))).logits.float() for view in views_of(policy)}
+    return average(logits, POLICIES[policy]).cpu()
+
+
+def _collect(
+    batches: Iterator[_Batch],
+    label_names: list[str],
+    skipped: list[NamedImage],
+    output: Path | None,
+    labels: str,
+    probabilities: bool,
+) -> Predictions:
+    """Takes all batches, and writes each of them to the table, if there is to be one, before the next is predicted."""
+    kept = []
+    with _table(output, label_names, labels, probabilities) as write:
+        for batch in batches:
+            write(batch)
+            kept.append(batch)
+    return Predictions(
+        [name for batch in kept for name in batch.names],
+        label_names,
+        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
+        np.concatenate([np.zeros((0, len(label_names)), np.float32), *(batch.probabilities for batch in kept)]),
+        skipped,
+    )
+
+
+@contextmanager
+def _table(
+    output: Path | None, label_names: list[str], labels: str, probabilities: bool
+) -> Iterator[Callable[[_Batch], None]]:
+    """What writes a batch as rows of the CSV, which is complete at the end; without `output` it writes nothing."""
+    if output is None:
+        yield lambda batch: None
+        return
+    with open_output(output) as file:
+        table = TableWriter(file)
+        table.write(["ID", "Labels", *(label_names if probabilities else [])])
+
+        def write(batch: _Batch) -> None:
+            for name, label, shares in zip(*batch, strict=True):
+                numbers = [f"{share:.6f}" for share in shares] if probabilities else []
+                table.write([name, label_names[label] if labels == "names" else str(label), *numbers])
+
+        yield write
+
+
+def _say(predictions: Predictions, output: Path | None) -> None:
+    if output is not None:
+        # Not into the rows themselves, where these go to standard output.
+        stream = sys.stderr if is_standard_output(output) else sys.stdout
+        print(f"{output}: {len(predictions):,} rows", file=stream)
+    if predictions.skipped:
+        print(f"left out, because they cannot be decoded: {len(predictions.skipped):,}", file=sys.stderr)
+        for image in predictions.skipped:
+            print(f"  {image.name}: {image.reason}", file=sys.stderr)

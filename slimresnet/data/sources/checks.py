@@ -1,0 +1,176 @@
+"""Checks of a dataset before it is used: whose its files are, how they number the classes, what its rows hold."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from datasets import ClassLabel, DatasetBuilder, Features
+from fsspec.core import split_protocol, strip_protocol
+
+from slimresnet.data.sources.builder import data_files, parts_of_split
+from slimresnet.data.sources.decoding import read_bytes
+from slimresnet.data.sources.rows import EncodedRows
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.errors import first_line, printable
+from slimresnet.recipe.settings import TRAIN_SPLIT
+
+_ARCHIVE_PROTOCOLS = frozenset(
+    {"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
+)  # of archives, which hold the file named first
+
+
+def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) -> list[str]:
+    """
+    The data files of a split, which may be a sum of splits.
+
+    Args:
+        of_splits: the files of each split, as `data_files` has them.
+        dataset_name, split: as in `SplitRequest`.
+
+    Raises:
+        DatasetError: one counts twice, or is one of another split as well.
+    """
+    parts = parts_of_split(split, of_splits)
+    files = [file for part in parts for file in of_splits.get(part, [])]
+    suspects = {"twice in": [file for file, count in Counter(files).items() if count > 1]}
+    for name, others in of_splits.items():
+        if name not in parts:
+            where = "the training split" if name == TRAIN_SPLIT else f"split {name!r}"
+            suspects[f"in {where} and in"] = [file for file in files if file in {*others}]
+    for where, found in suspects.items():
+        # Images are in one split each; a list of their labels may be one for all.
+        found = [file for file in found if not Path(file).name.startswith("metadata.")]
+        if found:
+            raise DatasetError(
+                f"{found[0]} is {where} split {split!r} of {dataset_name} ({len(found)} files are). `datasets` takes "
+                "words such as train, test, val and dev for a split wherever a path has them, in the name of a class "
+                "too: rename such folders and files, or list the files of each split in the dataset's README.md, under "
+                "configs and data_files."
+            )
+    return files
+
+
+def check_label_names(label_names: list[str], column: str, description: str) -> None:
+    """
+    Whether names of classes can be those of a network.
+
+    Raises:
+        DatasetError: one is no UTF-8, or there are fewer than two.
+    """
+    if unprintable := [printable(name) for name in label_names if printable(name) != name]:
+        raise DatasetError(
+            f"{description} has a class whose name is no UTF-8, {unprintable[0]}: rename its folder, or the class."
+        )
+    if len(label_names) < 2:
+        raise DatasetError(f"column {column} of {description} names {len(label_names)} classes: two are needed.")
+
+
+def check_numbering(builder: DatasetBuilder, files: list[str], column: str, label_names: list[str]) -> None:
+    """
+    Looks into each file for the classes that it names: `datasets` reads all by the names of the first.
+
+    Raises:
+        DatasetError: a file cannot be read, or names other classes, or names them in another order.
+    """
+    read_schema = {"parquet": pyarrow.parquet.read_schema, "arrow": _read_arrow_schema}.get(builder.info.builder_name)
+    if read_schema is None:
+        return
+    for file in files:
+        try:
+            with fsspec.open(file, "rb") as opened:
+                feature = Features.from_arrow_schema(read_schema(opened)).get(column)
+        except Exception as error:  # Arrow, JSON, fsspec and httpx raise their own
+            raise DatasetError(f"{file} cannot be read ({first_line(error)}): get it anew.") from error
+        if isinstance(feature, ClassLabel) and [str(name) for name in feature.names] != label_names:
+            raise DatasetError(
+                f"{file} numbers the classes of column {column} as {', '.join(map(str, feature.names))}, where "
+                f"{builder.dataset_name} has {', '.join(label_names)}: write its files anew, with one order for all."
+            )
+
+
+def _read_arrow_schema(file) -> pyarrow.Schema:
+    try:
+        return pyarrow.ipc.open_stream(file).schema
+    except pyarrow.ArrowInvalid:  # the format that begins with a magic number
+        file.seek(0)
+        return pyarrow.ipc.open_file(file).schema
+
+
+def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
+    """
+    Makes the check of where a row's image lies, if not in the row: a dataset of others may name any file here.
+
+    Returns:
+        a function of an encoded image and of what its row is called. It raises DatasetError where the image is neither
+        one of the dataset's files, nor in one, nor in its folder.
+    """
+    files = {file for of_split in data_files(builder).values() for file in of_split}
+    folder = Path(dataset_name).resolve()
+
+    def is_own(path: str) -> bool:
+        *archives, file = path.split("::")  # as in zip://image.png::archive.zip, of which fsspec opens the first
+        if any(split_protocol(each)[0] not in _ARCHIVE_PROTOCOLS for each in archives):
+            return False
+        if file in files:
+            return True
+        if "\0" in file or split_protocol(file)[0] is not None:
+            return False
+        # As fsspec reads a name: `file:/place` and `~/place` are no names in this folder.
+        return folder.is_dir() and Path(strip_protocol(file)).resolve().is_relative_to(folder)
+
+    def check(encoded: dict | None, row: str) -> None:
+        if encoded is None or encoded["bytes"] is not None or encoded["path"] is None:
+            return
+        if not is_own(encoded["path"]):
+            raise DatasetError(
+                f"{row} names an image file outside of the dataset, {encoded['path']}: write the image into the row, "
+                "as `to_parquet` does, or put the file into the dataset's folder."
+            )
+
+    return check
+
+
+def read_labels(
+    rows: EncodedRows, label_column: str, label_names: list[str], check_place: Callable[[dict | None, str], None]
+) -> tuple[np.ndarray, str]:
+    """
+    The labels of a split, int64 `[num_rows]`, and its fingerprint. Images are read for it, but not decoded.
+
+    Raises:
+        DatasetError: there are no rows, an image file cannot be read or lies elsewhere, or a label is out of range.
+    """
+    digest = hashlib.blake2b(json.dumps(label_names).encode(), digest_size=16)
+    parts = []
+    for first, table in rows.tables(label_column):
+        for row, image in enumerate(table[rows.image_column].to_pylist(), start=first):
+            check_place(image, f"row {row} of {rows.description}")
+            content = _content(image, f"row {row} of {rows.description}")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        parts.append(table[label_column].fill_null(-1).to_numpy())
+    if not parts:
+        raise DatasetError(f"{rows.description} has no rows.")
+    labels = np.concatenate(parts).astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
+    if len(wrong):
+        raise DatasetError(
+            f"row {wrong[0]} of {rows.description} has no label in 0 … {len(label_names) - 1} (it says "
+            f"{labels[wrong[0]]}; {len(wrong)} rows are like it): correct or remove them."
+        )
+    digest.update(labels.astype("<i8").tobytes())
+    return labels, digest.hexdigest()
+
+
+def _content(encoded: dict | None, description: str) -> bytes:
+    """The bytes of an image file, wherever they lie; none where the row is null, which only decoding complains of."""
+    try:
+        return read_bytes(encoded) or b""
+    except Exception as error:  # fsspec and httpx raise their own
+        raise DatasetError(
+            f"{description} holds no image that can be read ({first_line(error)}): repair or remove the row."
+        ) from error

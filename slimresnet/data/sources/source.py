@@ -1,0 +1,113 @@
+"""The form in which every source gives labels and pixels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from slimresnet.errors import SlimResNetError
+
+
+class DatasetError(SlimResNetError):
+    """The data cannot be used; the message, one line, names the flag, the column or the row, and says what to do."""
+
+
+class ImageSource(Protocol):
+    """
+    The images of a split.
+
+    It is pickled to worker processes where `uses_workers` is true.
+
+    Attributes:
+        uses_workers: whether worker processes may read ahead; false where they could only copy what is in memory.
+    """
+
+    @property
+    def uses_workers(self) -> bool: ...
+
+    def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """
+        Reads batches of rows, in any order.
+
+        Args:
+            batches: row numbers, int64 `[B]` each; no row twice.
+
+        Yields:
+            RGB pixels, uint8 `[B, 3, image_size, image_size]`, for each batch.
+
+        Raises:
+            DatasetError: an image cannot be read; the message has its row number.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """
+    One split of a dataset: what is known before any image is decoded.
+
+    Attributes:
+        labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`.
+        label_names: names of the classes.
+        images: where the images are read from.
+        fingerprint: a digest of the encoded images, the labels and the names, wherever they lie; None where the images
+            are not those of a dataset.
+    """
+
+    labels: np.ndarray
+    label_names: list[str]
+    images: ImageSource
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """
+    What is asked of a source.
+
+    Attributes:
+        dataset_name: a dataset on the Hub, a local folder, or what else a source recognises.
+        split: name of the split, such as `"train"`, or a sum of names, such as `"train+test"`.
+        image_size: height and width in pixels that images are resized to (bilinear) where they differ.
+        config_name, revision: as `datasets.load_dataset` takes them.
+        image_column, label_column: names of the columns; None for the only one that holds images, class labels.
+    """
+
+    dataset_name: str
+    split: str
+    image_size: int
+    config_name: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+
+class DatasetOpener(Protocol):
+    """
+    The functions of a module of this folder that opens datasets by their name.
+
+    Such a module also has `recognises(dataset_name) -> bool`; only `hub_and_folder.py`, which takes all names that no
+    other module recognises, has none.
+    """
+
+    __name__: str
+
+    def open_split(self, request: SplitRequest) -> ImageSplit:
+        """
+        Opens a split and reads its labels.
+
+        Raises:
+            DatasetError: it cannot be used.
+        """
+        ...
+
+    def split_names(self, dataset_name: str, config_name: str | None, revision: str | None) -> list[str]:
+        """
+        The names of the splits that there are.
+
+        Raises:
+            DatasetError: there is no such dataset.
+        """
+        ...

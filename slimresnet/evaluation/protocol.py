@@ -1,0 +1,104 @@
+"""How a split is scored: which views and temperature, under which names, with which facts beside the figures."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from slimresnet.data.sources.source import ImageSplit
+from slimresnet.evaluation.plots import split_pictures
+from slimresnet.evaluation.rows import ScoredRows, count_test
+from slimresnet.evaluation.scores import report_split
+from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.tta import POLICIES, compare_policies, views_of
+from slimresnet.run_folder.names import DETAILS_SUFFIX
+
+
+class Predict(Protocol):
+    """`predict_logits` of one network."""
+
+    def __call__(self, split: ImageSplit, rows: np.ndarray, *, views: Iterable[str]) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ScoredNetwork:
+    """
+    A network as it is scored.
+
+    Attributes:
+        predict: gives its logits.
+        backend: program that runs it, one of `backend_choices`.
+        precision: what it computes in: `"float32"`, `"bf16"` or `"int8"`.
+    """
+
+    predict: Predict
+    backend: str = "torch"
+    precision: str = "float32"
+
+    def prefix(self, rows: ScoredRows) -> str:
+        """What the names of its figures of these rows begin with: it tells of all but the network in PyTorch."""
+        words = [rows.prefix]
+        if self.backend != "torch":
+            words.append(self.backend)
+        if self.precision == "int8":
+            words.append(self.precision)
+        return "_".join(words)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    What an evaluation found.
+
+    Attributes:
+        results: scores and facts by name, as `all_results.json` has them; accuracies in 0–1.
+        details: contents of JSON files, by the name of the file.
+        pictures: what draws each to a path, by the name of its file.
+    """
+
+    results: dict
+    details: dict[str, dict]
+    pictures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+
+
+def score_split(
+    network: ScoredNetwork, scored: ScoredRows, *, tta: str, compare_tta: bool, of_model: dict, of_output: dict
+) -> Evaluation:
+    """
+    Scores rows of a split.
+
+    On rows that a run held out, a temperature is fitted; other rows are scaled with the temperature of the run.
+
+    Args:
+        tta: policy of test-time augmentation that the rows are scored with, beside the original images.
+        compare_tta: whether every policy is scored too; the accuracies are a detail named `tta`.
+        of_model: the model's `all_results.json`.
+        of_output: `all_results.json` of the folder that the figures are for, whose count of scorings goes on.
+    """
+    prefix, labels = network.prefix(scored), scored.split.labels[scored.rows]
+    started = time.perf_counter()
+    logits = network.predict(scored.split, scored.rows, views=views_of(*(POLICIES if compare_tta else [tta])))
+    runtime = time.perf_counter() - started
+    is_fitted = scored.are_held_out
+    temperature = fit_temperature(logits["original"], labels) if is_fitted else of_model.get("temperature")
+    results, details = report_split(prefix, logits, labels, policy=tta, temperature=temperature)
+    results |= scored.facts(prefix) | count_test(scored, of_output)
+    results[f"{prefix}_precision"] = network.precision
+    if is_fitted and network.backend == "torch":
+        results |= {"temperature": temperature, "temperature_samples": len(labels)} | _choices(of_model)
+    results |= {f"{prefix}_runtime": runtime, f"{prefix}_samples_per_second": len(labels) / runtime}
+    if compare_tta:
+        details["tta"] = compare_policies(logits, labels)
+    pictures = split_pictures(prefix, scored.split, scored.rows, logits["original"], details)
+    return Evaluation(results, {f"{prefix}{DETAILS_SUFFIX}": details}, pictures)
+
+
+def _choices(before: dict) -> dict[str, str]:
+    """What was chosen on held-out rows, once a temperature is fitted there, and the policy that the run chose."""
+    chosen = [choice for choice in before.get("eval_chose", "").split(", ") if choice]
+    kept = {name: before[name] for name in ("eval_chose_tta",) if name in before}
+    return {"eval_chose": ", ".join(dict.fromkeys([*chosen, "temperature"]))} | kept

@@ -1,0 +1,164 @@
+"""What is said of logits: scores, which are numbers, and details, such as a number a class or a confusion matrix."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import evaluate
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimresnet.data.loader import Loading
+from slimresnet.data.sources.source import ImageSplit
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.evaluation.tta import POLICIES, average
+from slimresnet.formats.trained import ModelError
+
+METRICS_FOLDER = Path(__file__).parent / "metrics"
+
+
+class Score(NamedTuple):
+    """
+    How a score is shown to people.
+
+    Attributes:
+        title: its name in the metadata of a model card.
+        hub_metric: its name in the Hub's list of metrics.
+        column: heading in a table.
+        form: how its number is written, as `format` takes it.
+    """
+
+    title: str
+    hub_metric: str
+    column: str
+    form: str = ".2%"
+
+
+class Metric(NamedTuple):
+    """
+    What is made of a folder of `metrics`. Its floats are scores; whatever else it gives are details.
+
+    Attributes:
+        shown: those of its scores that a model card shows.
+        renamed: names of details in the files of a run, where they differ from the metric's own.
+        is_scaled: whether it is measured after temperature scaling too; the names of those figures end in `_scaled`.
+    """
+
+    shown: dict[str, Score]
+    renamed: dict[str, str]
+    is_scaled: bool = False
+
+
+METRICS = {
+    "classification": Metric(
+        shown={
+            "accuracy": Score("Accuracy", "accuracy", "accuracy"),
+            "top_5_accuracy": Score("Top-5 accuracy", "accuracy", "top-5"),
+            "loss": Score("Cross entropy", "loss", "cross entropy", ".4f"),
+        },
+        renamed={},
+    ),
+    "per_class": Metric(shown={}, renamed={}),
+    "calibration": Metric(
+        shown={
+            "expected_calibration_error": Score("Expected calibration error", "ece", "calibration error"),
+            "expected_calibration_error_scaled": Score(
+                "Expected calibration error after temperature scaling", "ece", "after scaling"
+            ),
+        },
+        renamed={"bins": "reliability"},
+        is_scaled=True,
+    ),
+}
+"""Every metric, by the name of its folder in `metrics`. A new one is a folder there, and an entry here."""
+
+
+def shown_scores() -> dict[str, Score]:
+    """The scores that a model card shows, by name."""
+    return {name: score for metric in METRICS.values() for name, score in metric.shown.items()}
+
+
+def measure(name: str, logits: Tensor, labels: np.ndarray) -> dict:
+    """What a metric of `METRICS` says of logits `[N, num_labels]` and class numbers `[N]`."""
+    return evaluate.load(str(METRICS_FOLDER / name)).compute(predictions=logits.numpy(), references=labels)
+
+
+def score_logits(logits: Tensor, labels: np.ndarray, temperature: float | None = None) -> tuple[dict, dict]:
+    """
+    Scores and details of logits `[N, num_labels]` against class numbers `[N]`.
+
+    Args:
+        temperature: above 0, for scores after scaling too; None where there is none.
+
+    Returns:
+        The scores, floats by name, and the details: a value a class, the confusion matrix, the bins of the reliability
+        diagram.
+
+    Raises:
+        ModelError: the temperature is not above 0, or not finite.
+    """
+    if temperature is not None and not 0 < temperature < float("inf"):
+        raise ModelError(
+            f"temperature {temperature} must be above 0, and finite: fit it anew with python eval.py MODEL --split "
+            "held_out --output_dir MODEL."
+        )
+    scores, details = {}, {}
+    for name, metric in METRICS.items():
+        measured = {"": measure(name, logits, labels)}
+        if metric.is_scaled and temperature is not None:
+            measured["_scaled"] = measure(name, logits / temperature, labels)
+        for ending, said in measured.items():
+            for figure, value in said.items():
+                if isinstance(value, float):
+                    scores[f"{figure}{ending}"] = value
+                else:
+                    details[f"{metric.renamed.get(figure, figure)}{ending}"] = value
+    return scores, details
+
+
+def report_split(
+    prefix: str, logits: dict[str, Tensor], labels: np.ndarray, *, policy: str, temperature: float | None = None
+) -> tuple[dict, dict]:
+    """
+    Scores and details of a split, without and with test-time augmentation.
+
+    Args:
+        prefix: that the names of the scores begin with: `eval` for validation, else the split's name.
+        logits: of the original and of every view of the policy, `[N, num_labels]` each.
+        labels: class numbers, int64 `[N]`.
+        policy: the test-time augmentation. Scores with it end in `_tta`, beside those without.
+        temperature: as in `score_logits`.
+
+    Returns:
+        The scores for `all_results.json`, and the details of the original images.
+
+    Raises:
+        ModelError: as `score_logits`.
+    """
+    scores, details = score_logits(logits["original"], labels, temperature)
+    results = {f"{prefix}_{name}": value for name, value in scores.items()}
+    results |= {f"{prefix}_samples": len(labels), f"{prefix}_tta": policy}
+    if policy != "none":
+        with_views, _ = score_logits(average(logits, POLICIES[policy]), labels)
+        results |= {f"{prefix}_{name}_tta": value for name, value in with_views.items()}
+    return results, details
+
+
+def score(
+    model: nn.Module,
+    split: ImageSplit,
+    rows: np.ndarray,
+    loading: Loading,
+    *,
+    batch_size: int,
+    normalize: Callable[[Tensor], Tensor],
+) -> dict[str, float]:
+    """Mean cross entropy (`loss`, in nats) and `accuracy` (0–1) of a model; arguments as `predict_logits`."""
+    logits = predict_logits(model, split, rows, loading, batch_size=batch_size, normalize=normalize)["original"]
+    labels = torch.from_numpy(split.labels[rows])
+    return {
+        "loss": F.cross_entropy(logits.double(), labels).item(),
+        "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
+    }

@@ -1,0 +1,25 @@
+"""The network as train.py leaves it: weights in safetensors, run by PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from slimresnet.formats.format import Format, Runnable
+from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchFolder(Format):
+    """A trained folder itself. transformers writes it; nothing in it is code that is run."""
+
+    @property
+    def scored_as(self) -> str:
+        return ""  # the figures of a run are its own
+
+    def open_network(self, folder: Path, *, trust_remote_code: bool) -> Runnable:
+        torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU is that of a CPU
+        return Runnable(fold_batchnorm(load_model(folder)), load_normalize(folder))
+
+
+FORMATS = (TorchFolder(backend="torch"),)

@@ -1,0 +1,69 @@
+"""The figures of a finished folder as the Hub's model-index has them."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult
+
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
+from slimresnet.evaluation.scores import shown_scores
+from slimresnet.hub.run_facts import own_results
+from slimresnet.hub.shared_recipe import shared_recipe
+
+
+def eval_results(folder: Path) -> list[EvalResult]:
+    """
+    Entries for the test split, and for validation.
+
+    Left out are figures whose data, images or policy are not known, and those of other data than the run's.
+    """
+    recipe = shared_recipe(folder)
+    results, _ = own_results(folder, recipe)
+    entries = []
+    for prefix in (TEST_PREFIX, HELD_OUT_PREFIX):
+        if f"{prefix}_dataset" not in results:
+            continue
+        dataset = results[f"{prefix}_dataset"]
+        for key, (metric, title) in _entries().items():
+            value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key)
+            if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
+                continue
+            entries.append(
+                EvalResult(
+                    task_type="image-classification",
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    dataset_config=recipe.dataset_config_name,
+                    dataset_split=rows,
+                    dataset_revision=recipe.dataset_revision,
+                    metric_type=metric,
+                    metric_name=title.format(
+                        tta=results.get(f"{prefix}_tta"),
+                        frost=results.get(f"{prefix}_corruption_frost", "a fractal, easier than photographs"),
+                    ),
+                    metric_value=value,
+                )
+            )
+    return entries
+
+
+def _entries() -> dict[str, tuple[str, str]]:
+    """Name in `all_results.json`: name in the Hub's list of metrics, name for people."""
+    shown = {name: (score.hub_metric, score.title) for name, score in shown_scores().items()}
+    return {
+        "accuracy": shown["accuracy"],
+        "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation ({tta})"),
+        **shown,
+        "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities, frost: {frost}"),
+    }
+
+
+def _rows_scored(results: dict, prefix: str, key: str) -> str | None:
+    """Name of the split that a figure is of, with the number of its images where they are not the whole split."""
+    split = results.get(f"{prefix}_split")
+    samples = results.get(f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples")
+    if split is None or samples is None:
+        return None
+    if prefix == HELD_OUT_PREFIX:
+        return f"{split} ({samples:,} held out)"
+    whole = results.get(f"{prefix}_num_rows", results.get(f"{prefix}_samples"))
+    return split if samples == whole else f"{split} ({samples:,} images)"

@@ -1,0 +1,57 @@
+"""The table of scores in a model card: a row a split, a column a score that one of them has."""
+
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
+from slimresnet.evaluation.scores import shown_scores
+from slimresnet.hub.markdown import as_code
+
+TITLES = {TEST_PREFIX: "test", HELD_OUT_PREFIX: "validation"}
+"""The splits of a card, by what the names of their figures begin with."""
+
+_INTERVAL = "accuracy"  # the score that has an interval, and stands with test-time augmentation too
+
+
+def results_table(results: dict) -> list[list[str]]:
+    """The table as rows of cells, its heading first; empty where no split was scored."""
+    prefixes = [prefix for prefix in TITLES if f"{prefix}_accuracy" in results]
+    if not prefixes:
+        return []
+    rows = [["split", "images", *_columns()]]
+    for prefix in prefixes:
+        samples = results.get(f"{prefix}_samples")
+        rows.append([TITLES[prefix], "" if samples is None else f"{samples:,}", *_cells(results, prefix)])
+    filled = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    return [[row[column] for column in filled] for row in rows]
+
+
+def _columns() -> list[str]:
+    columns = []
+    for name, score in shown_scores().items():
+        columns += [score.column, "with test-time augmentation"] if name == _INTERVAL else [score.column]
+    return columns
+
+
+def _cells(results: dict, prefix: str) -> list[str]:
+    """A cell a column; empty where the score was not measured."""
+    cells = []
+    for name, score in shown_scores().items():
+        value = results.get(f"{prefix}_{name}")
+        if name == _INTERVAL:
+            cells += [_with_interval(results, prefix), _with_policy(results, prefix)]
+        else:
+            cells.append("" if value is None else format(value, score.form))
+    return cells
+
+
+def _with_policy(results: dict, prefix: str) -> str:
+    """The interval, and the policy where it is not that of the test row, which a sentence names."""
+    cell, policy = _with_interval(results, prefix, "_tta"), results.get(f"{prefix}_tta")
+    if not cell or policy is None:
+        return ""
+    return cell if policy == results.get(f"{TEST_PREFIX}_tta") else f"{cell}, {as_code(policy)}"
+
+
+def _with_interval(results: dict, prefix: str, ending: str = "") -> str:
+    value, low, high = (results.get(f"{prefix}_{_INTERVAL}{bound}{ending}") for bound in ("", "_low", "_high"))
+    if value is None:
+        return ""
+    return f"{value:.2%}" if low is None or high is None else f"{value:.2%} ({low:.2%} – {high:.2%})"

@@ -1,0 +1,114 @@
+"""What the files of a run say of it, as the model card needs it. What they do not say is left out."""
+
+from pathlib import Path
+
+import yaml
+
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
+from slimresnet.formats.registry import formats_of
+from slimresnet.hub.markdown import as_text
+from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
+from slimresnet.run_folder.reading import read_json
+
+_CHOICES = {  # what a run says that it chose: what that is for people
+    "epoch": "the epoch whose weights were kept",
+    "tta": "the test-time augmentation{tta}",
+    "temperature": "the temperature",
+}
+# Settings that say nothing of what is learnt.
+_QUIET = ("config_name", "license", "push_to_hub", "hub_model_id")
+
+
+def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
+    """The results without the figures of other data than the recipe's, and what the names of those begin with."""
+    results = read_json(folder / RESULTS_NAME)
+    others = tuple(
+        name.removesuffix("dataset")
+        for name, dataset in results.items()
+        if name.endswith("_dataset") and dataset != recipe.dataset_name
+    )
+    return {name: value for name, value in results.items() if not name.startswith(others)}, others
+
+
+def chosen_together(results: dict, recipe: Recipe) -> list[str]:
+    """
+    What a run chose on the same held-out images, for people.
+
+    A temperature that was fitted anew, on other images, is not among it.
+    """
+    apart = results.get("temperature_samples") != results.get("eval_chose_samples")
+    choices = [choice for choice in _chosen(results) if not (apart and choice == "temperature")]
+    policy = _chosen_tta(results, recipe)
+    tta = f", `{policy}`" if policy else ""
+    return [_CHOICES[choice].format(tta=tta) if choice in _CHOICES else as_text(choice) for choice in choices]
+
+
+def _chosen(results: dict) -> list[str]:
+    return [choice for choice in results.get("eval_chose", "").split(", ") if choice]
+
+
+def _chosen_tta(results: dict, recipe: Recipe) -> str | None:
+    """The policy that a run chose. Earlier versions wrote it into the recipe; scoring anew does not change that."""
+    if recipe.tta != "auto":
+        return recipe.tta
+    return results.get("eval_chose_tta", results.get(f"{HELD_OUT_PREFIX}_tta"))
+
+
+def temperature_source(results: dict, recipe: Recipe) -> str | None:
+    """Where the temperature of the results comes from; None where nothing tells."""
+    if "temperature" in _chosen(results):
+        count = f"{results['temperature_samples']:,}" if "temperature_samples" in results else "the"
+        return f"fitted on {count} validation images"
+    if "train_dataset" in results and results.get("temperature") == recipe.temperature:
+        return "given by the recipe"
+    return None
+
+
+def facts_of_exports(folder: Path, results: dict) -> list[dict]:
+    """Of each file that export.py made: what it is, how it was checked, and its test accuracy as far as it is known."""
+    rows = []
+    for name, facts in read_json(folder / EXPORTS_NAME).items():
+        accuracies = {
+            each.backend: results[f"{TEST_PREFIX}_{each.scored_as}_accuracy"]
+            for each in formats_of(name)
+            if f"{TEST_PREFIX}_{each.scored_as}_accuracy" in results
+        }
+        rows.append({**facts, "file": name, "accuracies": accuracies})
+    return rows
+
+
+def changed_settings(recipe: Recipe) -> str:
+    """The settings that decide what is learnt, where they differ from the defaults, as YAML."""
+    settings, default = (yaml.safe_load(each.to_yaml()) for each in (recipe, Recipe()))
+    changed = {name: value for name, value in settings.items() if value != default[name] and name not in _QUIET}
+    return yaml.safe_dump(changed, sort_keys=False) if changed else "# none\n"
+
+
+def training_facts(results: dict, recipe: Recipe) -> list[str]:
+    """Sentences on the cost of the training."""
+    facts = []
+    if "train_samples" in results:
+        epochs = f", {results['epoch']:.4g} epochs" if "epoch" in results else ""
+        batch = f", {results['train_batch_size']:,} images an optimiser step" if "train_batch_size" in results else ""
+        facts.append(f"{results['train_samples']:,} training images{epochs}{batch}")
+    if "train_runtime" in results:
+        facts.append(_runtime(results, recipe))
+    if "total_flos" in results:
+        petaflop = results["total_flos"] / 1e15
+        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen)")
+    return facts
+
+
+def _runtime(results: dict, recipe: Recipe) -> str:
+    where = f" on {as_text(results['train_device'])}" if results.get("train_device") else ""
+    words = [f"{results['train_runtime'] / 60:.0f} minutes of training steps{where}"]
+    if (many := results.get("train_num_processes", 1)) > 1:
+        words.append(f"{many} processes")
+    if "train_samples_per_second" in results:
+        words.append(f"{results['train_samples_per_second']:,.0f} images a second")
+    # Earlier versions wrote what the run computed in into the recipe.
+    precision = results.get("train_precision", recipe.mixed_precision)
+    if precision != "auto":
+        words.append(f"precision {as_text(precision)}")
+    return ", ".join(words)
