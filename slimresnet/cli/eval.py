@@ -23,32 +23,33 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     flags.add_model(parser)
     data = parser.add_argument_group("data", flags.FROM_RECIPE)
     flags.add_data_flags(data)
-    data.add_argument(
+    data.add_argument("--max_eval_samples", type=int, help="Score at most this many images, drawn by the seed.")
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument(
         "--split",
         help="Split to score; by default the one that the run was tested on. held_out is the images that the run held "
         "out of its training, and so is validation where the data has no split of that name.",
     )
-    data.add_argument("--max_eval_samples", type=int, help="Score at most this many images, drawn by the seed.")
-    data.add_argument(
+    scoring.add_argument(
         "--shift",
         metavar=f"{STANDARD}|{EXTRA}|FOLDER",
         help=f"Score shifted images: {STANDARD} is the split under the 15 corruptions of CIFAR-10-C in 5 severities, "
         f"{EXTRA} is the split under its 4 extra ones, FOLDER has the .npy files of CIFAR-10-C or CIFAR-10.1. Choices "
         f"are for --split validation, and best made with {EXTRA}, so that the 15 stay a test.",
     )
-    data.add_argument(
+    scoring.add_argument(
         "--frost_folder",
         help=f"Photographs of frost for --shift {STANDARD}, laid over the images as they are, without scaling: shrink "
         "those of CIFAR-10-C to a fifth, as its authors do. By default synthetic_frost stands in for frost.",
+    )
+    flags.add_tta_flag(scoring)
+    scoring.add_argument(
+        "--compare_tta", action="store_true", help="Score every policy of --tta; for --split validation or held_out."
     )
     network = parser.add_argument_group("network")
     flags.add_network_flags(network)
     flags.add_precision_flag(network, PRECISIONS)
     flags.add_batch_size_flag(network, None)
-    flags.add_tta_flag(network)
-    network.add_argument(
-        "--compare_tta", action="store_true", help="Score every policy of --tta; for --split validation or held_out."
-    )
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", help="Folder that gets the figures and their pictures, such as MODEL.")
     return parser.parse_args(words)
@@ -58,9 +59,8 @@ def print_scores(found: Evaluation) -> None:
     """Policies that were compared, then figures, a line each."""
     for details in found.details.values():
         if "tta" in details:
-            width = max(map(len, details["tta"]))
             for name, share in details["tta"].items():
-                print(f"{name:{width}}  {share:.2%}")
+                print(f"{name:{max(map(len, details['tta']))}}  {share:.2%}")
             print(f"best on validation: --tta {best_policy(details['tta'])}")
     for name, value in found.results.items():
         print(f"{name} = {value:.4f}" if isinstance(value, float) else f"{name} = {value}")
