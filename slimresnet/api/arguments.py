@@ -1,9 +1,6 @@
-"""What the functions of this package do with their arguments, and with the process that calls them."""
+"""Checks of arguments that several functions of this package take."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Iterable
 
 from slimresnet.recipe.settings import RecipeError
 
@@ -32,13 +29,3 @@ def check_precision(backend: str, mixed_precision: str) -> None:
     """
     if backend != "torch" and mixed_precision != "no":
         raise RecipeError(f"--mixed_precision is for --backend torch, not for {backend}: leave it out.")
-
-
-@contextmanager
-def own_precision() -> Iterator[None]:
-    """Gives the process back its precision of float32 on a GPU, which opening a network changes."""
-    allow_tf32 = torch.backends.cudnn.allow_tf32
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allow_tf32

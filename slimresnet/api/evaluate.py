@@ -17,7 +17,7 @@ from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_spli
 from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.registry import backend_choices, open_network
+from slimresnet.formats.registry import backend_choices, find_format
 from slimresnet.formats.trained import find_folder, load_config, weights_digest
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
@@ -134,9 +134,8 @@ def _score(
     output_dir: Path | None,
 ) -> Evaluation:
     """Opens the network and what it is scored on, and scores it."""
-    model, normalize = open_network(
-        folder, scoring.backend, quantized=scoring.quantized, trust_remote_code=trust_remote_code
-    )
+    format = find_format(scoring.backend, quantized=scoring.quantized)
+    model, normalize = format.open_network(folder, trust_remote_code=trust_remote_code)
     predict = partial(
         predict_logits,
         model.to(accelerator.device, memory_format=torch.channels_last),  # type: ignore[call-overload] # PyTorch's gap
@@ -144,8 +143,8 @@ def _score(
         batch_size=recipe.per_device_eval_batch_size,
         normalize=normalize,
     )
-    precision = "int8" if scoring.quantized else accelerator.mixed_precision.replace("no", "float32")
-    network = ScoredNetwork(predict, scoring.backend, precision)
+    precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
+    network = ScoredNetwork(predict, format.scored_as, precision)
     config = load_config(folder)
     names = [config.id2label[index] for index in range(config.num_labels)]
     image_size, tta = config.image_size, scoring.tta

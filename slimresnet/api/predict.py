@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.api.arguments import check_choice, check_precision, own_precision
+from slimresnet.api.arguments import check_choice, check_precision
 from slimresnet.data.sources.prediction import Images, NamedImage, open_images
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
@@ -22,6 +22,7 @@ from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of
 from slimresnet.formats.format import Runnable
 from slimresnet.formats.registry import open_network
 from slimresnet.formats.trained import check_finite, find_folder
+from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import check_range
 from slimresnet.run_folder.writing import check_output_file, is_standard_output, open_output
 
@@ -138,7 +139,7 @@ def predict(
     """
     _check(tta, labels, backend, mixed_precision, per_device_eval_batch_size)
     path = _checked(output)
-    with own_precision():
+    with process_left_as_it_was():
         folder = find_folder(str(model))
         runnable = open_network(folder, backend, quantized=quantized, trust_remote_code=trust_remote_code)
         images = _Decoded(

@@ -31,22 +31,17 @@ class ScoredNetwork:
 
     Attributes:
         predict: gives its logits.
-        backend: program that runs it, one of `backend_choices`.
+        scored_as: what stands in the names of its figures; empty for the network in PyTorch.
         precision: what it computes in: `"float32"`, `"bf16"` or `"int8"`.
     """
 
     predict: Predict
-    backend: str = "torch"
+    scored_as: str = ""
     precision: str = "float32"
 
     def prefix(self, rows: ScoredRows) -> str:
         """What the names of its figures of these rows begin with: it tells of all but the network in PyTorch."""
-        words = [rows.prefix]
-        if self.backend != "torch":
-            words.append(self.backend)
-        if self.precision == "int8":
-            words.append(self.precision)
-        return "_".join(words)
+        return "_".join(filter(None, [rows.prefix, self.scored_as]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def score_split(
     results, details = report_split(prefix, logits, labels, policy=tta, temperature=temperature)
     results |= scored.facts(prefix) | count_test(scored, of_output)
     results[f"{prefix}_precision"] = network.precision
-    if is_fitted and network.backend == "torch":
+    if is_fitted and not network.scored_as:
         results |= {"temperature": temperature, "temperature_samples": len(labels)} | _choices(of_model)
     results |= {f"{prefix}_runtime": runtime, f"{prefix}_samples_per_second": len(labels) / runtime}
     if compare_tta:
