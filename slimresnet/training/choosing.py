@@ -80,5 +80,6 @@ def _choose(
         results["eval_chose_samples"] = len(labels)
         results["eval_chose"] = ", ".join(name for name, was_chosen in names.items() if was_chosen)
     if accuracies:
+        results["eval_chose_tta"] = chosen.tta  # eval_tta is of what was scored last
         details["tta"] = accuracies
     return chosen, results, {"eval": details}

@@ -415,7 +415,7 @@ def test_the_ranges_of_settings_hold_in_every_program(trained, tmp_path, flag):
 
 def test_a_batch_of_training_that_would_not_divide_is_nothing_to_scoring(folder, capsys):
     settings = yaml.safe_load((folder / "recipe.yaml").read_text())
-    settings |= {"gradient_accumulation_steps": 3, "total_train_batch_size": 96}
+    settings |= {"gradient_accumulation_steps": 3, "total_train_batch_size": 97}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     evaluate_folder(folder, "--max_eval_samples=20")
     assert "test_samples = 20" in capsys.readouterr().out
