@@ -15,8 +15,9 @@ from benchmarks.measuring import FOLDER
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.inputs import resolution
 from slimresnet.data.transforms.transform import overlapping_augmentations
+from slimresnet.recipe.checks import parse_resizing
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.recipe.settings import SETTINGS, parse_resizing
+from slimresnet.recipe.settings import SETTINGS
 from slimresnet.run_folder.names import RESULTS_NAME, TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.training.optim.sam import is_sharpness_aware

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

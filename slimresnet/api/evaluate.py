@@ -19,9 +19,10 @@ from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import backend_choices, find_format
 from slimresnet.formats.trained import find_folder, load_config, weights_digest
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
@@ -81,7 +82,7 @@ def evaluate(
             on_scored(found)
             if output_dir:
                 write_evaluation(output_dir, weights, found)
-        accelerator.end_training()
+        accelerator.wait_for_everyone()
     return found
 
 

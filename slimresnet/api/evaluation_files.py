@@ -11,7 +11,7 @@ from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import is_fact_of_training
 from slimresnet.formats.trained import holds_another_model
 from slimresnet.hub.card import renew_model_card, say_if_edited
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.changes import Change, change, is_of_an_earlier_version
 from slimresnet.run_folder.names import (
     CARD_NAME,

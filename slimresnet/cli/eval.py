@@ -14,6 +14,7 @@ from slimresnet.errors import SlimResNetError
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.shift import EXTRA, STANDARD
 from slimresnet.evaluation.tta import best_policy
+from slimresnet.recipe.launch import leave_group
 from slimresnet.run_folder.console import tolerant_output
 
 
@@ -72,6 +73,7 @@ def main() -> None:
     disable_progress_bar()  # transformers': loading takes no time
     try:
         evaluate(**vars(parse()), on_scored=print_scores)
+        leave_group()
     except SlimResNetError as error:
         sys.exit(f"eval.py: error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
 

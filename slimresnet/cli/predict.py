@@ -20,7 +20,7 @@ from slimresnet.cli.flags import (
 )
 from slimresnet.cli.parser import Parser
 from slimresnet.errors import SlimResNetError
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.console import tolerant_output
 
 

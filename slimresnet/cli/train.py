@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 from slimresnet.cli.parser import Parser
 from slimresnet.errors import InterruptedRun, SlimResNetError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.reading import Texts, recipe_of_texts, shipped_recipes, texts_of_config
-from slimresnet.recipe.settings import SETTINGS, Recipe, RecipeError, kinds
+from slimresnet.recipe.settings import SETTINGS, Recipe, kinds
 from slimresnet.run_folder.console import tolerant_output
 
 # What people call a setting: its name here.

@@ -14,7 +14,8 @@ from slimresnet.data.loader import TrainingBatch, joined
 from slimresnet.data.transforms.normalize import normalize
 from slimresnet.data.transforms.resize import resize
 from slimresnet.data.transforms.transform import ImageTransform, LabelTransform, transforms_of
-from slimresnet.recipe.settings import Recipe, RecipeError, parse_resizing
+from slimresnet.recipe.checks import RecipeError, parse_resizing
+from slimresnet.recipe.settings import Recipe
 
 _BYTES_AT_ONCE = 2**25  # some ten thousand images of CIFAR-10
 

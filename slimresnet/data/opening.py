@@ -9,7 +9,8 @@ from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
-from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from slimresnet.data.opening import TrainingData, open_recipe_split
 from slimresnet.data.sources.dataset import shared_name, split_names
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
-from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe
 
 HELD_OUT = "held_out"  # the rows that a run kept back from its training split
 VALIDATION = "validation"  # the held-out rows too, where the data has no split of this name

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from modeling_slimresnet import SlimResNetConfig
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 
 # On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
 # 45 s to compile, which about a million images repay. On a GPU launching is what takes the time: on an H100 an eager

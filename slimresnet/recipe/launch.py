@@ -14,8 +14,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from joblib import cpu_count
 
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 
 _CUDNN_FLAGS = ("allow_tf32", "benchmark", "deterministic")
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import Choice, choose_channels_last, choose_cuda_graphs, choose_torch_compile
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 
 DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
 

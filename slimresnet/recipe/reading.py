@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 from transformers.hf_argparser import string_to_bool
 
-from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Kind, Recipe, RecipeError, kinds
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, kinds
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.schemas import Kind
 
 Texts = dict[str, list[str]]
 """Values as a command line has them: for each setting one word, or several."""

@@ -1,45 +1,27 @@
 """The recipe: every setting of a run, as it was asked for. A recipe never changes."""
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from slimresnet.errors import SlimResNetError, printable
+from slimresnet.recipe.checks import (
+    LARGEST_RATE,
+    NO_LIMIT,
+    RecipeError,
+    Setting,
+    check_numbers,
+    checked,
+    kind_of,
+    parse_resizing,
+    words,
+)
+from slimresnet.run_folder.schemas import Kind
 
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
-LARGEST_RATE = 1e30  # a weight is multiplied with it, and has to stay a float32, whose largest is 3e38
-_NO_LIMIT = float("inf")
-
-
-class RecipeError(SlimResNetError):
-    """A setting that cannot be used; the message names the flag and says what to do."""
-
-
-class Setting(NamedTuple):
-    """
-    What is known of a setting beside its value.
-
-    Attributes:
-        group: heading of `--help` that it stands under.
-        help: one sentence that says what the value is.
-        affects: `"weights"`; `"rounding"`, how the same sums are made; None where neither depends on it.
-        low, high: range of its numbers, both included; infinity for no limit, and no number is infinite.
-        no_help: what `--no_NAME` does, of a switch that is on by default.
-    """
-
-    group: str
-    help: str
-    affects: Literal["weights", "rounding"] | None
-    low: float | None
-    high: float
-    no_help: str | None
 
 
 def _setting(
@@ -49,7 +31,7 @@ def _setting(
     *,
     affects: Literal["weights", "rounding"] | None = "weights",
     low: float | None = None,
-    high: float = _NO_LIMIT,
+    high: float = NO_LIMIT,
     no_help: str | None = None,
 ) -> Any:
     return dataclasses.field(default=default, metadata={"setting": Setting(group, help, affects, low, high, no_help)})
@@ -350,7 +332,9 @@ class Recipe:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            object.__setattr__(self, name, _checked(name, value))  # a list becomes a tuple, and 1 a float
+            object.__setattr__(
+                self, name, checked(name, kinds()[name], SETTINGS[name], value)
+            )  # a list becomes a tuple, and 1 a float
         self._check_sequences()
         self._check_combinations()
         if self.checkpointing_steps not in ("epoch", "no") and not _is_step(self.checkpointing_steps):
@@ -362,10 +346,10 @@ class Recipe:
         for name in ("gaussian_blur_sigma", "random_erasing_area"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
-                raise RecipeError(f"--{name} takes two numbers, the lower first, got {_words(values)}.")
+                raise RecipeError(f"--{name} takes two numbers, the lower first, got {words(values)}.")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise RecipeError(f"--{name} takes three numbers, one a channel, got {_words(getattr(self, name))}.")
+                raise RecipeError(f"--{name} takes three numbers, one a channel, got {words(getattr(self, name))}.")
         parse_resizing(self.progressive_resizing)
 
     def _check_combinations(self) -> None:
@@ -403,130 +387,20 @@ OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Recipe)}
 
 
-class Kind(NamedTuple):
-    """
-    The type of a setting.
-
-    Attributes:
-        of: bool, int, float or str.
-        choices: the only values there are; empty where any will do.
-        is_optional: None stands for a setting that is not set.
-        is_sequence: a tuple of values of this type.
-        or_auto: `"auto"` leaves a switch to the machine.
-    """
-
-    of: type
-    choices: tuple[str, ...] = ()
-    is_optional: bool = False
-    is_sequence: bool = False
-    or_auto: bool = False
-
-    @property
-    def words(self) -> str:
-        """What a value has to be, for people."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.of is bool:
-            return "true, false or auto" if self.or_auto else "true or false"
-        return {int: "a whole number", float: "a number", str: "text"}[self.of]
-
-
 @cache
 def kinds() -> dict[str, Kind]:
     """The type of each setting."""
-    return {name: _kind(annotation) for name, annotation in get_type_hints(Recipe).items()}
+    return {name: kind_of(annotation) for name, annotation in get_type_hints(Recipe).items()}
 
 
-def _kind(annotation: Any) -> Kind:
-    parts = get_args(annotation)
-    if isinstance(annotation, UnionType) or NoneType in parts or bool in parts:
-        inner = [_kind(part) for part in parts if part is not NoneType]
-        if bool in parts:
-            return Kind(bool, or_auto=True)
-        return inner[0]._replace(is_optional=True)
-    if get_origin(annotation) is Literal:
-        return Kind(str, choices=parts)
-    if get_origin(annotation) is tuple:
-        return _kind(parts[0])._replace(is_sequence=True)
-    return Kind(annotation)
-
-
-def _checked(name: str, value: Any) -> Any:
-    """A value as the recipe keeps it."""
-    kind = kinds()[name]
-    if value is None and kind.is_optional:
-        return None
-    if kind.is_sequence:
-        if not isinstance(value, list | tuple) or not value:
-            raise RecipeError(f"--{name} must be a list of values, got {value!r}.")
-        value = tuple(_checked_scalar(name, kind, each) for each in value)
-    else:
-        value = _checked_scalar(name, kind, value)
-    check_range(name, value)
-    return value
-
-
-def _checked_scalar(name: str, kind: Kind, value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind.of is float and is_number:
-        try:
-            return float(value)
-        except OverflowError:
-            return _NO_LIMIT
-    if (kind.or_auto and value == "auto") or (type(value) is kind.of and (not kind.choices or value in kind.choices)):
-        if isinstance(value, str) and printable(value) != value:
-            raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")
-        return value
-    raise RecipeError(f"--{name} must be {kind.words}, got {printable(str(value))}.")
-
-
-def check_range(name: str, values: Any) -> None:
+def check_range(name: str, value: float | None) -> None:
     """
-    Holds numbers of a setting, wherever they were given, against its range.
-
-    Args:
-        values: a number, a sequence of them, or None.
+    Holds a number that was given elsewhere against the range of a setting.
 
     Raises:
-        RecipeError: one is outside of it.
+        RecipeError: it lies outside of it.
     """
-    _, _, _, low, high, _ = SETTINGS[name]
-    if low is None:
-        return
-    for value in values if isinstance(values, list | tuple) else [values]:
-        if value is not None and (not low <= value <= high or value == _NO_LIMIT):
-            bounds = f"between {low} and {high}"
-            if high >= LARGEST_RATE:
-                bounds = f"at most {high:g}" if value > high else f"at least {low}"
-            bounds = "finite" if value == _NO_LIMIT else bounds
-            raise RecipeError(f"--{name} must be {bounds}, got {value}.")
-
-
-def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
-    """
-    Reads `--progressive_resizing`: pixels, and the share of the epochs until which images have that size.
-
-    Raises:
-        RecipeError: a stage is not PIXELS:SHARE, or the shares do not rise from above 0 to at most 1.
-    """
-    parsed = []
-    for stage in stages or ():
-        pixels, _, share = str(stage).partition(":")
-        try:
-            parsed.append((int(pixels), float(share)))
-        except ValueError:
-            raise RecipeError(f"--progressive_resizing takes PIXELS:SHARE, such as 24:0.5, got {stage}.") from None
-    shares = [0.0, *(share for _, share in parsed)]
-    rises = all(low < high <= 1 for low, high in itertools.pairwise(shares))
-    if not rises or any(pixels < 1 for pixels, _ in parsed):
-        raise RecipeError(
-            f"--progressive_resizing needs positive sizes and shares that rise, up to 1, got {_words(stages or ())}."
-        )
-    return parsed
-
-
-def _words(values: Sequence) -> str:
-    return " ".join(map(str, values))
+    check_numbers(name, SETTINGS[name], value)
 
 
 def _is_step(text: str) -> bool:

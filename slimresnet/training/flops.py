@@ -5,7 +5,8 @@ from collections import Counter
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.inputs import resolution
 from slimresnet.evaluation.flops import multiply_adds
-from slimresnet.recipe.settings import Recipe, parse_resizing
+from slimresnet.recipe.checks import parse_resizing
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.optim.sam import is_sharpness_aware
 from slimresnet.training.state.progress import Progress
 

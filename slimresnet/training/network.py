@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import Plan
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 
 
 def load_network_config(recipe: Recipe) -> SlimResNetConfig:

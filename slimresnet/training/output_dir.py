@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import Change, change, foreign, is_pending, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, is_ours, remove_unfinished
 from slimresnet.run_folder.names import CARD_NAME, REPLACEMENT_NAME, RESULTS_NAME, RUN_FILES

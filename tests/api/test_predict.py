@@ -30,7 +30,7 @@ from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.format import Runnable
 from slimresnet.formats.registry import open_network
 from slimresnet.formats.trained import ModelError, load_model, load_normalize
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.writing import FolderError
 
 RNG = np.random.default_rng(0)

@@ -36,7 +36,8 @@ from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, load_model
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints, write_checksums
 from slimresnet.run_folder.names import CHECKSUMS_NAME
 from slimresnet.training.network import load_network_config

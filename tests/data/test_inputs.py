@@ -20,7 +20,8 @@ from slimresnet.data.loader import Loading, TrainingBatch, TrainingLoader, joine
 from slimresnet.data.randomness import Draws
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.source import ImageSplit
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 
 SAMPLES, CLASSES = 120, 10
 # Nothing is done to an image but what a test asks for. The channels have different figures, and whole ones as a color.

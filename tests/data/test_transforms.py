@@ -18,7 +18,8 @@ from slimresnet.data.transforms.transform import (
     overlapping_augmentations,
     transforms_of,
 )
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 
 NUM_EPOCHS = 3
 ADDED = """

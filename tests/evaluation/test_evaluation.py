@@ -32,7 +32,7 @@ from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, 
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError, write_json
 

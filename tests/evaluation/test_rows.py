@@ -25,7 +25,8 @@ from slimresnet.evaluation.merging import still_true
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
 from slimresnet.evaluation.tta import VIEWS
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import FolderError
 
 NAMES = ["zebra", "ant", "moth"]

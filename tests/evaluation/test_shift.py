@@ -22,7 +22,7 @@ from slimresnet.evaluation import shift
 from slimresnet.evaluation.protocol import ScoredNetwork
 from slimresnet.evaluation.rows import ScoredRows
 from slimresnet.evaluation.shift import CorruptionSet, score_corruptions
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.network import load_network_config
 
 SMALL = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "strides": [1, 2], "image_size": 8}

@@ -13,8 +13,9 @@ from training_runs import train
 
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.source import DatasetError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import batch_sizes
-from slimresnet.recipe.settings import SETTINGS, Recipe, RecipeError, check_range
+from slimresnet.recipe.settings import SETTINGS, Recipe, check_range
 from slimresnet.run_folder.checkpoints import CheckpointError
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.optim.schedule import schedule

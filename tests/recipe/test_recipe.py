@@ -10,9 +10,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY
 
 from slimresnet.cli.train import build_parser, parse_recipe
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import BatchSizes, batch_sizes
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, RecipeError, kinds
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, kinds
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
 OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]

@@ -23,13 +23,14 @@ from slimresnet.data.transforms.normalize import normalize
 from slimresnet.data.transforms.resize import resize
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.recipe import hardware
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import (
     choose_channels_last,
     choose_mixed_precision,
     choose_torch_compile,
     keep_freed_memory,
 )
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.flops import total_flos
 from slimresnet.training.state.progress import Progress
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from modeling_slimresnet import SlimResNetForImageClassification
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import choose_cuda_graphs
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS, GraphedStep
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.optim.sam import worst_weights

@@ -29,8 +29,9 @@ from slimresnet.data.sources.corrupted import CorruptedImages
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe import hardware
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import start_accelerator
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.settings import Recipe
 
 CORES = cpu_count(only_physical_cores=True)
 BATCHES = [np.arange(4), np.arange(4, 8)]

@@ -33,7 +33,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from benchmarks import processes
 from slimresnet.cli import train as train_script
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.checkpoints import CheckpointError, find_damage, list_checkpoints
 from slimresnet.training import loop
 

@@ -22,7 +22,7 @@ from training_runs import (
 
 from slimresnet.api.export import export
 from slimresnet.api.push import push
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder import ownership
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints
 from slimresnet.run_folder.names import RUN_FILES

@@ -8,7 +8,8 @@ from training_runs import assert_same_weights, by_hand, read, train, train_on_tw
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.cli.train import parse_recipe
 from slimresnet.evaluation.flops import multiply_adds
-from slimresnet.recipe.settings import Recipe, RecipeError
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.flops import total_flos
 from slimresnet.training.optim.sam import is_sharpness_aware, worst_weights
 from slimresnet.training.state.progress import Progress

@@ -30,7 +30,7 @@ from slimresnet.cli import train as train_script
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.optim.schedule import schedule

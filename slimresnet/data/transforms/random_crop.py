@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws
 from slimresnet.data.transforms.transform import ImageTransform
-from slimresnet.recipe.settings import RecipeError
+from slimresnet.recipe.checks import RecipeError
 
 
 @dataclass(frozen=True)
