@@ -23,9 +23,7 @@ LONGEST_FUNCTION, LONGEST_SCRIPT = 60, 40  # lines
 
 def modules(root: Path) -> dict[str, ast.Module]:
     """The modules of both packages, parsed, by their path below the root."""
-    files = [
-        file for package in ("slimresnet", "modeling_slimresnet") for file in sorted((root / package).rglob("*.py"))
-    ]
+    files = sorted((root / "slimresnet").rglob("*.py")) + sorted((root / "modeling_slimresnet").rglob("*.py"))
     return {file.relative_to(root).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
@@ -61,17 +59,14 @@ def imports_against_the_order(root: Path) -> list[str]:
             faults.append(f"{path} has no place in the order")
             continue
         for line, name in imports(tree, known):
-            target, is_ours = room_of(name), name.split(".")[0] in ("slimresnet", "modeling_slimresnet")
+            first, target = name.split(".")[0], room_of(name)
             if name.startswith("."):
-                wrong = "" if room == "modeling_slimresnet" else "relatively"
-            elif is_ours:
-                wrong = (
-                    "" if target in ORDER and ORDER.index(room) <= ORDER.index(target) else f"{name}, of a room above"
-                )
-            else:
-                wrong = f"{name}, which is not installed" if name.split(".")[0] in outside else ""
-            if wrong:
-                faults.append(f"{path}:{line} imports {wrong}")
+                if room != "modeling_slimresnet":
+                    faults.append(f"{path}:{line} imports relatively")
+            elif first in outside:
+                faults.append(f"{path}:{line} imports {name}, which is not installed")
+            elif first in ("slimresnet", "modeling_slimresnet") and target not in ORDER[ORDER.index(room) :]:
+                faults.append(f"{path}:{line} imports {name}, of a room above")
     return faults
 
 
@@ -94,16 +89,11 @@ def packages_without_a_docstring(root: Path) -> list[str]:
     return [path for path in sorted(inits) if path not in parsed or not ast.get_docstring(parsed[path])]
 
 
-def _texts(value: object) -> set[str]:
-    return (
-        {value} if isinstance(value, str) else set().union(*map(_texts, value)) if isinstance(value, tuple) else set()
-    )
-
-
-CONSTANTS = {name: _texts(value) for name, value in vars(names).items() if name.isupper()}
-WHOLE = {part for texts in CONSTANTS.values() for text in texts for part in text.split("/") if "." in part}
+CONSTANTS = {name: value for name, value in vars(names).items() if name.isupper()}
+TEXTS = {text for value in CONSTANTS.values() for text in ([value] if isinstance(value, str) else value)}
+WHOLE = {part for text in TEXTS for part in text.split("/") if "." in part}
 WHOLE |= {names.FIGURES_FOLDER, names.CHECKSUMS_NAME}
-SUFFIXES = tuple(text for name, texts in CONSTANTS.items() if name.endswith("_SUFFIX") for text in texts)
+SUFFIXES = tuple(text for name, text in CONSTANTS.items() if name.endswith("_SUFFIX"))
 
 
 def names_a_file(text: str) -> bool:
@@ -129,10 +119,8 @@ def names_spelt_elsewhere(root: Path) -> list[str]:
             for piece in node.values
         }
         texts = [each for each in ast.walk(tree) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-        spelt = [each for each in texts if each not in sentences and names_a_file(each.value)]
-        faults += [
-            f"{path}:{each.lineno} spells {each.value!r}" for each in sorted(spelt, key=lambda each: each.lineno)
-        ]
+        spelt = [(each.lineno, each.value) for each in texts if each not in sentences and names_a_file(each.value)]
+        faults += [f"{path}:{line} spells {text!r}" for line, text in sorted(spelt)]
     return faults
 
 

@@ -1,7 +1,8 @@
 """
 The names of a run's files, each with what the file is, and the sets that belong together. No other module spells one.
 
-A name is a path below the run's folder. A suffix follows the prefix of the scored rows, such as `test` or `eval`.
+A name is a path below the run's folder, a picture's below the folder of figures. A suffix follows the prefix of the
+scored rows, such as `test` or `eval`. What a network is exported to is named by its format, in `slimresnet.formats`.
 """
 
 # The network, by the names that transformers looks for.
@@ -14,9 +15,7 @@ LOADABLE_FILES = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, *MODEL_CODE)  # 
 # The run.
 RECIPE_NAME = "recipe.yaml"  # what was asked
 RESULTS_NAME = "all_results.json"  # every figure; a folder that has it holds a finished run
-TRAINER_STATE_NAME = (
-    "trainer_state.json"  # the history of training, as transformers writes it; checkpoints have one, too
-)
+TRAINER_STATE_NAME = "trainer_state.json"  # the history of training, as transformers writes it; of a checkpoint too
 CARD_NAME = "README.md"  # the model card
 
 # Scores.
@@ -34,10 +33,8 @@ RELIABILITY_SUFFIX = "_reliability.png"
 MISTAKES_SUFFIX = "_mistakes.png"
 RUN_PICTURES = (CURVES_PICTURE, LEARNING_RATE_PICTURE, TRAINING_SAMPLES_PICTURE)
 SCORE_PICTURE_SUFFIXES = (CONFUSION_MATRIX_SUFFIX, CLASSES_SUFFIX, RELIABILITY_SUFFIX, MISTAKES_SUFFIX)
-FIGURES = tuple(
-    f"{FIGURES_FOLDER}/{name}"
-    for name in (*RUN_PICTURES, *(f"test{suffix}" for suffix in SCORE_PICTURE_SUFFIXES))
-)  # fmt: skip
+TEST_PICTURES = tuple(f"test{suffix}" for suffix in SCORE_PICTURE_SUFFIXES)
+FIGURES = tuple(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES + TEST_PICTURES)
 
 # What training writes at its end.
 RUN_FILES = (
