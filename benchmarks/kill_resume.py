@@ -43,7 +43,19 @@ from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.run_folder.changes import foreign, recorded
 from slimresnet.run_folder.checkpoints import checkpoint_folders, find_damage
-from slimresnet.run_folder.names import OWN_NAME
+from slimresnet.run_folder.names import (
+    CARD_NAME,
+    CHANGE_NAME,
+    CHECKPOINT_PREFIX,
+    EXPORTS_NAME,
+    JOURNAL_NAME,
+    OWN_NAME,
+    RECIPE_NAME,
+    REPLACEMENT_NAME,
+    RESULTS_NAME,
+    UNFINISHED_NAME,
+    WEIGHTS_NAME,
+)
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.state.checkpoints import Checkpoints
@@ -94,7 +106,8 @@ def finish(script: ModuleType, flags: list[str], log: Path) -> None:
 
 
 def is_writing(output_dir: Path) -> bool:
-    return any((output_dir / OWN_NAME).glob("**/unfinished/*")) or (output_dir / OWN_NAME / "change").exists()
+    unfinished = [output_dir / UNFINISHED_NAME, output_dir / REPLACEMENT_NAME / UNFINISHED_NAME]
+    return any(any(folder.glob("*")) for folder in unfinished) or (output_dir / CHANGE_NAME).exists()
 
 
 def kill(process: multiprocessing.Process, output_dir: Path, draw: random.Random) -> str | None:
@@ -126,7 +139,7 @@ def kill(process: multiprocessing.Process, output_dir: Path, draw: random.Random
 
 
 def digest(output_dir: Path) -> str:
-    return hashlib.sha256((output_dir / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((output_dir / WEIGHTS_NAME).read_bytes()).hexdigest()
 
 
 def kill_and_resume(kills: int, base: list[str], folder: Path, draw: random.Random) -> dict:
@@ -149,7 +162,7 @@ def kill_and_resume(kills: int, base: list[str], folder: Path, draw: random.Rand
                 break
             found[doing] += 1
             damaged += sum(find_damage(checkpoint) is not None for checkpoint in checkpoint_folders(output_dir))
-        is_finished = (output_dir / "all_results.json").exists()
+        is_finished = (output_dir / RESULTS_NAME).exists()
         identical += (digest(output_dir) if is_finished else finished(output_dir, flags)) == expected
         runs += 1
     return {
@@ -238,18 +251,18 @@ class FinishedFolders:
         wrong = [f"{name} of another's" for name in THEIRS if now.get(name) != self._before[name]]
         record = recorded(here)
         wrong += [f"{name} is not as written" for name in record if name not in now or foreign(here, [name])]
-        strays = {name for name in now if not name.startswith("checkpoint-")} - record.keys() - set(THEIRS)
+        strays = {name for name in now if not name.startswith(CHECKPOINT_PREFIX)} - record.keys() - set(THEIRS)
         wrong += [f"{name} is nobody's" for name in strays]
         wrong += [f"{checkpoint.name} is damaged" for checkpoint in checkpoint_folders(here) if find_damage(checkpoint)]
         return "; ".join(wrong) or ("new" if self._is_of_one_run(here) else "files of two runs")
 
     def _is_of_one_run(self, here: Path) -> bool:
-        results = json.loads((here / "all_results.json").read_text())
-        exports = here / "exports.json"
+        results = json.loads((here / RESULTS_NAME).read_text())
+        exports = here / EXPORTS_NAME
         facts = json.loads(exports.read_text()) if exports.exists() else {}
         return (
-            f"\nseed: {self._weights[digest(here)]}\n" in (here / "recipe.yaml").read_text()
-            and f"{results['test_accuracy']:.2%}" in (here / "README.md").read_text()
+            f"\nseed: {self._weights[digest(here)]}\n" in (here / RECIPE_NAME).read_text()
+            and f"{results['test_accuracy']:.2%}" in (here / CARD_NAME).read_text()
             and all((here / name).stat().st_size == each["bytes"] for name, each in facts.items())
         )
 
@@ -264,8 +277,8 @@ def kill_in_finished_folders(kills: int, folders: FinishedFolders, draw: random.
             here = folders.copy()
             process = folders.start(name, here)
             # At any moment, while new files are made, or while they take their places.
-            awaited, longest = draw.choice([("", seconds), ("change", 0.3), ("change/journal.json", 0.01)])
-            while process.is_alive() and not (here / OWN_NAME / awaited).exists():
+            awaited, longest = draw.choice([(OWN_NAME, seconds), (CHANGE_NAME, 0.3), (JOURNAL_NAME, 0.01)])
+            while process.is_alive() and not (here / awaited).exists():
                 time.sleep(0.0002)
             time.sleep(longest * draw.random())
             process.kill()
@@ -334,7 +347,7 @@ def limit_files(size: int, here: Path) -> None:
     def hear(_: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    before_each_change(hear, here / OWN_NAME / "change")
+    before_each_change(hear, here / CHANGE_NAME)
 
 
 def start_two(times: int, base: list[str], folder: Path, expected: str, draw: random.Random) -> dict:
