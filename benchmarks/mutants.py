@@ -33,7 +33,7 @@ PACKAGES = ("modeling_slimresnet", "slimresnet")
 OWN_TESTS = {
     "modeling_slimresnet/configuration_slimresnet.py": ["model/test_configuration.py", "model/test_modeling.py"],
     "modeling_slimresnet/modeling_slimresnet.py": [
-        "model/test_modeling.py", "model/test_initialization.py", "model/test_losses.py", "model/test_promises.py",
+        "model/test_modeling.py", "training/test_initialization.py", "model/test_losses.py", "model/test_promises.py",
     ],
     "slimresnet/data/corruptions/extra.py": ["data/test_corruptions.py", "evaluation/test_shift.py"],
     "slimresnet/data/corruptions/frost.py": ["data/test_corruptions.py", "evaluation/test_shift.py"],
@@ -46,7 +46,6 @@ OWN_TESTS = {
     "slimresnet/hub_errors.py": ["cli/test_sentences.py"],
     "slimresnet/recipe/hardware.py": ["recipe/test_speed.py", "training/test_cuda_graphs.py"],
     "slimresnet/recipe/settings.py": ["recipe/test_recipe.py", "recipe/test_bad_recipes.py"],
-    "slimresnet/training/initialization.py": ["model/test_initialization.py"],
     "slimresnet/training/loop.py": ["training/test_training.py", "training/test_preemption.py"],
     "slimresnet/training/output_dir.py": ["training/test_checkpoints.py", "training/test_training.py"],
     "slimresnet/training/state/fingerprint.py": ["training/test_checkpoints.py", "evaluation/test_rows.py"],

@@ -10,7 +10,7 @@ from slimresnet.cli.parser import Parser
 from slimresnet.errors import InterruptedRun, SlimResNetError
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.reading import Texts, recipe_of_texts, shipped_recipes, texts_of_config
-from slimresnet.recipe.settings import SETTINGS, Recipe, kinds
+from slimresnet.recipe.settings import SETTINGS, Recipe, setting_types
 from slimresnet.run_folder.console import tolerant_output
 
 # What people call a setting: its name here.
@@ -51,7 +51,7 @@ def build_parser() -> Parser:
     for name, setting in SETTINGS.items():
         group = groups.setdefault(setting.group, None) or parser.add_argument_group(setting.group)
         groups[setting.group] = group
-        kind = kinds()[name]
+        kind = setting_types()[name]
         shape: dict[str, Any] = {"nargs": "+" if kind.is_sequence else None, "metavar": _METAVARS[kind.of]}
         if kind.of is bool:
             shape = {"nargs": "?", "const": "true", "metavar": "true|false" + "|auto" * kind.or_auto}

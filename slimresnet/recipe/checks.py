@@ -35,7 +35,7 @@ class Setting(NamedTuple):
     no_help: str | None
 
 
-class Kind(NamedTuple):
+class SettingType(NamedTuple):
     """
     The type of a setting.
 
@@ -63,22 +63,22 @@ class Kind(NamedTuple):
         return {int: "a whole number", float: "a number", str: "text"}[self.of]
 
 
-def kind_of(annotation: Any) -> Kind:
+def setting_type(annotation: Any) -> SettingType:
     """The kind of a setting, from its annotation in `Recipe`."""
     parts = get_args(annotation)
     if isinstance(annotation, UnionType) or NoneType in parts or bool in parts:
-        inner = [kind_of(part) for part in parts if part is not NoneType]
+        inner = [setting_type(part) for part in parts if part is not NoneType]
         if bool in parts:
-            return Kind(bool, or_auto=True)
+            return SettingType(bool, or_auto=True)
         return inner[0]._replace(is_optional=True)
     if get_origin(annotation) is Literal:
-        return Kind(str, choices=parts)
+        return SettingType(str, choices=parts)
     if get_origin(annotation) is tuple:
-        return kind_of(parts[0])._replace(is_sequence=True)
-    return Kind(annotation)
+        return setting_type(parts[0])._replace(is_sequence=True)
+    return SettingType(annotation)
 
 
-def checked(name: str, kind: Kind, setting: Setting, value: Any) -> Any:
+def checked(name: str, kind: SettingType, setting: Setting, value: Any) -> Any:
     """
     A value as a recipe keeps it: a tuple for a list, a float for a whole number where numbers may be any.
 
@@ -97,7 +97,7 @@ def checked(name: str, kind: Kind, setting: Setting, value: Any) -> Any:
     return value
 
 
-def _checked_scalar(name: str, kind: Kind, value: Any) -> Any:
+def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind.of is float and is_number:
         try:

@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from transformers.hf_argparser import string_to_bool
 
-from slimresnet.recipe.checks import RecipeError
-from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, kinds
+from slimresnet.recipe.checks import RecipeError, SettingType
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, setting_types
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
-from slimresnet.run_folder.schemas import Kind
 
 Texts = dict[str, list[str]]
 """Values as a command line has them: for each setting one word, or several."""
@@ -27,10 +26,10 @@ def recipe_of_texts(texts: Mapping[str, list[str]]) -> Recipe:
     Raises:
         RecipeError: a value cannot be read as what its setting is, or as `Recipe`.
     """
-    return Recipe(**{name: _value(name, kinds()[name], words) for name, words in texts.items()})
+    return Recipe(**{name: _value(name, setting_types()[name], words) for name, words in texts.items()})
 
 
-def _value(name: str, kind: Kind, words: list[str]) -> Any:
+def _value(name: str, kind: SettingType, words: list[str]) -> Any:
     if kind.is_optional and words == ["null"]:
         return None
     if kind.is_sequence:
@@ -40,7 +39,7 @@ def _value(name: str, kind: Kind, words: list[str]) -> Any:
     return _scalar(name, kind, words[0])
 
 
-def _scalar(name: str, kind: Kind, word: str) -> Any:
+def _scalar(name: str, kind: SettingType, word: str) -> Any:
     if kind.or_auto and word == "auto":
         return word
     try:
@@ -165,7 +164,7 @@ def _texts(settings: dict[str, Any], path: Path) -> Texts:
         values = value if isinstance(value, list) else [value]
         if any(isinstance(item, dict | list) for item in values) or values == []:
             raise RecipeError(f"{path}: {name} must be a value or a flat list of values, got {value}.")
-        if value is None and not kinds()[name].is_optional:
+        if value is None and not setting_types()[name].is_optional:
             continue  # as if it were not there
         # YAML reads a bare no as false: `yes` and `no` are right for both a switch and a choice.
         words = {True: "yes", False: "no", None: "null"}

@@ -12,13 +12,13 @@ from slimresnet.recipe.checks import (
     NO_LIMIT,
     RecipeError,
     Setting,
+    SettingType,
     check_numbers,
     checked,
-    kind_of,
     parse_resizing,
+    setting_type,
     words,
 )
-from slimresnet.run_folder.schemas import Kind
 
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
@@ -333,7 +333,7 @@ class Recipe:
     def __post_init__(self):
         for name, value in vars(self).items():
             object.__setattr__(
-                self, name, checked(name, kinds()[name], SETTINGS[name], value)
+                self, name, checked(name, setting_types()[name], SETTINGS[name], value)
             )  # a list becomes a tuple, and 1 a float
         self._check_sequences()
         self._check_combinations()
@@ -388,9 +388,9 @@ SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in 
 
 
 @cache
-def kinds() -> dict[str, Kind]:
+def setting_types() -> dict[str, SettingType]:
     """The type of each setting."""
-    return {name: kind_of(annotation) for name, annotation in get_type_hints(Recipe).items()}
+    return {name: setting_type(annotation) for name, annotation in get_type_hints(Recipe).items()}
 
 
 def check_range(name: str, value: float | None) -> None:

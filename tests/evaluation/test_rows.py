@@ -17,7 +17,6 @@ from training_runs import evaluate_folder, read, snapshot
 from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.api.evaluation_files import write_evaluation
 from slimresnet.api.predict import predict
-from slimresnet.cli import train as train_script
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import shared_name
@@ -28,6 +27,7 @@ from slimresnet.evaluation.tta import VIEWS
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import FolderError
+from slimresnet.training.choosing import score_finished
 
 NAMES = ["zebra", "ant", "moth"]
 SIZES = {"train": 60, "validation": 12, "test": 15}
@@ -230,7 +230,7 @@ def scored(recipe, **settings):
     def predict(split, rows, views):
         return {view: torch.randn(len(rows), 3) for view in VIEWS if view in views}
 
-    return train_script.score_finished(recipe, data, predict).results
+    return score_finished(recipe, data, predict).results
 
 
 @pytest.mark.parametrize(

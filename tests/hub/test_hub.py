@@ -469,7 +469,7 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
                     content = b"".join(archive.read(member) for member in archive.namelist())
             for path in here:
                 assert str(path).encode() not in content, f"{name} holds {path}"
-        shared, whole = yaml.safe_load(files["recipe.yaml"]), dataclasses.asdict(written)
+        shared, whole = yaml.safe_load(files["recipe.yaml"]), written.to_dict()
         changed = {name: value for name, value in shared.items() if value != whole[name]}
         assert changed == {
             "dataset_name": "cifar10_sample",

@@ -13,7 +13,7 @@ from slimresnet.cli.train import build_parser, parse_recipe
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import BatchSizes, batch_sizes
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, kinds
+from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, setting_types
 
 RECIPES = sorted((REPOSITORY / "configuration").glob("*.yaml"))
 OPTIONAL = [each.name for each in dataclasses.fields(Recipe) if type(None) in get_args(each.type)]
@@ -299,7 +299,7 @@ def test_help_has_each_flag_once_and_no_sentence_twice():
         assert len(re.findall(rf"^  --{name}(?!\w)", text, re.MULTILINE)) == 1, name
         assert f"{setting.group}:\n" in text
     assert len({setting.help for setting in SETTINGS.values()}) == len(SETTINGS)
-    switches = {name for name, kind in kinds().items() if kind.of is bool and getattr(Recipe, name) is True}
+    switches = {name for name, kind in setting_types().items() if kind.of is bool and getattr(Recipe, name) is True}
     assert {name for name, setting in SETTINGS.items() if setting.no_help} == switches
     for name in switches:
         assert getattr(parse_recipe([f"--no_{name}"]), name) is False

@@ -14,12 +14,14 @@ from training_runs import SECONDS, assert_same_weights, start, train, wait_until
 
 from benchmarks import kill_resume
 from slimresnet.api import evaluation_files
+from slimresnet.api import train as api_train
 from slimresnet.cli import train as train_script
 from slimresnet.formats.trained import ModelError, find_folder
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training import loop
+from slimresnet.training import run as run_module
 from slimresnet.training.state.preemption import StopRequest
 
 RESUME = "--resume_from_checkpoint=last"
@@ -96,7 +98,7 @@ def test_a_second_signal_ends_it_at_once(flags, tmp_path):
 def train_and_interrupt_before_the_first_step():
     # A shell that runs the tests in the background has them ignore SIGINT, and their processes too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    train_script.open_data = lambda *_: signal.raise_signal(signal.SIGINT)
+    run_module.open_data = lambda *_: signal.raise_signal(signal.SIGINT)
     train_script.main()
 
 
@@ -165,7 +167,7 @@ def test_processes_agree_where_agreeing_costs_nothing(device, signalled):
 
 
 def measure_short_runs_without_pictures():
-    train_script.draw = evaluation_files.draw = lambda *_: None
+    api_train.draw = evaluation_files.draw = lambda *_: None
     kill_resume.TINY = [*kill_resume.TINY, "--num_train_epochs=2"]  # checkpoints are most of such a run
     kill_resume.main()
 

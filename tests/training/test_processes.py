@@ -18,6 +18,7 @@ from conftest import REPOSITORY, SAMPLE, run_python, tiny_run_flags
 from torch.nn import functional as F
 from training_runs import (
     SECONDS,
+    Told,
     assert_accuracy,
     assert_same_weights,
     launch,
@@ -290,9 +291,9 @@ def test_processes_that_see_different_folders_are_refused(flags, trained, monkey
 def test_deterministic_runs(flags, tmp_path):
     """All that a step does has an algorithm that gives the same bits each time; on a CPU it is the one used anyway."""
     flags += ["--max_train_steps=2"]
-    try:
-        deterministic = train(flags, "--deterministic", f"--output_dir={tmp_path / 'deterministic'}")
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
+    seen = []
+    watch = Told(on_train_begin=lambda state, **_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    words = ["--deterministic", f"--output_dir={tmp_path / 'deterministic'}"]
+    deterministic = train(flags, *words, callbacks=[watch])
+    assert seen == [True] and not torch.are_deterministic_algorithms_enabled()
     assert_same_weights(deterministic, train(flags))

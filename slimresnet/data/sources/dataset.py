@@ -82,5 +82,5 @@ def describe_dataset(dataset_name: str) -> str:
     try:
         validate_repo_id(dataset_name)
     except HFValidationError:  # a path that the Hub has no name for
-        return f"{name}, the folder {place}"
+        return name if name == place else f"{name}, the folder {place}"
     return f"{name}, the folder {place} and not the dataset of that name on the Hub"
