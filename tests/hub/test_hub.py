@@ -228,7 +228,7 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
 def test_what_a_run_found_comes_from_its_results(folder):
     """Its recipe says what was asked: to choose."""
     set_recipe(folder, tta="auto", temperature=None, mixed_precision="auto")
-    found = {"eval_chose": "tta, temperature", "test_tta": "flip", "eval_tta": "flip", "temperature": 1.5}
+    found = {"eval_chose": "tta, temperature", "eval_chose_tta": "flip", "test_tta": "flip", "temperature": 1.5}
     state(folder, **found, train_precision="bf16", train_batch_size=32, train_samples=224)
     card = " ".join(render_model_card(folder, "user/name").split())
     assert "the run chose the test-time augmentation, `flip`, the temperature." in card
@@ -237,7 +237,7 @@ def test_what_a_run_found_comes_from_its_results(folder):
     assert not [words for words in ("`auto`", "precision auto", "None", "null") if words in card]
     state(folder, train_precision=None)
     assert ", precision" not in render_model_card(folder, "user/name")  # nothing tells
-    state(folder, eval_tta=None)
+    state(folder, eval_chose_tta=None, eval_tta=None)
     assert "chose the test-time augmentation, the temperature." in render_model_card(folder, "user/name")
 
 
