@@ -5,17 +5,18 @@ from collections.abc import Sequence
 
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import backend_choices
+from slimresnet.recipe.settings import SETTINGS
 
 Group = _ActionsContainer
 """A parser, or a group of its flags that has a title."""
 
-DATA_FLAGS = {
-    "dataset_name": "A dataset on the Hub, or a folder, as datasets.load_dataset takes it.",
-    "dataset_config_name": "Configuration of the dataset, where it has several.",
-    "dataset_revision": "Branch, tag or commit of the dataset on the Hub; by default main.",
-    "image_column_name": "Column of the images; by default the only column of type Image.",
-    "label_column_name": "Column of the labels; by default the only column of type ClassLabel.",
-}
+DATA_FLAGS = (
+    "dataset_name",
+    "dataset_config_name",
+    "dataset_revision",
+    "image_column_name",
+    "label_column_name",
+)
 FROM_RECIPE = "Each flag that is left out has the value of MODEL's recipe.yaml."
 """Description of a group of flags whose defaults are those of the trained folder's recipe."""
 
@@ -69,10 +70,10 @@ def add_tta_flag(group: Group) -> None:
     )
 
 
-def add_data_flags(group: Group, names: Sequence[str] = tuple(DATA_FLAGS)) -> None:
+def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS) -> None:
     """Which data, and which columns of it; `names` are of `DATA_FLAGS`."""
     for name in names:
-        group.add_argument(f"--{name}", help=DATA_FLAGS[name])
+        group.add_argument(f"--{name}", help=SETTINGS[name].help)
 
 
 def add_batch_size_flag(group: Group, default: int | None) -> None:

@@ -57,17 +57,19 @@ def build_parser() -> Parser:
             shape = {"nargs": "?", "const": "true", "metavar": "true|false" + "|auto" * kind.or_auto}
         elif kind.choices:
             shape["metavar"] = "|".join(kind.choices)
-        group.add_argument(f"--{name}", default=None, help=f"{setting.help} Default: {_default(name)}.", **shape)
+        group.add_argument(f"--{name}", default=None, help=setting.help + _default(name), **shape)
         if setting.no_help:
             group.add_argument(f"--no_{name}", dest=name, action="store_const", const="false", help=setting.no_help)
     return parser
 
 
 def _default(name: str) -> str:
+    """A sentence on the default; where None is the default, the help tells what that means."""
     value = getattr(Recipe, name)
-    words = {None: "none", True: "true", False: "false"}
-    value = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    return words[value] if value is None or isinstance(value, bool) else str(value).replace("%", "%%")
+    if value is None:
+        return ""
+    values = value if isinstance(value, tuple) else (value,)
+    return f" Default: {' '.join(str(each).lower() if isinstance(each, bool) else str(each) for each in values)}."
 
 
 def parse_recipe(arguments: Sequence[str] | None = None) -> Recipe:
