@@ -1,4 +1,4 @@
-"""What a person calls: train, evaluate, predict, export, push. Each leaves the process as it was.
+"""What a person calls: train, evaluate, predict, export, push.
 
 How each does its work belongs in the rooms below.
 """

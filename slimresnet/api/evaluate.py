@@ -82,7 +82,6 @@ def evaluate(
             on_scored(found)
             if output_dir:
                 write_evaluation(output_dir, weights, found)
-        accelerator.wait_for_everyone()
     return found
 
 

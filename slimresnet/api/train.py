@@ -108,7 +108,6 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
             _finish(run, output_dir, checkpoints_dir, final, results, scored)
         for tracker in run.accelerator.trackers:
             tracker.finish()
-        run.accelerator.wait_for_everyone()
     return TrainResult(output_dir, results, final)
 
 

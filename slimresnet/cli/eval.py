@@ -23,7 +23,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, synonyms=flags.SYNONYMS)
     flags.add_model(parser)
     data = parser.add_argument_group("data", flags.FROM_RECIPE)
-    flags.add_data_flags(data)
+    flags.add_data_flags(data, from_recipe=True)
     data.add_argument("--max_eval_samples", type=int, help="Score at most this many images, drawn by the seed.")
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument(

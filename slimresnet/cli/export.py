@@ -39,7 +39,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="Training images that --quantize takes its ranges from; by default 1024.",
     )
     data = parser.add_argument_group("data", f"Training images, which --quantize alone needs. {FROM_RECIPE}")
-    add_data_flags(data)
+    add_data_flags(data, from_recipe=True)
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", type=Path, required=True, help="A new folder, or MODEL itself, to add to.")
     output.add_argument("--overwrite_output_dir", action="store_true", help="Replace exported files that are there.")

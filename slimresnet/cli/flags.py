@@ -70,19 +70,26 @@ def add_tta_flag(group: Group) -> None:
     )
 
 
-def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS) -> None:
-    """Which data, and which columns of it; `names` are of `DATA_FLAGS`."""
+def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS, *, from_recipe: bool) -> None:
+    """
+    Which data, and which columns of it.
+
+    Args:
+        names: of `DATA_FLAGS`.
+        from_recipe: whether the defaults are those of MODEL's recipe, and not those of training.
+    """
     for name in names:
-        group.add_argument(f"--{name}", help=SETTINGS[name].help)
+        text, _, default = SETTINGS[name].help.removesuffix(".").partition("; by default")
+        group.add_argument(f"--{name}", help=f"{text}." if from_recipe or not default else SETTINGS[name].help)
 
 
 def add_batch_size_flag(group: Group, default: int | None) -> None:
-    """Images at once; `default` None stands for the recipe's."""
+    """Images at once; `default` None stands for that of MODEL's recipe."""
     group.add_argument(
         "--per_device_eval_batch_size",
         type=int,
         default=default,
-        help="Images that the network takes at once" + (f"; by default {default}." if default else "."),
+        help="Images that the network takes at once" + f"; by default {default or 'that of the recipe of MODEL'}.",
     )
 
 

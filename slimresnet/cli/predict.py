@@ -39,7 +39,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add_tta_flag(network)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="test", help="Split of INPUT, where that is a dataset; by default test.")
-    add_data_flags(data, ["dataset_config_name", "image_column_name"])
+    add_data_flags(data, ["dataset_config_name", "image_column_name"], from_recipe=False)
     data.add_argument("--skip_errors", action="store_true", help="List images that cannot be decoded, and go on.")
     output = parser.add_argument_group("output")
     output.add_argument(

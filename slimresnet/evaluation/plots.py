@@ -4,6 +4,7 @@ Pictures of a run and of what its model gets right: PNG files, legible at their 
 Without pyplot, whose choice of a display is the notebook's or the program's that calls.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -104,9 +105,9 @@ def plot_learning_rate(epochs: np.ndarray, rates: dict[str, np.ndarray], path: P
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    styles = [(_BLACK, "-"), (_BLUE, "--"), (_VERMILION, "-.")]
+    styles = itertools.cycle([(_BLACK, "-"), (_BLUE, "--"), (_VERMILION, "-."), (_GREEN, ":")])
     for (name, values), (color, line) in zip(rates.items(), styles, strict=False):
-        axis.plot(epochs, values, color=color, linestyle=line, label=_RATES[name])
+        axis.plot(epochs, values, color=color, linestyle=line, label=_RATES.get(name, name))
     axis.set_xlabel("epoch")
     axis.set_ylabel("learning rate")
     axis.set_ylim(bottom=0)
