@@ -31,7 +31,7 @@ from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.recipe.launch import start_accelerator
-from slimresnet.recipe.plan import make_plan
+from slimresnet.recipe.plan import batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS
@@ -58,7 +58,7 @@ class Loop:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, split: ImageSplit):
         set_seed(recipe.seed)
         config = SlimResNetConfig()
-        plan = make_plan(recipe, accelerator, "", config, steps_per_epoch=1)
+        plan = make_plan(recipe, accelerator, "", config, batch_sizes(recipe, 1), steps_per_epoch=1)
         model = build_network(plan, config, split.label_names).to(accelerator.device).train()
         prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
         self._train_step = build_train_step(plan, accelerator, model, prepared, optimizer)

@@ -68,11 +68,12 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
     """
     Trains, scores once on the test split, and writes the output folder, which is this run's alone until the end.
 
-    The process is left as it was: its threads, environment and random states, and accelerate's state. It may be called
-    again, from any folder, in a notebook too. Under `accelerate launch` every process calls it.
+    `train` may be called again, from any folder, in a notebook too: it leaves threads, environment, random states and
+    accelerate's state as they were. Under `accelerate launch` every process calls it.
 
     Args:
-        callbacks: as transformers' Trainer takes them; see `training.callbacks.Callbacks` for the events.
+        callbacks: transformers' `TrainerCallback`s, the same on every process; `training.callbacks.Callbacks` lists the
+            events and what each brings.
 
     Raises:
         SlimResNetError: what was asked for cannot be; one sentence says why, and what to do. What the folder held is as
@@ -83,8 +84,10 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
         output_dir = check_output_dir(recipe)
         checkpoints_dir = checkpoint_home(recipe, output_dir)
         run = prepare_run(recipe, checkpoints_dir)
-        told = Callbacks(callbacks, recipe, run.accelerator, run.progress, run.model)
-        told.on_init_end()
+        events = Callbacks(callbacks, recipe, run.accelerator, run.progress, run.model)
+        events.on_init_end()
+        if run.plan.torch_compile:
+            until_the_end.callback(torch.compiler.reset)  # after some runs PyTorch would compile no more
         if run.accelerator.is_main_process:
             until_the_end.enter_context(owned_output_dir(recipe, output_dir, checkpoints_dir))
             if recipe.push_to_hub and recipe.hub_model_id:
@@ -93,7 +96,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
         run.accelerator.print(run.describe())
         settings = {name: str(value) for name, value in run.plan.settings.items()}
         run.accelerator.init_trackers("slimresnet", config=settings)
-        weights = TrainingLoop(run, checkpoints_dir, told).fit()
+        weights = TrainingLoop(run, checkpoints_dir, events).fit()
         # What is scored is what is saved: these weights, in float32, in a network that training never touched.
         final = build_network(run.plan, run.config, run.data.train.label_names).to(run.accelerator.device)
         final.load_state_dict(weights)
@@ -175,7 +178,7 @@ def _write_files(
     """The files of a finished run, but for its pictures and its card."""
     model.save_pretrained(folder)
     build_image_processor(run.plan.recipe, model.config).save_pretrained(folder)
-    (folder / RECIPE_NAME).write_text(run.plan.recipe.to_yaml(), encoding="utf-8")
+    (folder / RECIPE_NAME).write_text(run.plan.portable_recipe().to_yaml(), encoding="utf-8")
     run.progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
         write_json(folder / f"{prefix}{DETAILS_SUFFIX}", content)

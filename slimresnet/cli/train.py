@@ -26,12 +26,12 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-_METAVARS = {int: "N", float: "X", str: "TEXT", bool: None}
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class _TrainParser(Parser):
     def error(self, message: str) -> NoReturn:
-        raise RecipeError(f"{message.rstrip('.')}.".replace("?.", "?"))
+        raise RecipeError(message if message.endswith("?") else f"{message.rstrip('.')}.")
 
 
 def build_parser() -> Parser:
@@ -49,17 +49,20 @@ def build_parser() -> Parser:
     )
     groups: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
-        group = groups.setdefault(setting.group, None) or parser.add_argument_group(setting.group)
-        groups[setting.group] = group
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
         kind = setting_types()[name]
-        shape: dict[str, Any] = {"nargs": "+" if kind.is_sequence else None, "metavar": _METAVARS[kind.of]}
+        shape: dict[str, Any] = {"nargs": "+" if kind.is_sequence else None, "metavar": _METAVARS.get(kind.of)}
         if kind.of is bool:
             shape = {"nargs": "?", "const": "true", "metavar": "true|false" + "|auto" * kind.or_auto}
         elif kind.choices:
             shape["metavar"] = "|".join(kind.choices)
+        group = groups[setting.group]
         group.add_argument(f"--{name}", default=None, help=setting.help + _default(name), **shape)
         if setting.no_help:
-            group.add_argument(f"--no_{name}", dest=name, action="store_const", const="false", help=setting.no_help)
+            groups[setting.group].add_argument(
+                f"--no_{name}", dest=name, action="store_const", const="false", help=setting.no_help
+            )
     return parser
 
 

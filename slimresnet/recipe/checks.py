@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Sequence
+from numbers import Integral, Real
+from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -98,12 +100,15 @@ def checked(name: str, kind: SettingType, setting: Setting, value: Any) -> Any:
 
 
 def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind.of is float and is_number:
+    if kind.of is float and isinstance(value, Real) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
             return NO_LIMIT
+    if kind.of is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)  # NumPy's too
+    if kind.of is str and isinstance(value, PathLike):
+        value = fspath(value)
     if (kind.or_auto and value == "auto") or (type(value) is kind.of and (not kind.choices or value in kind.choices)):
         if isinstance(value, str) and printable(value) != value:
             raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")

@@ -55,7 +55,7 @@ def keep_freed_memory() -> None:
 
 def are_threads_the_launchers() -> bool:
     """
-    Whether the number of threads is a launcher's own choice, which is 1, and nobody's who started it.
+    Whether the launcher, and not a person, set the number of threads to 1.
 
     `accelerate launch` and torchrun set OMP_NUM_THREADS where it is not set. Only the environment that they themselves
     were started in tells whose it is; where that cannot be read, it is taken for a person's.
@@ -63,7 +63,9 @@ def are_threads_the_launchers() -> bool:
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return False
     try:
-        launcher = psutil.Process().parent() or psutil.Process()
+        launcher = psutil.Process().parent()
+        if launcher is None:
+            return False
         before, words = launcher.environ(), " ".join(launcher.cmdline()).replace("-", "_")
     except (psutil.Error, OSError, AttributeError):
         return False

@@ -18,6 +18,7 @@ from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
 from slimresnet.recipe.settings import Recipe
 
+_OF_LAUNCH = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _CUDNN_FLAGS = ("allow_tf32", "benchmark", "deterministic")
 
 
@@ -32,7 +33,8 @@ def process_left_as_it_was() -> Iterator[None]:
     threads, environment = torch.get_num_threads(), dict(os.environ)
     random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS}
+    # PyTorch refuses to tell where the caller uses its newer settings of precision; without CUDA nothing changes them.
+    flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS if torch.cuda.is_available()}
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     own = [AcceleratorState._shared_state, GradientState._shared_state]
@@ -53,14 +55,15 @@ def process_left_as_it_was() -> Iterator[None]:
         torch.set_rng_state(random_states[2])
         if devices:
             torch.cuda.set_rng_state_all(devices)
-        for name in os.environ.keys() - environment.keys():
+        kept = set() if _of_no_group() else _OF_LAUNCH  # which the group goes on to be known by
+        for name in os.environ.keys() - environment.keys() - kept:
             del os.environ[name]
         os.environ.update(environment)
         torch.set_num_threads(threads)
 
 
 def _of_no_group() -> list[dict]:
-    """What accelerate knows of this process, unless the process belongs to a group."""
+    """accelerate's `PartialState`; nothing while a process group is alive, which cannot be formed twice."""
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
     return [] if in_group else [PartialState._shared_state]
 
@@ -115,7 +118,7 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
         keep_freed_memory()
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if accelerator.num_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-            # As accelerate does where it forms a group, and not where a second run finds one.
+            # accelerate sets this when it forms the group; a second run finds the group formed.
             torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // local_processes))
         if torch.get_num_threads() == 1 and are_threads_the_launchers():
             torch.set_num_threads(max(1, cpu_count(only_physical_cores=True) // local_processes))

@@ -1,5 +1,6 @@
 """What a launch, its machine and its data make of a recipe, and why."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -45,11 +46,6 @@ class Plan:
     reasons: dict[str, str]
 
     @property
-    def num_epochs(self) -> int:
-        """Epochs of the run, the last of which may be cut short."""
-        return -(-self.max_steps // self.steps_per_epoch)
-
-    @property
     def settings(self) -> dict:
         """Every setting by name, with what was decided in the place of what was left open."""
         return self.recipe.to_dict() | {
@@ -57,6 +53,18 @@ class Plan:
             "per_device_train_batch_size": self.batch.per_device,
             "total_train_batch_size": self.batch.total,
         }
+
+    def portable_recipe(self) -> Recipe:
+        """
+        What was asked, in words that mean the same with another number of processes.
+
+        A batch that was asked for by its share is put as the whole, which the learning rate is for.
+        """
+        if self.recipe.per_device_train_batch_size is None or self.recipe.total_train_batch_size is not None:
+            return self.recipe
+        return dataclasses.replace(
+            self.recipe, total_train_batch_size=self.batch.total, per_device_train_batch_size=None
+        )
 
     def describe(self) -> str:
         """The choices and their reasons, for people."""
@@ -89,7 +97,12 @@ def batch_sizes(recipe: Recipe, num_processes: int) -> BatchSizes:
 
 
 def make_plan(
-    recipe: Recipe, accelerator: Accelerator, precision_reason: str, config: SlimResNetConfig, steps_per_epoch: int
+    recipe: Recipe,
+    accelerator: Accelerator,
+    precision_reason: str,
+    config: SlimResNetConfig,
+    batch: BatchSizes,
+    steps_per_epoch: int,
 ) -> Plan:
     """
     Decides all that a recipe left open.
@@ -98,12 +111,12 @@ def make_plan(
         accelerator: of the launch.
         precision_reason: why it has its precision.
         config: of the network.
+        batch: as `batch_sizes` gives it for this launch.
         steps_per_epoch: optimiser steps that the training images are enough for.
 
     Raises:
         RecipeError: what was asked for is not possible on this machine or in this launch.
     """
-    batch = batch_sizes(recipe, accelerator.num_processes)
     max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
     device_type = accelerator.device.type
     layout = choose_channels_last(recipe.channels_last, device_type, config)

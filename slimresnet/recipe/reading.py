@@ -56,8 +56,11 @@ def find_config(name: str) -> Path:
         RecipeError: it is neither.
     """
     path = Path(name)
-    if path.exists():
-        return path
+    try:
+        if path.exists() and not (path.is_dir() and name in shipped_recipes()):
+            return path
+    except OSError as error:  # a name that no file can have
+        raise RecipeError(f"--config {name} cannot be read: {error.strerror}.") from error
     shipped = shipped_recipes()
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]

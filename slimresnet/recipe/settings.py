@@ -380,8 +380,8 @@ class Recipe:
         return yaml.safe_dump(settings, sort_keys=False)
 
 
-# What is said when a run is started, and no part of what it is: a recipe that carried it would replace the run that it
-# was written by.
+# Settings of one start, not of the run. recipe.yaml leaves them out: a file with overwrite_output_dir would replace its
+# own run.
 OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
 SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Recipe)}

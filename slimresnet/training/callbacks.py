@@ -16,15 +16,16 @@ class Callbacks:
     """
     Calls the methods of `transformers.TrainerCallback` by their names: `callbacks.on_epoch_end(logs=…)`.
 
-    Each gets the recipe in the place of the `TrainingArguments`, a `TrainerState`, a `TrainerControl`, and by name the
-    `model` and what the event brings:
+    Each method gets the recipe in the place of the `TrainingArguments`, a `TrainerState`, a `TrainerControl`, and by
+    name the `model` and what the event brings:
 
     - `on_init_end`: data and network are ready, nothing is written yet.
     - `on_train_begin`, `on_train_end`: the first step comes; the last one is done.
+    - `on_epoch_begin`, `on_epoch_end`: the latter's `logs` are the entry of `log_history`.
     - `on_step_begin`, `on_step_end`: around a step of the optimiser.
     - `on_substep_end`: after each batch; `inputs` are those of the network.
     - `on_evaluate`: `metrics` are those of validation, and may be changed.
-    - `on_epoch_end`: `logs` is the entry of `log_history`.
+    - `on_log`: `logs` is what the trackers get.
     - `on_save`: a checkpoint is written.
 
     Of the control `should_training_stop` is obeyed, at the end of an epoch.
@@ -58,7 +59,7 @@ class Callbacks:
 
     def ask_to_stop(self) -> bool:
         """Whether a callback of any process wants training to stop. Every process has to ask."""
-        if not self._callbacks:
-            return False
+        if self._accelerator.num_processes == 1:
+            return self._control.should_training_stop
         wanted = torch.tensor(float(self._control.should_training_stop), device=self._accelerator.device)
         return bool(self._accelerator.reduce(wanted).item())

@@ -58,7 +58,7 @@ def _choose(
     recipe: Recipe, data: TrainingData, held_out: ScoredRows, predict: Predict
 ) -> tuple[Chosen, dict, dict[str, dict]]:
     """What is chosen on validation, the figures of validation with it, and their details."""
-    names = {
+    is_chosen = {
         "epoch": recipe.load_best_model_at_end,
         "tta": recipe.tta == "auto",
         "temperature": recipe.temperature is None,
@@ -74,11 +74,11 @@ def _choose(
     results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)
     results |= held_out.facts(HELD_OUT_PREFIX)
     results["eval_precision"] = "float32"
-    if names["temperature"]:
+    if is_chosen["temperature"]:
         results["temperature_samples"] = len(labels)
-    if any(names.values()):
+    if any(is_chosen.values()):
         results["eval_chose_samples"] = len(labels)
-        results["eval_chose"] = ", ".join(name for name, was_chosen in names.items() if was_chosen)
+        results["eval_chose"] = ", ".join(name for name, was_chosen in is_chosen.items() if was_chosen)
     if accuracies:
         results["eval_chose_tta"] = chosen.tta  # eval_tta is of what was scored last
         details["tta"] = accuracies

@@ -31,8 +31,8 @@ class GraphedStep:
 
     Args:
         step: reads and writes the same tensors each time, waits for nothing on the GPU, and leaves no gradients.
-        optimizer: of the step. With the first step its learning rates become tensors on the device, since a graph keeps
-            the value of a number for good; no state may be loaded into it after that.
+        optimizer: of the step. Its learning rates are replaced by tensors at the first step: a captured graph bakes
+            numbers in. No state may be loaded into it after that.
     """
 
     def __init__(self, step: Step, optimizer: torch.optim.Optimizer):
@@ -57,14 +57,14 @@ class GraphedStep:
         return captured.loss.clone()
 
     def _put_rates_on_device(self) -> None:
-        """After a checkpoint is loaded, which puts its own rates into the groups: numbers, or tensors of a CPU."""
+        """Replaces learning rates by tensors. A checkpoint that was loaded has put numbers or CPU tensors there."""
         for group in self._optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
             if "fused" in group:
                 group["fused"] = True  # PyTorch's SGD otherwise asks the GPU for the number
 
     def _take_aside(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
-        """On a stream of its own, as the capture will be."""
+        """Takes the step on a side stream, as the capture will."""
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
@@ -74,7 +74,7 @@ class GraphedStep:
 
     def _capture(self, inputs: dict[str, Tensor], sharpness_aware: bool) -> _Captured:
         graph, kept = torch.cuda.CUDAGraph(), {name: value.clone() for name, value in inputs.items()}
-        # Of this thread alone: another may pin memory for batches to come.
+        # thread_local: another thread may pin memory for later batches during the capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             loss = self._step(kept, sharpness_aware)
         return _Captured(graph, kept, loss)

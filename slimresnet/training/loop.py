@@ -79,8 +79,10 @@ class TrainingLoop:
         )
         with StopRequest(self._accelerator) as self._stop_request, closing(self._bar):
             self._callbacks.on_train_begin()
-            while progress.global_step < progress.max_steps and not self._callbacks.ask_to_stop():
+            while progress.global_step < progress.max_steps:
                 self._train_epoch()
+                if self._callbacks.ask_to_stop():
+                    break
             self._callbacks.on_train_end()
         if self._recipe.load_best_model_at_end and progress.best_weights is not None:
             return progress.best_weights
@@ -93,6 +95,7 @@ class TrainingLoop:
         last_step = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
         sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
         self._model.train()
+        self._callbacks.on_epoch_begin()
         meter = Meter(self._recipe, self._accelerator, progress, run.plan.batch.total)
         # Closed whatever ends the epoch, so that its workers end with it.
         with ExitStack() as stack:
@@ -133,6 +136,7 @@ class TrainingLoop:
             "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**seen)
         )
         self._accelerator.log(seen, step=progress.global_step)
+        self._callbacks.on_log(logs=seen)
         if saves:
             self._check_weights()
             self._save()

@@ -119,9 +119,10 @@ def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
     )
     data = open_data(recipe, loading, config.image_size)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
-    plan = make_plan(recipe, accelerator, why_precision, config, loader.steps_per_epoch)
+    plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
+    progress = Progress(plan.steps_per_epoch, plan.max_steps)
     model = build_network(plan, config, data.train.label_names).to(accelerator.device)
-    inputs = TrainingInputs(recipe, config, plan.num_epochs)
+    inputs = TrainingInputs(recipe, config, progress.num_epochs)
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, inputs.normalize(pixels))
@@ -134,7 +135,7 @@ def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
         loading,
         loader,
         inputs,
-        progress=Progress(plan.steps_per_epoch, plan.max_steps),
+        progress=progress,
         checkpoint=checkpoint,
         fingerprint=RunFingerprint.of(plan, config, data, accelerator),
     )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 import threading
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from training_runs import SECONDS, Told, assert_same_weights, read, start_two
 
 import slimresnet
@@ -35,7 +36,8 @@ def state_of_process():
         "torch": torch.get_rng_state().tolist(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cuDNN": [torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic],
-        "accelerate": dict(AcceleratorState._shared_state),
+        "accelerate": [dict(each._shared_state) for each in (AcceleratorState, GradientState, PartialState)],
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "folder": os.getcwd(),
     }
 
@@ -98,8 +100,8 @@ def test_callbacks_are_told_as_the_trainer_tells_them(recipe):
         return lambda state, **facts: told.append((event, state.global_step, sorted(facts)))
 
     events = [
-        "on_init_end", "on_train_begin", "on_step_begin", "on_substep_end", "on_step_end", "on_evaluate",
-        "on_epoch_end", "on_save", "on_train_end",
+        "on_init_end", "on_train_begin", "on_epoch_begin", "on_step_begin", "on_substep_end", "on_step_end",
+        "on_log", "on_evaluate", "on_epoch_end", "on_save", "on_train_end",
     ]  # fmt: skip
     train(recipe, callbacks=[Told(**{event: note(event) for event in events})])
     steps = [
@@ -114,7 +116,9 @@ def test_callbacks_are_told_as_the_trainer_tells_them(recipe):
     assert told == [
         ("on_init_end", 0, ["model"]),
         ("on_train_begin", 0, ["model"]),
+        ("on_epoch_begin", 0, ["model"]),
         *steps,
+        ("on_log", 3, ["logs", "model"]),
         ("on_evaluate", 3, ["metrics", "model"]),
         ("on_epoch_end", 3, ["logs", "model"]),
         ("on_save", 3, ["model"]),
@@ -132,6 +136,28 @@ def test_a_callback_may_stop_training_at_the_end_of_an_epoch(flags):
     assert result.results["epoch"] == 2 and len(read(result.folder, "trainer_state.json")["log_history"]) == 2
     whole = train(parse_recipe([*flags, f"--output_dir={result.folder}-whole", "--max_train_steps=21"]))
     assert result.results["total_flos"] * 21 == whole.results["total_flos"] * 14
+
+
+@pytest.mark.parametrize("event", ["on_init_end", "on_train_begin"])
+def test_a_run_that_is_stopped_at_its_start_has_its_first_epoch(flags, event):
+    """There is something to score then."""
+
+    class Never(Told):
+        pass
+
+    def stop(self, args, state, control, **_):
+        control.should_training_stop = True
+        return control
+
+    setattr(Never, event, stop)
+    assert train(parse_recipe(flags), callbacks=[Never()]).results["epoch"] == 1
+
+
+def test_a_share_of_the_batch_is_asked_again_as_the_whole(flags):
+    result = train(parse_recipe([*flags, "--max_train_steps=1", "--total_train_batch_size=null",
+                                 "--per_device_train_batch_size=16", "--gradient_accumulation_steps=2"]))  # fmt: skip
+    again = parse_recipe([f"--config={result.folder / 'recipe.yaml'}"])
+    assert (again.total_train_batch_size, again.per_device_train_batch_size) == (32, None)
 
 
 def test_what_is_asked_again_elsewhere_is_found_out_anew(flags, tmp_path):

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -232,6 +234,8 @@ def test_a_recipe_never_changes():
         recipe.learning_rate = 2.0
     with pytest.raises(TypeError):
         recipe.lr_milestones[0] = 0.1
+    numpy = Recipe(seed=np.int64(3), learning_rate=np.float32(0.5), output_dir=Path("runs") / "x")
+    assert (type(numpy.seed), numpy.learning_rate, numpy.output_dir) == (int, 0.5, "runs/x")
     assert len({recipe, Recipe(lr_milestones=(0.3,), learning_rate=1.0)}) == 1
 
 
@@ -281,6 +285,10 @@ def test_a_shipped_recipe_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse_recipe(["--config=fast"]) == parse_recipe(["--config", "fast.yaml"]) == fast != Recipe()
     assert "--config fats is not there: did you mean fast?" in refused(["--config=fats"])
+    (tmp_path / "fast").mkdir()
+    assert parse_recipe(["--config=fast"]) == fast
+    (tmp_path / "fast").rmdir()
+    assert "cannot be read" in refused([f"--config={'long' * 2000}"])
     (tmp_path / "fast").write_text("momentum: 0.3\n")
     assert parse_recipe(["--config=fast"]).momentum == 0.3
 

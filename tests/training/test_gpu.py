@@ -68,7 +68,7 @@ from accelerate import Accelerator
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.training.optim.optimizer import build_optimizer
 from slimresnet.recipe.settings import Recipe
-from slimresnet.recipe.plan import make_plan
+from slimresnet.recipe.plan import batch_sizes, make_plan
 from slimresnet.training.step import build_train_step
 config = SlimResNetConfig(
     hidden_sizes=[16, 32], depths=[1, 1], strides=[1, 2], problem_type="single_label_classification"
@@ -77,7 +77,7 @@ recipe = Recipe(cuda_graphs=sys.argv[1] == "true", torch_compile=sys.argv[2] == 
 model = SlimResNetForImageClassification(config).cuda().train()
 accelerator = Accelerator()
 prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-plan = make_plan(recipe, accelerator, "", config, steps_per_epoch=1)
+plan = make_plan(recipe, accelerator, "", config, batch_sizes(recipe, 1), steps_per_epoch=1)
 step = build_train_step(plan, accelerator, model, prepared, optimizer)
 inputs = {"pixel_values": torch.randn(4, 3, 16, 16).cuda(), "labels": torch.full((4, 10), 0.1).cuda()}
 for _ in range(6):

@@ -48,12 +48,12 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         if not kernels:
             return
-        gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]  # all have one
+        gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]
         averages = [self._average(kernel) for kernel in kernels]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, averages, momentum) if nesterov else averages
         torch._foreach_mul_(kernels, 1 - lr * weight_decay)
-        # Those of one shape at once: a GPU would wait for the launches of so many small products.
+        # Kernels of one shape are orthogonalised in one batch: small products take a GPU longer to launch than to do.
         alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
         for kernel, update in zip(kernels, updates, strict=True):
             alike.setdefault((kernel.shape, kernel.stride()), []).append((kernel, update))

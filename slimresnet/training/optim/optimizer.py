@@ -64,7 +64,7 @@ def build_optimizer(model: SlimResNetForImageClassification, recipe: Recipe) -> 
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """To a share of its peak in each group; a tensor, which a CUDA graph may read, stays the same one."""
+    """Sets each group's rate to `share` of its peak. Tensors are filled in place: a CUDA graph may read them."""
     for group in optimizer.param_groups:
         rate = group["initial_lr"] * share
         if isinstance(group["lr"], torch.Tensor):

@@ -36,7 +36,8 @@ class Checkpoints:
 
     Args:
         state: what the run goes on with.
-        identity: of the run; it goes into each checkpoint.
+        folder: where they go.
+        fingerprint: of the run; each checkpoint has it.
         keep: how many of the newest stay; None for all.
     """
 
@@ -44,12 +45,12 @@ class Checkpoints:
         self,
         accelerator: Accelerator,
         state: TrainingState,
-        output_dir: Path,
-        identity: RunFingerprint,
+        folder: Path,
+        fingerprint: RunFingerprint,
         keep: int | None,
     ):
         self._accelerator, self._state = accelerator, state
-        self._output_dir, self._identity, self._keep = output_dir, identity, keep
+        self._folder, self._fingerprint, self._keep = folder, fingerprint, keep
 
     def save(self, state: TrainerState) -> None:
         """
@@ -58,9 +59,9 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written; those written before are as they were.
         """
-        unfinished = unfinished_checkpoint(self._output_dir, state.global_step)
+        unfinished = unfinished_checkpoint(self._folder, state.global_step)
         if self._accelerator.is_main_process:
-            remove_unfinished(self._output_dir)
+            remove_unfinished(self._folder)
         self._accelerator.wait_for_everyone()
         try:
             if self._accelerator.is_main_process:
@@ -73,28 +74,28 @@ class Checkpoints:
             return
         try:
             state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
-            self._identity.save(unfinished)
+            self._fingerprint.save(unfinished)
             write_checksums(unfinished)
             self._put_in_place(unfinished, state.global_step)
         except OSError as error:
             raise self._write_error(unfinished, error) from error
 
     def _put_in_place(self, unfinished: Path, global_step: int) -> None:
-        finished = checkpoint_folder(self._output_dir, global_step)
+        finished = checkpoint_folder(self._folder, global_step)
         if is_ours(finished):
             remove_checkpoint(finished)
         elif os.path.lexists(finished):
             put_aside(finished)
         unfinished.rename(finished)
-        force_to_disk(self._output_dir)
+        force_to_disk(self._folder)
         if self._keep is not None:
             # Not those of later steps, which a run leaves that was told to go on from an earlier one: they count for
             # nothing until this run has reached them, and then it writes them anew.
-            steps = checkpoint_steps(self._output_dir).items()
+            steps = checkpoint_steps(self._folder).items()
             done = [path for path, step in steps if step <= global_step and is_ours(path)]
             for path in done[: -self._keep]:
                 remove_checkpoint(path)
-        remove_unfinished(self._output_dir)
+        remove_unfinished(self._folder)
 
     def _write_error(self, unfinished: Path, error: Exception) -> CheckpointError:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,7 +106,7 @@ class Checkpoints:
         # The folder may not be there: its making may be what failed.
         free = shutil.disk_usage(next(each for each in unfinished.absolute().parents if each.exists())).free
         return CheckpointError(
-            f"no checkpoint could be written to {self._output_dir} ({first_line(error)}): it takes about "
+            f"no checkpoint could be written to {self._folder} ({first_line(error)}): it takes about "
             f"{_megabytes(sum(sizes))}, and {_megabytes(free)} are free there. Those written before are whole: make "
             "room, then go on with --resume_from_checkpoint last."
         )
@@ -124,12 +125,12 @@ class Checkpoints:
                 f"checkpoint {checkpoint} cannot be told to be of this run ({error}): go on with that version, or "
                 "train anew with --overwrite_output_dir."
             ) from error
-        if differing := self._identity.differences(there):
+        if differing := self._fingerprint.differences(there):
             raise CheckpointError(
                 f"checkpoint {checkpoint} is of a different run: {'; '.join(differing)}. Resume with the recipe "
                 "that it was written with, or start anew in another --output_dir."
             )
-        if elsewhere := self._identity.machine_differences(there):
+        if elsewhere := self._fingerprint.machine_differences(there):
             self._accelerator.print(
                 f"the checkpoint was written elsewhere ({'; '.join(elsewhere)}): the run goes on with the same samples "
                 "and draws, but its weights may differ in their last bits from an uninterrupted run's"
@@ -144,7 +145,7 @@ class Checkpoints:
         progress.earlier_devices.append(there.device_name)
         if len(set(gather_object([progress.global_step]))) > 1:
             raise CheckpointError(
-                f"processes found different checkpoints in {self._output_dir}: it has to be on a file system that all "
+                f"processes found different checkpoints in {self._folder}: it has to be on a file system that all "
                 "machines share."
             )
 

@@ -35,7 +35,7 @@ class RunFingerprint:
 
     @classmethod
     def of(cls, plan: Plan, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator) -> "RunFingerprint":
-        """The identity of the run that is about to begin."""
+        """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
         return cls(
             recipe=plan.settings,

@@ -50,8 +50,8 @@ class StopRequest:
         Whether to stop here: the same answer on all processes, which have to ask together.
 
         Args:
-            waits_for_device: whether the caller has just waited for the device, as agreeing does. Where agreeing would
-                hold a GPU up, the answer is no until then.
+            waits_for_device: whether the caller has just synchronised with the device. Agreeing synchronises the
+                processes, so that on GPUs the answer is False unless the caller has done so anyway.
         """
         if self._accelerator.num_processes == 1:
             return self._signal is not None

@@ -23,7 +23,7 @@ class Progress:
         self.global_step = 0
         self.epoch_loss_sum = 0.0  # over the steps done of the current epoch
         self.train_runtime = 0.0  # seconds of training steps, over all interruptions
-        self.earlier_devices: list[str] = []  # what it was on up to each of them
+        self.earlier_devices: list[str] = []  # used before each interruption
         self.log_history: list[dict] = []
         self.best_accuracy: float | None = None
         self.best_step: int | None = None
@@ -51,7 +51,7 @@ class Progress:
         vars(self).update(state)
 
     def trainer_state(self) -> TrainerState:
-        """The same for people and for other tools, as the Trainer writes it to `trainer_state.json`."""
+        """This progress as transformers' TrainerState, for `trainer_state.json`."""
         return TrainerState(
             epoch=self.global_step / self.steps_per_epoch,
             global_step=self.global_step,
