@@ -36,6 +36,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("modeling_slimresnet").__version__
     # On demand: training brings a dozen packages, and predicting does not need them all.
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

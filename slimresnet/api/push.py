@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from slimresnet.hub.files import collect, collect_page
-from slimresnet.hub.upload import upload
+from slimresnet.hub.upload import check_repository_name, upload
 from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.ownership import prepare_to_read, refuse_if_owned
 
@@ -42,6 +42,7 @@ def push(
         HubError: the folder is not one to share, or the Hub refuses it.
         FolderError: another process is at work in the folder.
     """
+    check_repository_name(repo_id)
     folder = Path(folder)
     refuse_if_owned(folder)
     prepare_to_read(folder)

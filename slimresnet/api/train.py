@@ -23,6 +23,7 @@ from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_car
 from slimresnet.hub.files import collect
 from slimresnet.hub.upload import create_repository, upload
 from slimresnet.hub_errors import HubError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
@@ -64,7 +65,7 @@ class TrainResult:
     model: SlimResNetForImageClassification
 
 
-def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
+def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()) -> TrainResult:
     """
     Trains, scores once on the test split, and writes the output folder, which is this run's alone until the end.
 
@@ -80,6 +81,8 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> TrainRes
             it was.
         InterruptedRun: SIGTERM or SIGINT came; a checkpoint is written.
     """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"train takes a Recipe, got {type(recipe).__name__}: Recipe(learning_rate=0.1, …) makes one.")
     with process_left_as_it_was(), ExitStack() as until_the_end:
         output_dir = check_output_dir(recipe)
         checkpoints_dir = checkpoint_home(recipe, output_dir)

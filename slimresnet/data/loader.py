@@ -88,7 +88,7 @@ class TrainingLoader:
         if self.steps_per_epoch == 0:
             raise DatasetError(
                 f"{len(rows)} training images are fewer than one batch of {self.total_batch_size} "
-                "(--per_device_train_batch_size × processes × --gradient_accumulation_steps): lower the batch size."
+                "(--total_train_batch_size): lower the batch size."
             )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[TrainingBatch, None, None]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
-from huggingface_hub.utils import get_token
+from huggingface_hub.utils import get_token, validate_repo_id
 
 from slimresnet.hub_errors import HubError, explain_hub_error
 
@@ -83,6 +83,19 @@ def create_repository(repo_id: str, *, private: bool = False, repo_type: Literal
             space_sdk="static" if repo_type == "space" else None,
         )
     except _FAILURES as error:
+        raise _refusal(error, repo_id) from error
+
+
+def check_repository_name(repo_id: str) -> None:
+    """
+    Looks at a name before anything is collected; needs no network.
+
+    Raises:
+        HubError: no repository can have it.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
         raise _refusal(error, repo_id) from error
 
 

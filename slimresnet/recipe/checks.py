@@ -113,7 +113,8 @@ def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:
         if isinstance(value, str) and printable(value) != value:
             raise RecipeError(f"--{name} {printable(value)} is no UTF-8, as files are named here: rename it.")
         return value
-    raise RecipeError(f"--{name} must be {kind.words}, got {printable(str(value))}.")
+    shown = str(value) if kind.choices or not isinstance(value, str) else repr(value)
+    raise RecipeError(f"--{name} must be {kind.words}, got {printable(shown)}.")
 
 
 def check_numbers(name: str, setting: Setting, values: Any) -> None:

@@ -33,13 +33,14 @@ class Callbacks:
 
     def __init__(
         self,
-        callbacks: Sequence[TrainerCallback],
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
         recipe: Recipe,
         accelerator: Accelerator,
         progress: Progress,
         model: nn.Module,
     ):
-        self._callbacks, self._recipe, self._accelerator = callbacks, recipe, accelerator
+        self._callbacks = [each() if isinstance(each, type) else each for each in callbacks]
+        self._recipe, self._accelerator = recipe, accelerator
         self._progress, self._model, self._control = progress, model, TrainerControl()
 
     def __getattr__(self, event: str) -> partial[None]:

@@ -39,3 +39,8 @@ def test_a_flag_that_is_nearly_right_gets_its_name(capsys):
         with pytest.raises(SystemExit):
             script.parse(["run", *words])
         assert f"did you mean {said}?" in capsys.readouterr().err
+
+
+def test_a_dry_run_knows_a_name_that_no_repository_can_have(tmp_path):
+    with pytest.raises(HubError, match=r"--repo_id a b/c/d cannot be the name of a repository .*: it is user/name"):
+        push(tmp_path, "a b/c/d", dry_run=True)

@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from training_runs import SECONDS, Told, assert_same_weights, read, start_two
+from transformers import TrainerCallback
 
+import modeling_slimresnet
 import slimresnet
 from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.api.train import train
@@ -136,6 +138,13 @@ def test_a_callback_may_stop_training_at_the_end_of_an_epoch(flags):
     assert result.results["epoch"] == 2 and len(read(result.folder, "trainer_state.json")["log_history"]) == 2
     whole = train(parse_recipe([*flags, f"--output_dir={result.folder}-whole", "--max_train_steps=21"]))
     assert result.results["total_flos"] * 21 == whole.results["total_flos"] * 14
+
+
+def test_what_is_no_recipe_is_said_and_a_class_of_callbacks_will_do(recipe):
+    with pytest.raises(SlimResNetError, match=r"train takes a Recipe, got dict: Recipe\("):
+        train({"seed": 1})
+    assert train(recipe, callbacks=[TrainerCallback]).results["epoch"] == 3 / 7
+    assert slimresnet.__version__ == modeling_slimresnet.__version__
 
 
 @pytest.mark.parametrize("event", ["on_init_end", "on_train_begin"])
