@@ -1,5 +1,6 @@
 """What is wrong with a dataset, a folder or a name on the Hub: each cause has a sentence of its own, and the flag."""
 
+import importlib
 import os
 import shutil
 import threading
@@ -13,6 +14,7 @@ from conftest import write_dataset
 from huggingface_hub import constants
 from PIL import Image
 
+import slimresnet.cli
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.folders import read_folder
 from slimresnet.data.sources.prediction import open_images
@@ -433,3 +435,9 @@ def test_a_name_that_the_hub_cannot_have():
     assert "it cannot be the name of a dataset on the Hub" in refused("user/my images!")
     with pytest.raises(ModelError, match="it cannot be the name of a model on the Hub"):
         find_folder("user/my model!")
+
+
+def test_without_the_extras_a_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else name)
+    with pytest.raises(SystemExit, match=r'^slimresnet: error: accelerate missing: pip install "slimresnet\[train\]"'):
+        importlib.reload(slimresnet.cli)
