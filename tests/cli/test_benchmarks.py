@@ -99,7 +99,7 @@ def test_the_speed_of_several_devices_together_is_no_figure():
     assert "images/s" not in next(line for line in lines if "config configuration/best_long.yaml`: " in line)
 
 
-def test_the_rows_of_levers_are_those_of_the_program():
+def test_the_rows_of_ablations_are_those_of_the_program():
     rows = json.loads((FOLDER / "ablations.json").read_text())["rows"]
     assert {name: row["changes"] for name, row in rows.items()} == ablations.ROWS
 
