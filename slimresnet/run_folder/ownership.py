@@ -77,7 +77,7 @@ def owner_of(folder: Path, patience: float) -> str | None:
 
 def refuse_if_owned(folder: Path) -> None:
     """
-    Looks before any work is done; `own` looks again.
+    Refuses a folder that another process owns. This early check spares work; `own` checks again.
 
     Raises:
         FolderError: another process owns the folder.
