@@ -8,10 +8,10 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from slimresnet.data.discovery import modules_of
 from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.source import DatasetOpener, ImageSplit, SplitRequest
+from slimresnet.discovery import modules_of
 from slimresnet.errors import printable
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor
 
-from slimresnet.data.discovery import modules_of
 from slimresnet.data.randomness import Draws, JoinedDraws
+from slimresnet.discovery import modules_of
 from slimresnet.recipe.settings import Recipe
 
 
