@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.exported_folder import bring_files, check_output_dir
@@ -40,9 +40,9 @@ class TrainingImages(NamedTuple):
     Images of a training split, none of them twice.
 
     Attributes:
-        checks: those that a file is checked on, uint8 `[N, 3, image_size, image_size]`.
-        ranges: those that it takes its ranges from, likewise.
-        source: what they are, for people; `dataset_name` may name other data than the network was trained on.
+        checks: images that exported files are checked on, uint8 `[N, 3, image_size, image_size]`.
+        ranges: images that quantisation takes its ranges from, same shape.
+        source: a name for the images, for messages.
     """
 
     checks: Tensor
@@ -122,7 +122,7 @@ class _Job:
         network, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
         self._config = network.config
         self._module = LogitsOfPixels(network, normalize if uint8_pixels else None).eval()
-        self._prepare = _unchanged if uint8_pixels else normalize
+        self._prepare = nn.Identity() if uint8_pixels else normalize
 
     def run(self, formats: Sequence[ExportedFormat], output_dir: Path, *, overwrite: bool) -> dict[str, dict]:
         """Makes and checks all files in a folder of their own, then brings them; returns and raises as `export`."""
@@ -204,7 +204,3 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     [pixels] = split.images.read([order])
     source = TRAINING_IMAGES if scored.are_trained_on else f"images of {scored.dataset}"
     return TrainingImages(pixels[:checked], pixels[checked:], source)
-
-
-def _unchanged(pixels: Tensor) -> Tensor:
-    return pixels

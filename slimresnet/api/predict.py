@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.arguments import check_choice, check_precision
 from slimresnet.data.sources.prediction import Images, NamedImage, open_images
 from slimresnet.data.sources.source import DatasetError
@@ -20,14 +19,15 @@ from slimresnet.errors import printable
 from slimresnet.evaluation.spreadsheet import TableWriter
 from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of
 from slimresnet.formats.format import Runnable
-from slimresnet.formats.registry import open_network
-from slimresnet.formats.trained import check_finite, find_folder
+from slimresnet.formats.registry import find_format
+from slimresnet.formats.trained import check_finite, find_folder, label_names
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import check_range
 from slimresnet.run_folder.writing import check_output_file, is_standard_output, open_output
 
 LABELS = ("numbers", "names")
-PRECISIONS = ("no", "bf16")
+PREDICTION_PRECISIONS = ("no", "bf16")
+"""Values of `mixed_precision` that a network predicts in."""
 
 
 class Prediction(NamedTuple):
@@ -89,7 +89,7 @@ class Predictions(Sequence[Prediction]):
         return f"{type(self).__name__} of {len(self):,} images, {len(self.skipped):,} skipped"
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Names of images, their class numbers, int64 `[B]`, and probabilities, float32 `[B, num_labels]`."""
 
     names: list[str]
@@ -137,46 +137,80 @@ def predict(
         SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
             decoded, logits are not finite, or `output` cannot be written to.
     """
-    _check(tta, labels, backend, mixed_precision, per_device_eval_batch_size)
-    path = _checked(output)
-    with process_left_as_it_was():
-        folder = find_folder(str(model))
-        runnable = open_network(folder, backend, quantized=quantized, trust_remote_code=trust_remote_code)
-        images = _Decoded(
-            open_images(
-                str(input),
-                runnable.config.image_size,
-                split=split,
-                config_name=dataset_config_name,
-                image_column=image_column_name,
-            ),
-            skip_errors,
-        )
-        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision)
-        predictions = _collect(batches, label_names(runnable.config), images.skipped, path, labels, probabilities)
-    _say(predictions, path)
-    return predictions
+    kept: list[Batch] = []
+    names, skipped = write_predictions(
+        model, input, output=output, tta=tta, labels=labels, probabilities=probabilities, backend=backend,
+        quantized=quantized, trust_remote_code=trust_remote_code, skip_errors=skip_errors, split=split,
+        dataset_config_name=dataset_config_name, image_column_name=image_column_name,
+        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision, take=kept.append,
+    )  # fmt: skip
+    return Predictions(
+        [name for batch in kept for name in batch.names],
+        names,
+        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
+        np.concatenate([np.zeros((0, len(names)), np.float32), *(batch.probabilities for batch in kept)]),
+        skipped,
+    )
 
 
-def _check(tta: str, labels: str, backend: str, mixed_precision: str, batch_size: int) -> None:
+def write_predictions(
+    model: str | Path,
+    input: str | Path,
+    *,
+    output: str | Path | None,
+    tta: str,
+    labels: str,
+    probabilities: bool,
+    backend: str,
+    quantized: bool,
+    trust_remote_code: bool,
+    skip_errors: bool,
+    split: str,
+    dataset_config_name: str | None,
+    image_column_name: str | None,
+    per_device_eval_batch_size: int,
+    mixed_precision: str,
+    take: Callable[[Batch], None] = lambda batch: None,
+) -> tuple[list[str], list[NamedImage]]:
+    """
+    Predicts batch by batch. No batch is kept, so memory does not grow with the number of images.
+
+    Args:
+        take: called with each batch after its rows are written. The other arguments are those of `predict`.
+
+    Returns:
+        Names of the classes in the order of their numbers, and the images that could not be decoded.
+
+    Raises:
+        SlimResNetError: as `predict`.
+    """
     check_choice("tta", tta, POLICIES)
     check_choice("labels", labels, LABELS)
-    check_choice("mixed_precision", mixed_precision, PRECISIONS)
+    check_choice("mixed_precision", mixed_precision, PREDICTION_PRECISIONS)
+    format = find_format(backend, quantized=quantized)
     check_precision(backend, mixed_precision)
-    check_range("per_device_eval_batch_size", batch_size)
-
-
-def _checked(output: str | Path | None) -> Path | None:
-    """The path of the CSV, looked at before anything is read; None where none is to be written."""
-    if output is None:
-        return None
-    check_output_file("--output", Path(output))
-    return Path(output)
-
-
-def label_names(config: SlimResNetConfig) -> list[str]:
-    """Names of the classes in the order of their numbers, as text that every encoding has."""
-    return [printable(config.id2label[index]) for index in range(config.num_labels)]
+    check_range("per_device_eval_batch_size", per_device_eval_batch_size)
+    path = None if output is None else Path(output)
+    if path is not None:
+        check_output_file("--output", path)
+    with process_left_as_it_was():
+        runnable = format.open_network(find_folder(str(model)), trust_remote_code=trust_remote_code)
+        source, image_size = str(input), runnable.config.image_size
+        found = open_images(
+            source, image_size, split=split, config_name=dataset_config_name, image_column=image_column_name
+        )
+        if found.passed_over:
+            print(found.passed_over, file=sys.stderr)
+        images, names = _Decoded(found, skip_errors), [printable(name) for name in label_names(runnable.config)]
+        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision)
+        count = 0
+        with _table(path, names, labels, probabilities) as write:
+            for batch in batches:
+                write(batch)
+                take(batch)
+                count += len(batch.names)
+    _say(count, images.skipped, path)
+    return names, images.skipped
 
 
 class _Decoded:
@@ -192,8 +226,6 @@ class _Decoded:
         self._images, self._skip_errors = images, skip_errors
 
     def __iter__(self) -> Iterator[NamedImage]:
-        if self._images.passed_over:
-            print(self._images.passed_over, file=sys.stderr)
         # disable=None: no bar where the output is no terminal
         for image in tqdm(self._images.stream, total=self._images.count, unit="image", disable=None):
             if image.pixels is not None:
@@ -209,7 +241,7 @@ class _Decoded:
 
 def _predict_batches(
     runnable: Runnable, images: Iterable[NamedImage], tta: str, batch_size: int, mixed_precision: str
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """
     Reads so many images at a time, and no further than it is asked.
 
@@ -222,48 +254,25 @@ def _predict_batches(
     while batch := list(islice(stream, batch_size)):
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch if image.pixels is not None]))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
-            logits = predict_logits(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
+            logits = logits_of_batch(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
         names = [image.name for image in batch]
         check_finite(logits, names)
         # The class is not that of the largest probability: probabilities are equal where logits are close.
-        yield _Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
+        yield Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
 
 
 @torch.inference_mode()
-def predict_logits(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
+def logits_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
     """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`."""
     network, normalize = runnable
     logits = {view: network(pixel_values=normalize(VIEWS[view](pixels))).logits.float() for view in views_of(policy)}
     return average(logits, POLICIES[policy]).cpu()
 
 
-def _collect(
-    batches: Iterator[_Batch],
-    label_names: list[str],
-    skipped: list[NamedImage],
-    output: Path | None,
-    labels: str,
-    probabilities: bool,
-) -> Predictions:
-    """Takes all batches, and writes each of them to the table, if there is to be one, before the next is predicted."""
-    kept = []
-    with _table(output, label_names, labels, probabilities) as write:
-        for batch in batches:
-            write(batch)
-            kept.append(batch)
-    return Predictions(
-        [name for batch in kept for name in batch.names],
-        label_names,
-        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
-        np.concatenate([np.zeros((0, len(label_names)), np.float32), *(batch.probabilities for batch in kept)]),
-        skipped,
-    )
-
-
 @contextmanager
 def _table(
     output: Path | None, label_names: list[str], labels: str, probabilities: bool
-) -> Iterator[Callable[[_Batch], None]]:
+) -> Iterator[Callable[[Batch], None]]:
     """What writes a batch as rows of the CSV, which is complete at the end; without `output` it writes nothing."""
     if output is None:
         yield lambda batch: None
@@ -272,7 +281,7 @@ def _table(
         table = TableWriter(file)
         table.write(["ID", "Labels", *(label_names if probabilities else [])])
 
-        def write(batch: _Batch) -> None:
+        def write(batch: Batch) -> None:
             for name, label, shares in zip(*batch, strict=True):
                 numbers = [f"{share:.6f}" for share in shares] if probabilities else []
                 table.write([name, label_names[label] if labels == "names" else str(label), *numbers])
@@ -280,12 +289,13 @@ def _table(
         yield write
 
 
-def _say(predictions: Predictions, output: Path | None) -> None:
+def _say(count: int, skipped: list[NamedImage], output: Path | None) -> None:
+    """Prints how many rows were written to `output`, and which images were left out."""
     if output is not None:
         # Not into the rows themselves, where these go to standard output.
         stream = sys.stderr if is_standard_output(output) else sys.stdout
-        print(f"{output}: {len(predictions):,} rows", file=stream)
-    if predictions.skipped:
-        print(f"left out, because they cannot be decoded: {len(predictions.skipped):,}", file=sys.stderr)
-        for image in predictions.skipped:
+        print(f"{output}: {count:,} rows", file=stream)
+    if skipped:
+        print(f"left out, because they cannot be decoded: {len(skipped):,}", file=sys.stderr)
+        for image in skipped:
             print(f"  {image.name}: {image.reason}", file=sys.stderr)

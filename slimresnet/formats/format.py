@@ -30,7 +30,7 @@ class Runnable(NamedTuple):
 
     @property
     def config(self) -> SlimResNetConfig:
-        """That of the network."""
+        """The network's config."""
         config = self.network.config
         assert isinstance(config, SlimResNetConfig)
         return config
@@ -91,7 +91,7 @@ class Format(ABC):
 
     @property
     def scored_as(self) -> str:
-        """What stands in the names of its figures in `all_results.json`, between the rows and the figure."""
+        """Infix of the format's figures in `all_results.json`, between the prefix of the rows and the figure's name."""
         return f"{self.backend}_{self.precision}" if self.is_quantized else self.backend
 
     @abstractmethod
@@ -100,7 +100,8 @@ class Format(ABC):
         The network of a trained folder in this format.
 
         Args:
-            trust_remote_code: whether the user trusts who made the folder.
+            trust_remote_code: whether the user trusts who made the folder. A format that `holds_code` needs it; all
+                other files are data.
 
         Raises:
             ModelError: the folder lacks a file, needs trust, a file does not load, or a package is missing.
@@ -180,7 +181,7 @@ class ExportedFormat(Format):
                 "onnxruntime, which read data."
             )
         config = load_config(folder)
-        normalize = _unchanged if takes_uint8 else load_normalize(folder)
+        normalize = nn.Identity() if takes_uint8 else load_normalize(folder)
         return Runnable(ForeignNetwork(self.open_file(folder / self.file), config), normalize)
 
     def _takes_uint8(self, folder: Path) -> bool:
@@ -202,7 +203,3 @@ class ExportedFormat(Format):
 
 def _missing(*packages: str) -> str | None:
     return next((package for package in packages if find_spec(package) is None), None)
-
-
-def _unchanged(pixels: Tensor) -> Tensor:
-    return pixels

@@ -1,22 +1,16 @@
 """Every format there is. A module of this package that has `FORMATS` is found by its place in the folder."""
 
-import pkgutil
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 
-import slimresnet.formats
-from slimresnet.formats.format import ExportedFormat, ExportError, Format, Runnable
+from slimresnet.discovery import modules_of
+from slimresnet.formats.format import ExportedFormat, ExportError, Format
 from slimresnet.formats.trained import ModelError
 
 
 @cache
 def formats() -> tuple[Format, ...]:
     """All formats, in the order of their modules' names."""
-    package = slimresnet.formats
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = [import_module(f"{package.__name__}.{name}") for name in names]
-    return tuple(each for module in modules for each in getattr(module, "FORMATS", ()))
+    return tuple(each for module in modules_of("slimresnet.formats") for each in getattr(module, "FORMATS", ()))
 
 
 def exported_formats() -> list[ExportedFormat]:
@@ -53,22 +47,6 @@ def find_format(backend: str, *, quantized: bool = False) -> Format:
         raise ModelError(f"--backend must be one of {', '.join(backend_choices())}, got {backend}.")
     able = sorted({each.backend for each in formats() if each.is_quantized})
     raise ModelError(f"--quantized is for --backend {' and '.join(able)}, not for {backend}.")
-
-
-def open_network(folder: Path, backend: str, *, quantized: bool = False, trust_remote_code: bool = False) -> Runnable:
-    """
-    The network of a trained folder, or of one that export.py made.
-
-    Args:
-        backend: one of `backend_choices`; all but `torch` read an exported file.
-        quantized: whether the backend runs its quantised file.
-        trust_remote_code: whether the user trusts who made the folder, as `torch_export` needs, whose file holds
-            pickles; all other files of a folder are data.
-
-    Raises:
-        ModelError: the folder has no such file or needs trust, the file does not load, or a package is missing.
-    """
-    return find_format(backend, quantized=quantized).open_network(folder, trust_remote_code=trust_remote_code)
 
 
 def formats_of(file: str) -> list[ExportedFormat]:

@@ -75,9 +75,18 @@ def weights_digest(folder: Path) -> str | None:
         return None
 
 
-def holds_another_model(folder: Path, weights: str | None) -> bool:
-    """Whether a folder has weights, and they are not, byte for byte, those of this digest."""
-    return weights_digest(folder) not in (None, weights)
+def refuse_another_model(output_dir: Path, weights: str | None) -> None:
+    """
+    Checks that a folder has no weights, or exactly those of a digest.
+
+    Args:
+        weights: digest of MODEL's weights.
+
+    Raises:
+        ModelError: the folder has other weights.
+    """
+    if weights_digest(output_dir) not in (None, weights):
+        raise ModelError(f"--output_dir {output_dir} holds another model than MODEL: name another folder.")
 
 
 def load_config(folder: Path) -> SlimResNetConfig:
@@ -95,6 +104,11 @@ def load_config(folder: Path) -> SlimResNetConfig:
         return SlimResNetConfig.from_dict(content)
     except Exception as error:  # JSON's, huggingface_hub's and the config's own
         raise ModelError(f"MODEL {folder} has no config.json that can be used: {error}") from error
+
+
+def label_names(config: SlimResNetConfig) -> list[str]:
+    """Names of the classes, in the order of their numbers."""
+    return [config.id2label[label] for label in range(config.num_labels)]
 
 
 def load_model(folder: Path) -> SlimResNetForImageClassification:

@@ -13,6 +13,7 @@ from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.rows import TEST_PREFIX
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import formats_of
+from slimresnet.formats.trained import label_names
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.results_table import TITLES, results_table
@@ -121,7 +122,7 @@ def _of_network(folder: Path) -> dict[str, Any]:
     config = SlimResNetConfig.from_pretrained(folder)
     with torch.device("meta"):
         num_parameters = SlimResNetForImageClassification(config).num_parameters()
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = label_names(config)
     return {
         "image_size": config.image_size,
         "num_labels": config.num_labels,
