@@ -25,13 +25,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = self._with_underscores(sys.argv[1:] if args is None else args)
-        flags = [_name(word) for word in words[: _end_of_flags(words)] if _is_flag(word)]
-        unknown = [flag for flag in flags if flag not in self._option_string_actions]
-        if "--help" in flags or "-h" in words[: _end_of_flags(words)]:
+        before_end = words[: _end_of_flags(words)]
+        if "--help" in before_end or "-h" in before_end:
             self.print_help()
             self.exit()
-        if unknown:
-            self.error(self._explain_unknown(unknown[0]))
+        for word in before_end:
+            if _is_flag(word) and _name(word) not in self._option_string_actions:
+                self.error(self._explain_unknown(_name(word)))
         parsed, rest = self.parse_known_args(words, namespace)
         if rest:
             self.error(f"unexpected argument {rest[0]}: --help lists what there is")
