@@ -103,7 +103,7 @@ class _Scoring:
         Checks arguments before any file is read.
 
         Raises:
-            ModelError: no format has this backend, or it has no quantised one.
+            ModelError: the backend is unknown, or has no quantised format.
             RecipeError: a value is unknown, or two arguments contradict each other.
         """
         check_choice("tta", self.tta, POLICIES)

@@ -95,10 +95,10 @@ def _forget_scaling(
     Takes what another temperature made of logits out of the details of splits that were not scored now.
 
     Args:
-        earlier: the folder's figures, which say of which splits there are details.
+        earlier: the folder's figures, which tell the splits that have details.
 
     Returns:
-        The pictures to draw anew, without it.
+        The pictures to draw anew, without the scaling.
     """
     pictures: dict[str, Callable[[Path], None]] = {}
     for prefix in scaled_splits(earlier):

@@ -112,8 +112,8 @@ class _Job:
     Exports one network, in one format after the other.
 
     Args:
-        folder: of the trained network.
-        read_images: called for a format that is calibrated alone, since others need no dataset.
+        folder: folder of the trained network.
+        read_images: called only for a format that is calibrated: other formats need no dataset.
     """
 
     def __init__(self, folder: Path, uint8_pixels: bool, opset: int, read_images: Callable[[], TrainingImages]):
@@ -177,16 +177,16 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     """
     Images of a training split: `CHECK_SAMPLES` for checks and `calibration_samples` for ranges.
 
-    Of few images, half go to the checks. None are of validation or test: an exported file is scored on images that it
-    was not made with.
+    Where there are few images, half go to the checks. No image is of validation or test: an exported file is scored on
+    images that it was not made with.
 
     Args:
-        folder: of the trained network, which says what that was trained on.
+        folder: folder of the trained network, which tells what the network was trained on.
         data: settings of a recipe that name other data; None stands for the run's own.
 
     Raises:
         DatasetError: the data cannot be read.
-        ExportError: there are fewer than two.
+        ExportError: there are fewer than two images.
     """
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None

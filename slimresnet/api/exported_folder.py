@@ -56,7 +56,7 @@ def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: d
     What was scored there stays, but for the scores of files that these replace.
 
     Args:
-        folder: of the trained network.
+        folder: folder of the trained network.
         weights: SHA-256 of the weights that were exported.
         exported: the exported files, by the name that each is to have.
         facts: what `exports.json` says of each file, by name.

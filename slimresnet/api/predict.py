@@ -1,4 +1,4 @@
-"""What a trained network says of images."""
+"""Predicting the classes of images with a trained network."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,13 +32,13 @@ PREDICTION_PRECISIONS = ("no", "bf16")
 
 class Prediction(NamedTuple):
     """
-    What the network says of one image.
+    The prediction for one image.
 
     Attributes:
-        name: of the image: its path in a folder, its row in a dataset, or its id in a pickle.
-        label: number of its class, that of the largest logit.
-        label_name: name of its class.
-        probabilities: of each class, float32 `[num_labels]`, 0–1.
+        name: name of the image: a path in a folder, a row in a dataset, or an id in a pickle.
+        label: number of the class with the largest logit.
+        label_name: name of the class with the largest logit.
+        probabilities: a probability for each class, float32 `[num_labels]`, 0–1.
     """
 
     name: str
@@ -49,13 +49,11 @@ class Prediction(NamedTuple):
 
 class Predictions(Sequence[Prediction]):
     """
-    A prediction for each image, in the order of the images.
-
-    It holds a name and `num_labels` numbers of 4 bytes an image.
+    A prediction for each image, in the order of the images. An image takes a name and `num_labels` numbers of 4 bytes.
 
     Attributes:
-        names: of the images.
-        label_names: of the classes, in the order of their numbers.
+        names: names of the images.
+        label_names: names of the classes, in the order of their numbers.
         labels: class numbers, int64 `[N]`.
         probabilities: float32 `[N, num_labels]`, 0–1.
         skipped: the images that could not be decoded, each with its `name` and the `reason`.
@@ -121,16 +119,16 @@ def predict(
     Args:
         model: a folder that training wrote, or the name of a model on the Hub.
         input: an image file, a folder of them or of Parquet files, a dataset on the Hub, or a Kaggle pickle.
-        output: a CSV to write, a row an image. What stood there stays until it is complete.
+        output: a CSV to write, a row an image. An earlier file stays until the new one is complete.
         tta: test-time augmentation, one of `slimresnet.evaluation.tta.POLICIES`.
         labels: what the CSV has for a class, `"numbers"` or `"names"`.
         probabilities: whether the CSV has a column for each class.
         backend: what runs the network, one of `slimresnet.formats.registry.backend_choices()`.
-        quantized: whether it is the int8 file that runs.
+        quantized: whether the backend runs the int8 file.
         trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
         skip_errors: whether images that cannot be decoded are left out.
-        split, dataset_config_name, image_column_name: of `input`, where that is a dataset.
-        per_device_eval_batch_size: images at once.
+        split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset.
+        per_device_eval_batch_size: number of images that the network takes at once.
         mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
 
     Raises:
@@ -215,7 +213,7 @@ def write_predictions(
 
 class _Decoded:
     """
-    The images that have pixels, as they are asked for; the others come into `skipped`.
+    The images that could be decoded, one by one; all other images come into `skipped`.
 
     Args:
         skip_errors: whether an image that cannot be decoded is left out; else it is a DatasetError.
@@ -243,7 +241,7 @@ def _predict_batches(
     runnable: Runnable, images: Iterable[NamedImage], tta: str, batch_size: int, mixed_precision: str
 ) -> Iterator[Batch]:
     """
-    Reads so many images at a time, and no further than it is asked.
+    Predicts batch by batch, and reads no image before its batch is asked for.
 
     Raises:
         ModelError: logits are not finite.
@@ -273,7 +271,7 @@ def logits_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
 def _table(
     output: Path | None, label_names: list[str], labels: str, probabilities: bool
 ) -> Iterator[Callable[[Batch], None]]:
-    """What writes a batch as rows of the CSV, which is complete at the end; without `output` it writes nothing."""
+    """A function that writes the rows of a batch into the CSV. Without `output` the function writes nothing."""
     if output is None:
         yield lambda batch: None
         return

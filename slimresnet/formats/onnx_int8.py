@@ -80,15 +80,15 @@ class _Reader:
 
 def check_classes(name: str, logits: Tensor, expected: Tensor, images: str) -> None:
     """
-    Holds the classes that a file gives against the network's.
+    Checks that a file gives the network's classes.
 
     Two classes whose logits lie within rounding of each other are a tie, where either will do.
 
     Args:
-        name: of the file.
-        logits: of the file, `[N, num_labels]`.
-        expected: of the network, finite, on the same images.
-        images: what they are, for people.
+        name: name of the file, for messages.
+        logits: the file's logits, `[N, num_labels]`.
+        expected: the network's logits on the same images, finite.
+        images: a name for the images, for messages.
 
     Raises:
         ExportError: too many images get another class.

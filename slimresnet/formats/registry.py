@@ -50,7 +50,7 @@ def find_format(backend: str, *, quantized: bool = False) -> Format:
 
 
 def formats_of(file: str) -> list[ExportedFormat]:
-    """The formats whose file it is: one for each program that runs the file."""
+    """The formats with this file: one for each program that runs the file."""
     return [each for each in exported_formats() if each.file == file]
 
 

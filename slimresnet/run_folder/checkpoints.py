@@ -80,7 +80,7 @@ def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], Non
     The checkpoint that `--resume_from_checkpoint` means: a folder, or `last`, the newest whole one in `output_dir`.
 
     Args:
-        say: gets a sentence on each that is passed over.
+        say: called with a sentence on each checkpoint that is passed over.
 
     Returns:
         The folder; None where no name is given, or `last` finds none yet, so that the same command starts and resumes.

@@ -51,7 +51,7 @@ def open_photographs(folder: Path, image_size: int) -> list[np.ndarray]:
     The photographs in a folder, as they are: RGB in 0–1, float64 `[H, W, 3]` each, in the order of their names.
 
     Raises:
-        DatasetError: there are none, or one is no image, or smaller than the images that it is laid over.
+        DatasetError: the folder holds no photographs, or a photograph cannot be read or is below `image_size`.
     """
     if not folder.is_dir():
         raise DatasetError(f"--frost_folder {folder} is no folder.")

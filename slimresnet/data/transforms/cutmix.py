@@ -18,9 +18,9 @@ class CutMix(LabelTransform):
     """
     Pastes patches of other images, and mixes the labels in proportion.
 
-    Each sample has its own chance, λ and box. Its partner is its neighbour: samples `2i` and `2i + 1` of a batch paste
-    into each other (the order is random already), so that the pairs of a global batch are the same however many
-    processes share it, if the batch of each is even. The odd last sample takes from the one before it, a single sample
+    Each sample has its own chance, λ and box. A sample's partner is its neighbour: samples `2i` and `2i + 1` of a batch
+    paste into each other (the order is random already). So the pairs of a global batch are the same however many
+    processes share it, if the batch of each is even. The odd last sample takes from the one before it; a single sample
     stays as it is. To paste uint8 pixels gives the same numbers as pasting normalised ones, and moves a quarter of the
     bytes.
 

@@ -18,8 +18,8 @@ class RandomErasing(ImageTransform):
     """
     Attributes:
         random_erasing_prob: probability that a rectangle is painted over.
-        random_erasing_area: range that the share of its area is drawn from, uniformly.
-        image_mean: the colour that it is painted with, in 0–1.
+        random_erasing_area: range that the rectangle's share of the image is drawn from, uniformly.
+        image_mean: colour of the rectangle, in 0–1.
     """
 
     random_erasing_prob: float
