@@ -15,7 +15,7 @@ from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
 from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
-# The signals that ask a process to stop (Ctrl-C, a scheduler, Ctrl-Break), of those that this system has.
+# The signals of this system that ask a process to stop: Ctrl-C, a scheduler, Ctrl-Break.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 

@@ -38,7 +38,7 @@ def find_format(backend: str, *, quantized: bool = False) -> Format:
     The format that `--backend` and `--quantized` name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the backend is unknown, or has no quantised format.
     """
     for each in formats():
         if (each.backend, each.is_quantized) == (backend, quantized):

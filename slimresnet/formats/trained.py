@@ -129,7 +129,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         )
     with torch.device("meta"):
         model = SlimResNetForImageClassification(load_config(folder))
-    # Not from_pretrained: it follows what else a folder may hold, adapters, lists of pickles, quantisers.
+    # from_pretrained would follow what else a folder may hold: adapters, lists of pickles, quantisers.
     try:
         weights = load_file(file)
     except Exception as error:  # safetensors' own, and OSErrors

@@ -3,8 +3,8 @@
 Hendrycks and Dietterich, 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"; the
 parameters are those that CIFAR-10-C was made with (https://github.com/hendrycks/robustness, make_cifar_c.py), which are
 meant for images of 32×32. Two things differ: the random numbers, which are a function of (seed, corruption, severity,
-row), and frost. Its photographs do not travel with this project; `synthetic_frost` stands in for them, and
-`with_photographs` puts the user's own in its place.
+row), and frost. The photographs of frost do not travel with this project; `synthetic_frost` stands in for them, and
+`with_photographs` takes the user's own photographs instead.
 """
 
 import io
@@ -139,7 +139,7 @@ def elastic_transform(images: np.ndarray, severity: int, generators: Generators)
     centre, reach = np.array([width, height]) // 2, size // 3
     corners = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + each(generators, lambda draw: draw.uniform(-jitter * size, jitter * size, (3, 2)))
-    # The map from where a pixel ends to where it comes from, [B, 2, 3].
+    # The affine map from a pixel's new place to its old place, [B, 2, 3].
     back = corners.T @ np.linalg.inv(np.concatenate([moved, np.ones((len(images), 3, 1))], axis=2)).transpose(0, 2, 1)
     y, x = np.mgrid[:height, :width].astype(float)
     source = np.einsum("bij,jhw->bhwi", back, np.stack([x, y, np.ones_like(x)]))

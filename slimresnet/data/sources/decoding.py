@@ -16,7 +16,7 @@ def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
         encoded: `bytes` or, if that is None, `path` of an image file, as `datasets` has it.
 
     Raises:
-        ValueError: it cannot be decoded; the message says why, in one line.
+        ValueError: the image cannot be decoded; the message says why, in one line.
     """
     try:
         content = read_bytes(encoded)

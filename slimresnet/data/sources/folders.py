@@ -159,7 +159,7 @@ def files_by_split(folder: Folder) -> tuple[str, DataFilesDict] | None:
     for patterns in (DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME, DEFAULT_PATTERNS_SPLIT_IN_FILENAME, DEFAULT_PATTERNS_ALL):
         splits = {str(split): _matching(admitted, each) for split, each in patterns.items()}
         if found := {split: names for split, names in splits.items() if names}:
-            # Where each file comes from would tell a cache whether it changed; nothing that is streamed is cached.
+            # The origins of files, for a cache, stay empty: nothing that is streamed is cached.
             paths = {
                 split: DataFilesList([(folder.path.absolute() / name).as_posix() for name in names], [])
                 for split, names in found.items()
