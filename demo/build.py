@@ -22,11 +22,11 @@ from slimresnet.data.sources.dataset import open_split
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.format import ExportError
 from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
-from slimresnet.formats.trained import find_folder
+from slimresnet.formats.trained import find_folder, label_names
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.console import tolerant_output
-from slimresnet.run_folder.names import OWN_NAME
+from slimresnet.run_folder.names import CARD_NAME, OWN_NAME, PAGE_NAME
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import write_json
 
@@ -58,7 +58,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Builds the page in a folder of its own. Its files take their places in `output_dir` when it is complete."""
     output_dir = arguments.output_dir
-    is_page = "about.json" in recorded(output_dir)
+    is_page = PAGE_NAME in recorded(output_dir)
     holds_something = output_dir.exists() and set(os.listdir(output_dir)) - {OWN_NAME}
     if holds_something and not (arguments.overwrite_output_dir and is_page):
         raise ExportError(
@@ -75,17 +75,17 @@ def run(arguments: argparse.Namespace) -> None:
         export(folder, output_dir=exported, quantize="int8", uint8_pixels=True, dataset_name=dataset_name)
         shutil.copyfile(exported / QUANTIZED_ONNX_FILE, page / "model.onnx")
         config = SlimResNetConfig.from_pretrained(folder)
-        labels = [config.id2label[label] for label in range(config.num_labels)]
+        labels = label_names(config)
         about = {
             "name": read_recipe(folder).hub_model_id or folder.resolve().name,
             "labels": labels,
             "image_size": config.image_size,
             "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
         }
-        (page / "README.md").write_text(space_card(about["name"], read_recipe(folder).license), encoding="utf-8")
+        (page / CARD_NAME).write_text(space_card(about["name"], read_recipe(folder).license), encoding="utf-8")
         # For push_to_hub.py: whatever else comes to lie in the folder stays there.
         files = [file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()]
-        write_json(page / "about.json", about | {"files": sorted([*files, "about.json"])})
+        write_json(page / PAGE_NAME, about | {"files": sorted([*files, PAGE_NAME])})
         made.remove(name for name in recorded(output_dir) if name not in files)
         size = sum(file.stat().st_size for file in page.rglob("*") if file.is_file())
     print(f"saved to {output_dir}, {size / 1e6:.1f} MB; look at it with")

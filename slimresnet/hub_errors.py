@@ -1,4 +1,4 @@
-"""What went wrong between here and the Hub, in words: when something was read from there, and when it was written."""
+"""Errors of the Hub in words, for reading from the Hub and for writing to it."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from slimresnet.errors import SlimResNetError, first_line
 
 
 class HubError(SlimResNetError):
-    """The folder is not on the Hub; the message says why and what to do."""
+    """A folder cannot be brought to the Hub; the message says why and what to do."""
 
 
 _Cause = Enum(
@@ -68,11 +68,11 @@ def explain_hub_error(
     error: BaseException, repo_id: str, kind: Literal["dataset", "model"], *, writing: bool = False
 ) -> str:
     """
-    Why the Hub did not do what was asked with `repo_id` and what to do, as a sentence, or the end of one, without stop.
+    Why the Hub refused a request for `repo_id`, and what to do: a sentence, or the end of one, without a full stop.
 
     Args:
-        error: what huggingface_hub raised; of one that it does not know, its own words stay.
-        kind: what was to be read; for the address of its page, too.
+        error: what huggingface_hub raised; an error of no known cause is quoted.
+        kind: what was to be read, which also decides the address of the page.
         writing: whether the repository was to be made or written to, and not read.
     """
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:  # nothing is cached, and why
@@ -91,7 +91,7 @@ def explain_hub_error(
 
 
 def _causes(error: BaseException) -> Iterator[_Cause]:
-    """What an error says, the most telling first: the Hub's own code, then the status of HTTP."""
+    """Causes that an error may have, the most specific first: by the Hub's own code, then by the HTTP status."""
     kinds = {
         OfflineModeIsEnabled: _Cause.OFFLINE,
         HFValidationError: _Cause.NAME,

@@ -16,7 +16,7 @@ from slimresnet.run_folder import names
 # imports from itself and from those behind it.
 ORDER = (
     "cli", "slimresnet", "api", "training", "hub", "evaluation", "formats", "data", "recipe", "run_folder",
-    "hub_errors", "errors", "modeling_slimresnet",
+    "hub_errors", "errors", "discovery", "modeling_slimresnet",
 )  # fmt: skip
 LONGEST_FUNCTION, LONGEST_SCRIPT = 60, 40  # lines
 

@@ -7,13 +7,13 @@ from slimresnet.recipe.checks import RecipeError
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """
-    Holds an argument against the values that it may have.
+    Refuses a value that is none of an argument's choices.
 
     Args:
-        name: of the argument, which is that of the flag.
+        name: the argument's name, without the dashes of its flag.
 
     Raises:
-        RecipeError: it has another value.
+        RecipeError: `value` is not among `choices`.
     """
     choices = list(choices)
     if value not in choices:
@@ -22,10 +22,10 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 def check_precision(backend: str, mixed_precision: str) -> None:
     """
-    Holds what the network is to compute in against the program that runs it.
+    Refuses `mixed_precision` with any backend but torch.
 
     Raises:
-        RecipeError: the program has a precision of its own.
+        RecipeError: the backend has a fixed precision.
     """
     if backend != "torch" and mixed_precision != "no":
         raise RecipeError(f"--mixed_precision is for --backend torch, not for {backend}: leave it out.")

@@ -17,8 +17,8 @@ from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_spli
 from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
 from slimresnet.evaluation.tta import POLICIES
-from slimresnet.formats.registry import backend_choices, find_format
-from slimresnet.formats.trained import find_folder, load_config, weights_digest
+from slimresnet.formats.registry import find_format
+from slimresnet.formats.trained import find_folder, label_names, load_config, weights_digest
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
@@ -26,7 +26,7 @@ from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
-PRECISIONS = ("auto", "no", "bf16")
+SCORING_PRECISIONS = ("auto", "no", "bf16")
 """Values of `mixed_precision` that a network is scored in."""
 
 
@@ -99,14 +99,15 @@ class _Scoring:
 
     def check(self, mixed_precision: str, max_eval_samples: int | None) -> None:
         """
-        Looks before anything is read.
+        Checks arguments before any file is read.
 
         Raises:
-            RecipeError: a value is none that there is, or values do not go together.
+            ModelError: the backend is unknown, or has no quantised format.
+            RecipeError: a value is unknown, or two arguments contradict each other.
         """
         check_choice("tta", self.tta, POLICIES)
-        check_choice("backend", self.backend, backend_choices())
-        check_choice("mixed_precision", mixed_precision, PRECISIONS)
+        find_format(self.backend, quantized=self.quantized)
+        check_choice("mixed_precision", mixed_precision, SCORING_PRECISIONS)
         check_precision(self.backend, mixed_precision)
         if self.compare_tta and self.split not in (VALIDATION, HELD_OUT):
             raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
@@ -146,7 +147,7 @@ def _score(
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
     network = ScoredNetwork(predict, format.scored_as, precision)
     config = load_config(folder)
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = label_names(config)
     image_size, tta = config.image_size, scoring.tta
     with accelerator.autocast():
         if scoring.shift not in (None, STANDARD, EXTRA):

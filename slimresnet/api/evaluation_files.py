@@ -9,7 +9,7 @@ from slimresnet.evaluation.merging import is_refitted, scaled_splits, still_true
 from slimresnet.evaluation.plots import draw, plot_reliability
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import is_fact_of_training
-from slimresnet.formats.trained import holds_another_model
+from slimresnet.formats.trained import refuse_another_model
 from slimresnet.hub.card import renew_model_card, say_if_edited
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.changes import Change, change, is_of_an_earlier_version
@@ -28,14 +28,15 @@ from slimresnet.run_folder.writing import check_place, write_json
 
 def check_output_dir(output_dir: Path | None, weights: str | None) -> None:
     """
-    Looks before anything is scored.
+    Checks, before anything is scored, that a folder can take the figures.
 
     Args:
-        weights: digest of the weights that are to be scored.
+        weights: SHA-256 of the weights to score.
 
     Raises:
-        RecipeError: it is a file, cannot be written to, or holds another model, whose figures these are not.
-        FolderError: it lies in a folder that is not there, or another process is at work there.
+        RecipeError: `output_dir` is a file or cannot be written to.
+        ModelError: `output_dir` holds another model.
+        FolderError: the parent of `output_dir` does not exist, or another process is at work in `output_dir`.
     """
     if output_dir is None:
         return
@@ -44,12 +45,7 @@ def check_output_dir(output_dir: Path | None, weights: str | None) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise RecipeError(f"--output_dir {output_dir} cannot be written to: name another folder.")
     refuse_if_owned(output_dir)
-    _check_model(output_dir, weights)
-
-
-def _check_model(output_dir: Path, weights: str | None) -> None:
-    if holds_another_model(output_dir, weights):
-        raise RecipeError(f"--output_dir {output_dir} holds another model than was scored: name another folder.")
+    refuse_another_model(output_dir, weights)
 
 
 def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -> None:
@@ -57,16 +53,16 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
     Adds figures to a folder's `all_results.json`, writes details and pictures beside it, renews its card.
 
     Args:
-        weights: digest of the weights that were scored.
+        weights: SHA-256 of the weights that were scored.
 
     Raises:
-        RecipeError: the folder has other weights by now.
-        FolderError: another process is at work there, or it cannot be written to.
+        ModelError: the folder has other weights by now.
+        FolderError: another process is at work in the folder, or it cannot be written to.
     """
     facts = [name for name in found.results if is_fact_of_training(name)]
     assert not facts, f"a score in the place of a fact of training: {facts}"
     with own(output_dir):
-        _check_model(output_dir, weights)
+        refuse_another_model(output_dir, weights)
         earlier = read_json(output_dir / RESULTS_NAME)
         pictures = dict(found.pictures)
         is_run = (output_dir / RECIPE_NAME).is_file()
@@ -75,7 +71,7 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
                 made.own |= {RESULTS_NAME, *found.details, *(f"{FIGURES_FOLDER}/{name}" for name in pictures)}
             if is_refitted(earlier, found.results):
                 pictures |= _forget_scaling(made, output_dir, earlier, found)
-            # Pictures of earlier figures: new ones come, or none.
+            # Remove the old pictures: they show earlier figures, and drawing new ones may fail.
             made.remove(f"{FIGURES_FOLDER}/{name}" for name in pictures)
             for name, content in found.details.items():
                 write_json(made.files / name, content)
@@ -99,10 +95,10 @@ def _forget_scaling(
     Takes what another temperature made of logits out of the details of splits that were not scored now.
 
     Args:
-        earlier: the folder's figures, which say of which splits there are details.
+        earlier: the folder's figures, which tell the splits that have details.
 
     Returns:
-        The pictures to draw anew, without it.
+        The pictures to draw anew, without the scaling.
     """
     pictures: dict[str, Callable[[Path], None]] = {}
     for prefix in scaled_splits(earlier):

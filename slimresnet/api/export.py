@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.exported_folder import bring_files, check_output_dir
@@ -40,9 +40,9 @@ class TrainingImages(NamedTuple):
     Images of a training split, none of them twice.
 
     Attributes:
-        checks: those that a file is checked on, uint8 `[N, 3, image_size, image_size]`.
-        ranges: those that it takes its ranges from, likewise.
-        source: what they are, for people; `dataset_name` may name other data than the network was trained on.
+        checks: images that exported files are checked on, uint8 `[N, 3, image_size, image_size]`.
+        ranges: images that quantisation takes its ranges from, same shape.
+        source: a name for the images, for messages.
     """
 
     checks: Tensor
@@ -112,8 +112,8 @@ class _Job:
     Exports one network, in one format after the other.
 
     Args:
-        folder: of the trained network.
-        read_images: called for a format that is calibrated alone, since others need no dataset.
+        folder: folder of the trained network.
+        read_images: called only for a format that is calibrated: other formats need no dataset.
     """
 
     def __init__(self, folder: Path, uint8_pixels: bool, opset: int, read_images: Callable[[], TrainingImages]):
@@ -122,7 +122,7 @@ class _Job:
         network, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
         self._config = network.config
         self._module = LogitsOfPixels(network, normalize if uint8_pixels else None).eval()
-        self._prepare = _unchanged if uint8_pixels else normalize
+        self._prepare = nn.Identity() if uint8_pixels else normalize
 
     def run(self, formats: Sequence[ExportedFormat], output_dir: Path, *, overwrite: bool) -> dict[str, dict]:
         """Makes and checks all files in a folder of their own, then brings them; returns and raises as `export`."""
@@ -177,16 +177,16 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     """
     Images of a training split: `CHECK_SAMPLES` for checks and `calibration_samples` for ranges.
 
-    Of few images, half go to the checks. None are of validation or test: an exported file is scored on images that it
-    was not made with.
+    Where there are few images, half go to the checks. No image is of validation or test: an exported file is scored on
+    images that it was not made with.
 
     Args:
-        folder: of the trained network, which says what that was trained on.
+        folder: folder of the trained network, which tells what the network was trained on.
         data: settings of a recipe that name other data; None stands for the run's own.
 
     Raises:
         DatasetError: the data cannot be read.
-        ExportError: there are fewer than two.
+        ExportError: there are fewer than two images.
     """
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
@@ -204,7 +204,3 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     [pixels] = split.images.read([order])
     source = TRAINING_IMAGES if scored.are_trained_on else f"images of {scored.dataset}"
     return TrainingImages(pixels[:checked], pixels[checked:], source)
-
-
-def _unchanged(pixels: Tensor) -> Tensor:
-    return pixels

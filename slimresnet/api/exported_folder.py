@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slimresnet.formats.format import ExportError
 from slimresnet.formats.registry import exported_files, scored_file
-from slimresnet.formats.trained import holds_another_model, weights_digest
+from slimresnet.formats.trained import refuse_another_model, weights_digest
 from slimresnet.hub.card import is_edited, renew_model_card, say_if_edited
 from slimresnet.hub.files import shared_files
 from slimresnet.run_folder.changes import Change, change, foreign, recorded
@@ -19,16 +19,17 @@ from slimresnet.run_folder.writing import check_place, write_json
 
 def check_output_dir(output_dir: Path, weights: str | None, names: Sequence[str], *, overwrite: bool) -> None:
     """
-    Looks before anything is exported.
+    Checks, before anything is exported, that a folder can take the files.
 
     Args:
-        weights: digest of those that are to be exported.
-        names: of the files that are to come.
-        overwrite: whether they may replace files of these names.
+        weights: SHA-256 of the weights to export.
+        names: files to write.
+        overwrite: whether existing files of these names may be replaced.
 
     Raises:
-        ExportError: the folder is a file, holds another model, exported files that are not to be replaced, or others'.
-        FolderError: it lies in a folder that is not there, or another process is at work there.
+        ExportError: the folder is a file, holds exported files that are not to be replaced, or holds others' files.
+        ModelError: the folder holds another model.
+        FolderError: the folder's parent does not exist, or another process is at work in the folder.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ExportError(f"--output_dir {output_dir} is a file: name a folder.")
@@ -45,12 +46,7 @@ def check_output_dir(output_dir: Path, weights: str | None, names: Sequence[str]
             f"--output_dir {output_dir} holds {', '.join(others)}, and has no record that this program wrote them as "
             "they stand: move them away, or name another folder."
         )
-    _check_model(output_dir, weights)
-
-
-def _check_model(output_dir: Path, weights: str | None) -> None:
-    if holds_another_model(output_dir, weights):
-        raise ExportError(f"--output_dir {output_dir} holds another model than is exported: name another folder.")
+    refuse_another_model(output_dir, weights)
 
 
 def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: dict[str, Path], facts: dict) -> None:
@@ -60,19 +56,20 @@ def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: d
     What was scored there stays, but for the scores of files that these replace.
 
     Args:
-        folder: of the trained network.
-        weights: digest of those that were exported.
-        exported: where the files are that were made, by name.
-        facts: of each file, for `exports.json`.
+        folder: folder of the trained network.
+        weights: SHA-256 of the weights that were exported.
+        exported: the exported files, by the name that each is to have.
+        facts: what `exports.json` says of each file, by name.
 
     Raises:
-        ExportError: MODEL or the folder has other weights by now.
-        FolderError: another process is at work there, or it cannot be written to.
+        ExportError: MODEL has other weights by now.
+        ModelError: `output_dir` has other weights by now.
+        FolderError: another process is at work in `output_dir`, or it cannot be written to.
     """
     if weights_digest(folder) != weights:
         raise ExportError(f"MODEL {folder} was replaced while it was exported: export it again.")
     with own(output_dir), change(output_dir) as made:
-        _check_model(output_dir, weights)
+        refuse_another_model(output_dir, weights)
         files, replaced = dict(exported), list(exported)
         if output_dir.resolve() != folder.resolve():
             shared = (file for file in shared_files(folder) if scored_file(file.name) is None)
@@ -80,7 +77,8 @@ def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: d
             if (output_dir / RESULTS_NAME).is_file():
                 files.pop(RESULTS_NAME, None)
             else:
-                replaced = exported_files()  # what exported files of MODEL scored is not of these
+                # MODEL's results may hold scores of MODEL's own exported files; drop those scores.
+                replaced = exported_files()
         if is_edited(output_dir / CARD_NAME):
             files.pop(CARD_NAME, None)
         for name, file in files.items():

@@ -1,4 +1,4 @@
-"""What a trained network says of images."""
+"""Predicting the classes of images with a trained network."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.arguments import check_choice, check_precision
 from slimresnet.data.sources.prediction import Images, NamedImage, open_images
 from slimresnet.data.sources.source import DatasetError
@@ -20,25 +19,26 @@ from slimresnet.errors import printable
 from slimresnet.evaluation.spreadsheet import TableWriter
 from slimresnet.evaluation.tta import POLICIES, VIEWS, average, views_of
 from slimresnet.formats.format import Runnable
-from slimresnet.formats.registry import open_network
-from slimresnet.formats.trained import check_finite, find_folder
+from slimresnet.formats.registry import find_format
+from slimresnet.formats.trained import check_finite, find_folder, label_names
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import check_range
 from slimresnet.run_folder.writing import check_output_file, is_standard_output, open_output
 
 LABELS = ("numbers", "names")
-PRECISIONS = ("no", "bf16")
+PREDICTION_PRECISIONS = ("no", "bf16")
+"""Values of `mixed_precision` that a network predicts in."""
 
 
 class Prediction(NamedTuple):
     """
-    What the network says of one image.
+    The prediction for one image.
 
     Attributes:
-        name: of the image: its path in a folder, its row in a dataset, or its id in a pickle.
-        label: number of its class, that of the largest logit.
-        label_name: name of its class.
-        probabilities: of each class, float32 `[num_labels]`, 0–1.
+        name: name of the image: a path in a folder, a row in a dataset, or an id in a pickle.
+        label: number of the class with the largest logit.
+        label_name: name of the class with the largest logit.
+        probabilities: a probability for each class, float32 `[num_labels]`, 0–1.
     """
 
     name: str
@@ -49,13 +49,11 @@ class Prediction(NamedTuple):
 
 class Predictions(Sequence[Prediction]):
     """
-    A prediction for each image, in the order of the images.
-
-    It holds a name and `num_labels` numbers of 4 bytes an image.
+    A prediction for each image, in the order of the images. An image takes a name and `num_labels` numbers of 4 bytes.
 
     Attributes:
-        names: of the images.
-        label_names: of the classes, in the order of their numbers.
+        names: names of the images.
+        label_names: names of the classes, in the order of their numbers.
         labels: class numbers, int64 `[N]`.
         probabilities: float32 `[N, num_labels]`, 0–1.
         skipped: the images that could not be decoded, each with its `name` and the `reason`.
@@ -89,7 +87,7 @@ class Predictions(Sequence[Prediction]):
         return f"{type(self).__name__} of {len(self):,} images, {len(self.skipped):,} skipped"
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Names of images, their class numbers, int64 `[B]`, and probabilities, float32 `[B, num_labels]`."""
 
     names: list[str]
@@ -121,67 +119,101 @@ def predict(
     Args:
         model: a folder that training wrote, or the name of a model on the Hub.
         input: an image file, a folder of them or of Parquet files, a dataset on the Hub, or a Kaggle pickle.
-        output: a CSV to write, a row an image. What stood there stays until it is complete.
+        output: a CSV to write, a row an image. An earlier file stays until the new one is complete.
         tta: test-time augmentation, one of `slimresnet.evaluation.tta.POLICIES`.
         labels: what the CSV has for a class, `"numbers"` or `"names"`.
         probabilities: whether the CSV has a column for each class.
         backend: what runs the network, one of `slimresnet.formats.registry.backend_choices()`.
-        quantized: whether it is the int8 file that runs.
+        quantized: whether the backend runs the int8 file.
         trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
         skip_errors: whether images that cannot be decoded are left out.
-        split, dataset_config_name, image_column_name: of `input`, where that is a dataset.
-        per_device_eval_batch_size: images at once.
+        split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset.
+        per_device_eval_batch_size: number of images that the network takes at once.
         mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
 
     Raises:
         SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
             decoded, logits are not finite, or `output` cannot be written to.
     """
-    _check(tta, labels, backend, mixed_precision, per_device_eval_batch_size)
-    path = _checked(output)
-    with process_left_as_it_was():
-        folder = find_folder(str(model))
-        runnable = open_network(folder, backend, quantized=quantized, trust_remote_code=trust_remote_code)
-        images = _Decoded(
-            open_images(
-                str(input),
-                runnable.config.image_size,
-                split=split,
-                config_name=dataset_config_name,
-                image_column=image_column_name,
-            ),
-            skip_errors,
-        )
-        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision)
-        predictions = _collect(batches, label_names(runnable.config), images.skipped, path, labels, probabilities)
-    _say(predictions, path)
-    return predictions
+    kept: list[Batch] = []
+    names, skipped = write_predictions(
+        model, input, output=output, tta=tta, labels=labels, probabilities=probabilities, backend=backend,
+        quantized=quantized, trust_remote_code=trust_remote_code, skip_errors=skip_errors, split=split,
+        dataset_config_name=dataset_config_name, image_column_name=image_column_name,
+        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision, take=kept.append,
+    )  # fmt: skip
+    return Predictions(
+        [name for batch in kept for name in batch.names],
+        names,
+        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
+        np.concatenate([np.zeros((0, len(names)), np.float32), *(batch.probabilities for batch in kept)]),
+        skipped,
+    )
 
 
-def _check(tta: str, labels: str, backend: str, mixed_precision: str, batch_size: int) -> None:
+def write_predictions(
+    model: str | Path,
+    input: str | Path,
+    *,
+    output: str | Path | None,
+    tta: str,
+    labels: str,
+    probabilities: bool,
+    backend: str,
+    quantized: bool,
+    trust_remote_code: bool,
+    skip_errors: bool,
+    split: str,
+    dataset_config_name: str | None,
+    image_column_name: str | None,
+    per_device_eval_batch_size: int,
+    mixed_precision: str,
+    take: Callable[[Batch], None] = lambda batch: None,
+) -> tuple[list[str], list[NamedImage]]:
+    """
+    Predicts batch by batch. No batch is kept, so memory does not grow with the number of images.
+
+    Args:
+        take: called with each batch after its rows are written. The other arguments are those of `predict`.
+
+    Returns:
+        Names of the classes in the order of their numbers, and the images that could not be decoded.
+
+    Raises:
+        SlimResNetError: as `predict`.
+    """
     check_choice("tta", tta, POLICIES)
     check_choice("labels", labels, LABELS)
-    check_choice("mixed_precision", mixed_precision, PRECISIONS)
+    check_choice("mixed_precision", mixed_precision, PREDICTION_PRECISIONS)
+    format = find_format(backend, quantized=quantized)
     check_precision(backend, mixed_precision)
-    check_range("per_device_eval_batch_size", batch_size)
-
-
-def _checked(output: str | Path | None) -> Path | None:
-    """The path of the CSV, looked at before anything is read; None where none is to be written."""
-    if output is None:
-        return None
-    check_output_file("--output", Path(output))
-    return Path(output)
-
-
-def label_names(config: SlimResNetConfig) -> list[str]:
-    """Names of the classes in the order of their numbers, as text that every encoding has."""
-    return [printable(config.id2label[index]) for index in range(config.num_labels)]
+    check_range("per_device_eval_batch_size", per_device_eval_batch_size)
+    path = None if output is None else Path(output)
+    if path is not None:
+        check_output_file("--output", path)
+    with process_left_as_it_was():
+        runnable = format.open_network(find_folder(str(model)), trust_remote_code=trust_remote_code)
+        source, image_size = str(input), runnable.config.image_size
+        found = open_images(
+            source, image_size, split=split, config_name=dataset_config_name, image_column=image_column_name
+        )
+        if found.passed_over:
+            print(found.passed_over, file=sys.stderr)
+        images, names = _Decoded(found, skip_errors), [printable(name) for name in label_names(runnable.config)]
+        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision)
+        count = 0
+        with _table(path, names, labels, probabilities) as write:
+            for batch in batches:
+                write(batch)
+                take(batch)
+                count += len(batch.names)
+    _say(count, images.skipped, path)
+    return names, images.skipped
 
 
 class _Decoded:
     """
-    The images that have pixels, as they are asked for; the others come into `skipped`.
+    The images that could be decoded, one by one; all other images come into `skipped`.
 
     Args:
         skip_errors: whether an image that cannot be decoded is left out; else it is a DatasetError.
@@ -192,8 +224,6 @@ class _Decoded:
         self._images, self._skip_errors = images, skip_errors
 
     def __iter__(self) -> Iterator[NamedImage]:
-        if self._images.passed_over:
-            print(self._images.passed_over, file=sys.stderr)
         # disable=None: no bar where the output is no terminal
         for image in tqdm(self._images.stream, total=self._images.count, unit="image", disable=None):
             if image.pixels is not None:
@@ -209,9 +239,9 @@ class _Decoded:
 
 def _predict_batches(
     runnable: Runnable, images: Iterable[NamedImage], tta: str, batch_size: int, mixed_precision: str
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """
-    Reads so many images at a time, and no further than it is asked.
+    Predicts batch by batch, and reads no image before its batch is asked for.
 
     Raises:
         ModelError: logits are not finite.
@@ -222,49 +252,26 @@ def _predict_batches(
     while batch := list(islice(stream, batch_size)):
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch if image.pixels is not None]))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
-            logits = predict_logits(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
+            logits = logits_of_batch(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
         names = [image.name for image in batch]
         check_finite(logits, names)
         # The class is not that of the largest probability: probabilities are equal where logits are close.
-        yield _Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
+        yield Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
 
 
 @torch.inference_mode()
-def predict_logits(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
+def logits_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
     """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`."""
     network, normalize = runnable
     logits = {view: network(pixel_values=normalize(VIEWS[view](pixels))).logits.float() for view in views_of(policy)}
     return average(logits, POLICIES[policy]).cpu()
 
 
-def _collect(
-    batches: Iterator[_Batch],
-    label_names: list[str],
-    skipped: list[NamedImage],
-    output: Path | None,
-    labels: str,
-    probabilities: bool,
-) -> Predictions:
-    """Takes all batches, and writes each of them to the table, if there is to be one, before the next is predicted."""
-    kept = []
-    with _table(output, label_names, labels, probabilities) as write:
-        for batch in batches:
-            write(batch)
-            kept.append(batch)
-    return Predictions(
-        [name for batch in kept for name in batch.names],
-        label_names,
-        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
-        np.concatenate([np.zeros((0, len(label_names)), np.float32), *(batch.probabilities for batch in kept)]),
-        skipped,
-    )
-
-
 @contextmanager
 def _table(
     output: Path | None, label_names: list[str], labels: str, probabilities: bool
-) -> Iterator[Callable[[_Batch], None]]:
-    """What writes a batch as rows of the CSV, which is complete at the end; without `output` it writes nothing."""
+) -> Iterator[Callable[[Batch], None]]:
+    """A function that writes the rows of a batch into the CSV. Without `output` the function writes nothing."""
     if output is None:
         yield lambda batch: None
         return
@@ -272,7 +279,7 @@ def _table(
         table = TableWriter(file)
         table.write(["ID", "Labels", *(label_names if probabilities else [])])
 
-        def write(batch: _Batch) -> None:
+        def write(batch: Batch) -> None:
             for name, label, shares in zip(*batch, strict=True):
                 numbers = [f"{share:.6f}" for share in shares] if probabilities else []
                 table.write([name, label_names[label] if labels == "names" else str(label), *numbers])
@@ -280,12 +287,13 @@ def _table(
         yield write
 
 
-def _say(predictions: Predictions, output: Path | None) -> None:
+def _say(count: int, skipped: list[NamedImage], output: Path | None) -> None:
+    """Prints how many rows were written to `output`, and which images were left out."""
     if output is not None:
         # Not into the rows themselves, where these go to standard output.
         stream = sys.stderr if is_standard_output(output) else sys.stdout
-        print(f"{output}: {len(predictions):,} rows", file=stream)
-    if predictions.skipped:
-        print(f"left out, because they cannot be decoded: {len(predictions.skipped):,}", file=sys.stderr)
-        for image in predictions.skipped:
+        print(f"{output}: {count:,} rows", file=stream)
+    if skipped:
+        print(f"left out, because they cannot be decoded: {len(skipped):,}", file=sys.stderr)
+        for image in skipped:
             print(f"  {image.name}: {image.reason}", file=sys.stderr)

@@ -25,11 +25,11 @@ def push(
     Checks a finished folder, prints its files and their sizes, and brings them to the Hub in one commit.
 
     Args:
-        folder: of a finished run; with `space`, a page that `demo.build` made.
+        folder: folder of a finished run; with `space`, a page that `demo.build` made.
         repo_id: the repository, as user/name; made where it is missing.
         private: makes a new repository private.
-        license: of the weights, as the Hub names it; None for what the recipe says.
-        revision: the branch; made where it is missing. None for main.
+        license: licence of the weights, as the Hub names it; None for the licence in the recipe.
+        revision: branch, which is made where it is missing; None for main.
         create_pr: opens a pull request in a repository of others.
         overwrite_card: writes the model card anew though a person edited it.
         space: makes a static Space of a page.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers.utils.logging import disable_progress_bar
 
-from slimresnet.api.evaluate import PRECISIONS, evaluate
+from slimresnet.api.evaluate import SCORING_PRECISIONS, evaluate
 from slimresnet.cli import flags
 from slimresnet.cli.parser import Parser
 from slimresnet.errors import SlimResNetError
@@ -49,7 +49,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     network = parser.add_argument_group("network")
     flags.add_network_flags(network)
-    flags.add_precision_flag(network, PRECISIONS)
+    flags.add_precision_flag(network, SCORING_PRECISIONS)
     flags.add_batch_size_flag(network, None)
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", help="Folder that gets the figures and their pictures, such as MODEL.")

@@ -11,7 +11,8 @@ class Parser(argparse.ArgumentParser):
     """
     Takes flags by their whole names, with dashes in the place of underscores too.
 
-    An unknown flag is named before anything else is complained of: it may be the required flag, mistyped.
+    --help is answered whatever else is wrong. An unknown flag is named before any other mistake: it may be a required
+    flag, mistyped.
 
     Args:
         synonyms: what people call a flag, by the name that it has here, both without the leading dashes. Entries whose
@@ -22,13 +23,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
         self._synonyms = dict(synonyms or {})
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args(self._with_underscores(words), namespace)
-
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = self._with_underscores(sys.argv[1:] if args is None else args)
-        for word in words[: _end_of_flags(words)]:
+        before_end = words[: _end_of_flags(words)]
+        if "--help" in before_end or "-h" in before_end:
+            self.print_help()
+            self.exit()
+        for word in before_end:
             if _is_flag(word) and _name(word) not in self._option_string_actions:
                 self.error(self._explain_unknown(_name(word)))
         parsed, rest = self.parse_known_args(words, namespace)

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from slimresnet.api.arguments import check_precision
-from slimresnet.api.predict import LABELS, PRECISIONS, predict
+from slimresnet.api.predict import LABELS, PREDICTION_PRECISIONS, write_predictions
 from slimresnet.cli.flags import (
     SYNONYMS,
     add_batch_size_flag,
@@ -34,13 +34,15 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="An image file, a folder of them or of Parquet, a dataset on the Hub, or a Kaggle pickle. Grey images of "
         "16 bits are scaled to 8, as in training; transformers' pipeline cuts them off at 255 of 65,535.",
     )
-    network = parser.add_argument_group("model")
-    add_network_flags(network)
-    add_tta_flag(network)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="test", help="Split of INPUT, where that is a dataset; by default test.")
     add_data_flags(data, ["dataset_config_name", "image_column_name"], from_recipe=False)
     data.add_argument("--skip_errors", action="store_true", help="List images that cannot be decoded, and go on.")
+    network = parser.add_argument_group("network")
+    add_network_flags(network)
+    add_precision_flag(network, PREDICTION_PRECISIONS)
+    add_batch_size_flag(network, default=128)
+    add_tta_flag(network)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -53,9 +55,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--labels", choices=LABELS, default="numbers", help="What stands for a class; by default numbers."
     )
     output.add_argument("--probabilities", action="store_true", help="Add a column for each class.")
-    machine = parser.add_argument_group("machine")
-    add_batch_size_flag(machine, default=128)
-    add_precision_flag(machine, PRECISIONS)
     arguments = parser.parse_args(words)
     try:
         check_precision(arguments.backend, arguments.mixed_precision)
@@ -69,7 +68,7 @@ def main() -> None:
     """Runs; a mistake in the input ends in one sentence and exit code 1."""
     disable_progress_bar()  # transformers': loading takes no time
     try:
-        predict(**vars(parse()))
+        write_predictions(**vars(parse()))
     except SlimResNetError as error:
         sys.exit(f"predict.py: error: {error}")
 

@@ -1,4 +1,4 @@
-"""Opening a picture, whoever made it: in the formats that such pictures come in, and no larger than its use needs."""
+"""Opening image files that anybody may have made: common formats alone, and a limit on the number of pixels."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL.ImageOps import exif_transpose
 # What cameras, browsers and the datasets of this field write. Pillow knows forty more by their content: EPS starts
 # Ghostscript, and decoders that hardly a picture needs are rarely looked at.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# The 64 megapixels of a phone's camera, which take Pillow half a gigabyte of memory, a copy in RGB included.
+# A phone's camera has 64 megapixels. Pillow takes half a gigabyte of memory for them, a copy in RGB included.
 MOST_PIXELS = 1 << 26
 
 

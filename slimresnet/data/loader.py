@@ -15,7 +15,7 @@ from slimresnet.data.device import to_device
 from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
 from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
-# The signals that ask a process to stop (Ctrl-C, a scheduler, Ctrl-Break), of those that this system has.
+# The signals of this system that ask a process to stop: Ctrl-C, a scheduler, Ctrl-Break.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
@@ -56,7 +56,7 @@ class TrainingLoader:
     Args:
         split: where the samples are.
         rows: rows that are trained on, int64.
-        seed: see `randomness`.
+        seed: seed of the order and of the draws.
         batch_size: samples a process takes at once.
         accumulation: batches a process takes for one optimiser step.
         shuffle_buffer_size: samples within which the order is shuffled.
@@ -92,7 +92,7 @@ class TrainingLoader:
             )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[TrainingBatch, None, None]:
-        """The batches of an epoch from optimiser step `first_step` of it on, `accumulation` of them a step."""
+        """The batches of an epoch from optimiser step `first_step` on; a step has `accumulation` batches."""
         order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
         starts = [
             step * self.total_batch_size
@@ -110,7 +110,7 @@ def evaluation_batches(
     split: ImageSplit, rows: np.ndarray, batch_size: int, loading: Loading
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """
-    This process's consecutive share of `rows`, each row once among all processes, the shares in order of process.
+    This process's consecutive share of `rows`. Together the processes read each row once, in order of process.
 
     Yields:
         pixels uint8 `[B, 3, H, W]` and labels int64 `[B]` on the device; the last batch may be smaller.
@@ -133,7 +133,8 @@ def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Load
             worker_init_fn=pass_first_signal_over,
             pin_memory=loading.device.type == "cuda",
         )
-    # A signal between a worker's start and the installation of its handlers would end the worker: it is held back.
+    # Signals are held back: one that comes between a worker's start and the installation of its handlers would end the
+    # worker.
     _hold_signals(True)
     try:
         loaded = iter(loader)

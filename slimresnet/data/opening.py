@@ -47,11 +47,11 @@ def open_recipe_split(
 
 def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
     """
-    Opens both splits and cuts off validation.
+    Opens the training split and the test split, and cuts the validation rows off the training split.
 
     Raises:
         DatasetError: as `open_split` and `stratified_split`.
-        RecipeError: what is to be tested on is the training split, or has other classes.
+        RecipeError: the test split is the training split, or has other classes.
     """
     resident_on = None if recipe.streaming else loading.device
     train = open_recipe_split(recipe, TRAIN_SPLIT, image_size, resident_on)

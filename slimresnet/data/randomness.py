@@ -52,7 +52,7 @@ class Draws:
     The random numbers of samples that stand at consecutive positions of an epoch, from `first` on.
 
     Attributes:
-        samples: their row numbers, int64 `[B]`.
+        samples: row numbers of the samples, int64 `[B]`.
     """
 
     seed: int
@@ -64,8 +64,8 @@ class Draws:
         """
         Uniform numbers in [0, 1), float64 `[B, columns]`: a row a sample.
 
-        `name` says what they are for; another name gives independent numbers, so that a transform draws the same
-        whether or not others are used beside it.
+        `name` says what the numbers are for. Other names give independent numbers, so that a transform draws the same
+        numbers whichever other transforms are used.
         """
         counts_per_sample = -(-columns // _WORDS_PER_COUNT)
         generator = _philox(self.seed, self.epoch, name, self.first * counts_per_sample)
@@ -74,7 +74,8 @@ class Draws:
 
     def uniform_of_samples(self, name: str) -> np.ndarray:
         """Uniform numbers in [0, 1), float64 `[B]`, that a sample keeps in every epoch, wherever it stands."""
-        # The words of fewer samples are the first of those of more: a power of two serves all batches but for a few.
+        # A shorter stream of words is the beginning of a longer one. The length is rounded up to a power of two, so
+        # that the cache serves nearly all batches.
         count = 1 << int(self.samples.max()).bit_length()
         return _uniform(_words_of_samples(self.seed, name, count)[self.samples])
 

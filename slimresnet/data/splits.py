@@ -14,13 +14,13 @@ def stratified_split(labels: np.ndarray, validation_size: int, seed: int) -> tup
     Args:
         labels: class numbers, int64 `[num_rows]`.
         validation_size: rows that go to validation; 0 for none.
-        seed: the cut is a function of it and of `labels`.
+        seed: the cut is a function of `seed` and `labels`.
 
     Returns:
         Row numbers of train and of validation, int64, ascending.
 
     Raises:
-        DatasetError: there are not enough rows, in all or of a class.
+        DatasetError: there are not enough rows, in total or of a class.
     """
     rows = np.arange(len(labels))
     if validation_size == 0:

@@ -30,9 +30,9 @@ class ScoredNetwork:
     A network as it is scored.
 
     Attributes:
-        predict: gives its logits.
-        scored_as: what stands in the names of its figures; empty for the network in PyTorch.
-        precision: what it computes in: `"float32"`, `"bf16"` or `"int8"`.
+        predict: gives the network's logits.
+        scored_as: infix of the network's figures; empty for the network in PyTorch.
+        precision: what the network computes in: `"float32"`, `"bf16"` or `"int8"`.
     """
 
     predict: Predict
@@ -40,7 +40,7 @@ class ScoredNetwork:
     precision: str = "float32"
 
     def prefix(self, rows: ScoredRows) -> str:
-        """What the names of its figures of these rows begin with: it tells of all but the network in PyTorch."""
+        """Prefix of the network's figures of `rows`; it names every network but the one in PyTorch."""
         return "_".join(filter(None, [rows.prefix, self.scored_as]))
 
 
@@ -52,7 +52,7 @@ class Evaluation:
     Attributes:
         results: scores and facts by name, as `all_results.json` has them; accuracies in 0–1.
         details: contents of JSON files, by the name of the file.
-        pictures: what draws each to a path, by the name of its file.
+        pictures: functions that draw a picture to a path, by the name of the picture's file.
     """
 
     results: dict

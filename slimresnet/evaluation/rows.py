@@ -29,7 +29,7 @@ class ScoredRows:
     Attributes:
         split: the split that the rows are of.
         rows: row numbers, int64, ascending.
-        prefix: what the names of figures begin with: `eval` for the held-out rows of a run, `test` for its test split.
+        prefix: beginning of the names of figures: `eval` for the held-out rows of a run, `test` for its test split.
             Other rows have other prefixes, which begin with none of `eval`, `test` and `train`.
         dataset: name of the data, without a path of this machine.
         split_name: name of the split in the data.
@@ -87,8 +87,8 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
         asked_for: name of a split, or `held_out` for the held-out rows of the run. `validation` means those too where
             the data has no split of that name. None is the split that the recipe tests on.
         run: the recipe that the model was trained with; None where it is not known.
-        results: `all_results.json` of the run. Its fingerprints say whether data is the run's own, wherever the data
-            lies. Without fingerprints the names in both recipes say so.
+        results: `all_results.json` of the run. The fingerprints there say whether data is the run's own, wherever the
+            data lies. Without fingerprints the names in both recipes say so.
 
     Raises:
         DatasetError: as `open_split`.

@@ -1,4 +1,4 @@
-"""What is said of logits: scores, which are numbers, and details, such as a number a class or a confusion matrix."""
+"""Figures made of logits: scores, which are numbers, and details, such as a number a class or a confusion matrix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,12 +38,12 @@ class Score(NamedTuple):
 
 class Metric(NamedTuple):
     """
-    What is made of a folder of `metrics`. Its floats are scores; whatever else it gives are details.
+    How the values of a metric, a folder of `metrics`, are used. Floats are scores; all other values are details.
 
     Attributes:
-        shown: those of its scores that a model card shows.
+        shown: scores that a model card shows, by name.
         renamed: names of details in the files of a run, where they differ from the metric's own.
-        is_scaled: whether it is measured after temperature scaling too; the names of those figures end in `_scaled`.
+        is_scaled: whether the metric is measured after temperature scaling too, under names that end in `_scaled`.
     """
 
     shown: dict[str, Score]
@@ -125,8 +125,8 @@ def report_split(
     Scores and details of a split, without and with test-time augmentation.
 
     Args:
-        prefix: that the names of the scores begin with: `eval` for validation, else the split's name.
-        logits: of the original and of every view of the policy, `[N, num_labels]` each.
+        prefix: prefix of the names of the scores: `eval` for validation, else the split's name.
+        logits: logits of the original and of every view of the policy, `[N, num_labels]` each.
         labels: class numbers, int64 `[N]`.
         policy: the test-time augmentation. Scores with it end in `_tta`, beside those without.
         temperature: as in `score_logits`.

@@ -29,7 +29,7 @@ class CorruptionSet(NamedTuple):
     Attributes:
         name: `STANDARD` or `EXTRA`.
         corruptions: by name.
-        frost: what its frost is made of, `"photographs"` or `"synthetic"`; None where there is none.
+        frost: what the set's frost is made of, `"photographs"` or `"synthetic"`; None where there is none.
     """
 
     name: str
@@ -69,7 +69,7 @@ def score_corruptions(
 
     Args:
         tta: policy of test-time augmentation, beside the original images.
-        seed: of the draws, each of which belongs to its image.
+        seed: seed of the draws, each of which belongs to its image.
         of_output: as in `score_split`.
         say: gets a line as each corruption is done.
     """
@@ -115,7 +115,7 @@ def score_arrays(network: ScoredNetwork, folder: Path, splits: dict[str, ImageSp
     that its authors test with: the 4 extra ones are for validation.
 
     Args:
-        folder: of the files; its name begins the names of the figures.
+        folder: folder of the files, whose name is the prefix of the figures.
         splits: one a file, by the file's name without its ending.
         tta: policy of test-time augmentation, beside the original images.
     """
@@ -138,5 +138,5 @@ def score_arrays(network: ScoredNetwork, folder: Path, splits: dict[str, ImageSp
 
 
 def _ending(policy: str) -> str:
-    """What the name of a figure with this policy ends in."""
+    """Suffix of the names of a policy's figures."""
     return "" if policy == "none" else "_tta"

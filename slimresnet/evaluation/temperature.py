@@ -12,7 +12,7 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float:
     The temperature, in e⁻³ – e³, that makes the cross entropy least (Guo et al., 2017, section 4.2).
 
     Args:
-        logits: of validation images, float `[N, num_labels]`.
+        logits: logits of validation images, float `[N, num_labels]`.
         labels: class numbers, int64 `[N]`.
     """
     targets = torch.from_numpy(labels)

@@ -59,7 +59,7 @@ POLICIES: dict[str, dict[str, float]] = {
         "down right": 0.125,
         "mirror, down right": 0.125,
     },
-    # The five views of the paper. Its centre crop of the padded image is the original again, which so counts twice.
+    # The five views of the paper. The centre crop of the padded image is the original again, which so counts twice.
     "paper": dict.fromkeys(("original", "mirror", "upside down", "centre crop", "blur"), 0.2),
 }
 
@@ -79,7 +79,7 @@ def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str,
     Accuracy, 0–1, of each policy, and of `paper` with each of its views left out.
 
     Args:
-        logits: of every view that a policy uses, `[N, num_labels]` each.
+        logits: logits of every view that a policy uses, `[N, num_labels]` each.
     """
     contenders = dict(POLICIES)
     for left_out in POLICIES["paper"]:

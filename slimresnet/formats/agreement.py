@@ -38,10 +38,10 @@ def compare(
     format: ExportedFormat, module: LogitsOfPixels, file: Path, batches: Sequence[Tensor], images: str
 ) -> dict[str, float | str]:
     """
-    What a file gives against what the network gives on batches of `pixel_values`.
+    Compares the logits of a file with those of the network on batches of `pixel_values`.
 
     Args:
-        images: what they are, for people, such as `GENERATED_IMAGES`.
+        images: a name for the images, for messages, such as `GENERATED_IMAGES`.
 
     Returns:
         As `agreement`.
@@ -61,14 +61,14 @@ def agreement(format: ExportedFormat, logits: Tensor, expected: Tensor, images: 
     How far logits `[N, num_labels]` of a format's file are from those of the network on the same images.
 
     Args:
-        expected: of the network, finite.
-        images: what they are, for people, such as `GENERATED_IMAGES`.
+        expected: the network's logits, finite.
+        images: a name for the images, for messages, such as `GENERATED_IMAGES`.
 
     Returns:
         `checked_on`, `checked_images`, `largest_logit`, `largest_difference`, and `same_class`, a share of the images.
 
     Raises:
-        ExportError: they disagree, as the format's `check` has it, or `logits` are not finite.
+        ExportError: the format's `check` finds the logits too far apart, or `logits` are not finite.
     """
     broken = int((~logits.isfinite()).any(dim=1).sum())
     if broken:
@@ -89,16 +89,16 @@ def agreement(format: ExportedFormat, logits: Tensor, expected: Tensor, images: 
 
 def check_rounding(name: str, logits: Tensor, expected: Tensor, images: str) -> None:
     """
-    Holds logits in float32 against the network's: they are the same but for rounding, and so are classes but for ties.
+    Checks that float32 logits equal the network's but for rounding.
 
     Args:
-        name: of the file.
-        logits: of the file, `[N, num_labels]`.
-        expected: of the network, finite, on the same images.
-        images: what they are, for people.
+        name: name of the file, for messages.
+        logits: the file's logits, `[N, num_labels]`.
+        expected: the network's logits on the same images, finite.
+        images: a name for the images, for messages.
 
     Raises:
-        ExportError: a logit differs by more.
+        ExportError: a logit differs by more than rounding explains.
     """
     largest, difference = expected.abs().max().item(), (logits - expected).abs().max().item()
     if difference > FLOAT32_ROUNDING * largest:

@@ -30,7 +30,7 @@ class Runnable(NamedTuple):
 
     @property
     def config(self) -> SlimResNetConfig:
-        """That of the network."""
+        """The network's config."""
         config = self.network.config
         assert isinstance(config, SlimResNetConfig)
         return config
@@ -60,7 +60,7 @@ class Source(NamedTuple):
         module: the network, BatchNorm folded.
         example: `pixel_values` of two images, of the type and size that the file is to take.
         opset: version of ONNX's operators.
-        folder: where the files lie that were made before this one, by their names.
+        folder: folder of the files that were exported before, by their names.
         calibration: `pixel_values` of training images, `[N, 3, H, W]`, for a format that `is_calibrated`; else None.
     """
 
@@ -77,8 +77,8 @@ class Format(ABC):
     A form that a trained network can take, as one program runs it.
 
     Attributes:
-        backend: the program, as `--backend` names it.
-        precision: what it computes in: `float32`, or what `--quantize` names. `--quantized` takes the latter.
+        backend: name of the program, as `--backend` takes it.
+        precision: what the program computes in: `float32`, or a value of `--quantize`.
     """
 
     backend: str
@@ -86,12 +86,12 @@ class Format(ABC):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether `--quantized` names it, and not `--backend` alone."""
+        """Whether the format is named by `--quantized` beside `--backend`."""
         return self.precision != "float32"
 
     @property
     def scored_as(self) -> str:
-        """What stands in the names of its figures in `all_results.json`, between the rows and the figure."""
+        """Infix of the format's figures in `all_results.json`, between the prefix of the rows and the figure's name."""
         return f"{self.backend}_{self.precision}" if self.is_quantized else self.backend
 
     @abstractmethod
@@ -100,7 +100,8 @@ class Format(ABC):
         The network of a trained folder in this format.
 
         Args:
-            trust_remote_code: whether the user trusts who made the folder.
+            trust_remote_code: whether the user trusts who made the folder. A format that `holds_code` needs it; all
+                other files are data.
 
         Raises:
             ModelError: the folder lacks a file, needs trust, a file does not load, or a package is missing.
@@ -115,15 +116,14 @@ class ExportedFormat(Format):
     Attributes:
         file: path of the file in a trained folder.
         format: the `--format` of export.py that makes the file.
-        open: the file as a function of `pixel_values` that gives float32 logits `[B, num_labels]`, on as many threads
-            as PyTorch has. It raises whatever its program raises.
+        open: turns the file into a function of `pixel_values` that gives float32 logits `[B, num_labels]`, on as many
+            threads as PyTorch has. `open` raises whatever the program raises.
         packages: pip packages that `open` needs.
-        write: makes the file, and returns what `exports.json` is to say of it besides; None where the file is that of
-            another format.
+        write: makes the file, and returns further facts for `exports.json`; None where another format makes the file.
         packages_to_write: pip packages that `write` needs.
         check: raises `ExportError` where logits `[N, num_labels]` are too far from the network's. Its arguments are the
             file's name, the logits, the network's, and what the images are.
-        is_calibrated: whether `write` needs training images. The file is checked on others of them then.
+        is_calibrated: whether `write` needs training images. The file is then checked on other training images.
         holds_code: whether a file may bring code, so that opening it needs the user's trust.
         js_dtype: the dtype by which transformers.js finds the file; None where it does not.
     """
@@ -146,7 +146,7 @@ class ExportedFormat(Format):
 
     def refuse_without_packages(self) -> None:
         """
-        Looks before anything is exported.
+        Checks, before anything is exported, that the format's packages are installed.
 
         Raises:
             ExportError: a package is missing.
@@ -180,7 +180,7 @@ class ExportedFormat(Format):
                 "onnxruntime, which read data."
             )
         config = load_config(folder)
-        normalize = _unchanged if takes_uint8 else load_normalize(folder)
+        normalize = nn.Identity() if takes_uint8 else load_normalize(folder)
         return Runnable(ForeignNetwork(self.open_file(folder / self.file), config), normalize)
 
     def _takes_uint8(self, folder: Path) -> bool:
@@ -202,7 +202,3 @@ class ExportedFormat(Format):
 
 def _missing(*packages: str) -> str | None:
     return next((package for package in packages if find_spec(package) is None), None)
-
-
-def _unchanged(pixels: Tensor) -> Tensor:
-    return pixels

@@ -21,11 +21,11 @@ _LARGEST_TRIED = 256  # pixels: a processor does the same at any size, and a fil
 
 def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
     """
-    What turns uint8 `[B, 3, H, W]` into `pixel_values`, as the folder's image processor does.
+    The function that makes `pixel_values` of uint8 `[B, 3, H, W]`, as the folder's image processor does.
 
     Raises:
         Exception: whatever the processor's own classes raise where they cannot be made.
-        ValueError: it does other than resize to `image_size` (bilinear), rescale and normalise.
+        ValueError: the processor does other than resize to `image_size` (bilinear), rescale and normalise.
     """
     processor = _load_processor(folder)
     mean, std = _mean_and_std(processor).tolist()

@@ -15,15 +15,15 @@ ONNX_FILE = "onnx/model.onnx"  # where transformers.js and optimum look
 
 def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset: int) -> None:
     """
-    Writes an ONNX graph with the input `pixel_values` and the output `logits`, of any number of images.
+    Writes an ONNX graph with the input `pixel_values` and the output `logits`, for any number of images.
 
-    Height and width are free too, if `smallest_side` gives one.
+    Height and width are free too, where `smallest_side` gives a size.
 
     Args:
         pixel_values: an example of at least two images, of the type and size that the graph is to take.
 
     Raises:
-        ExportError: this opset cannot be made.
+        ExportError: the graph cannot be made with this opset.
     """
     import onnx
 
@@ -44,7 +44,7 @@ def export_onnx(module: LogitsOfPixels, pixel_values: Tensor, file: Path, opset:
             opset_version=opset,
             verbose=False,
         )
-    assert program is not None  # it is None without dynamo
+    assert program is not None  # None only without dynamo
     made = program.model.opset_imports[""]
     if made != opset:
         raise ExportError(f"--opset {opset} cannot be made of this network, only {made}: leave the flag out.")
@@ -57,7 +57,7 @@ def open_onnxruntime(file: Path) -> Callable[[Tensor], Tensor]:
     """
     An ONNX file as a function of `pixel_values` that gives logits.
 
-    The file is data, and so are those beside it that hold its weights: none outside of its folder is opened.
+    The file and the files of weights beside it are data. No file outside of the folder is opened.
     """
     import onnxruntime
 

@@ -16,7 +16,7 @@ from slimresnet.formats.onnx_float32 import ONNX_FILE, open_onnxruntime
 
 QUANTIZED_ONNX_FILE = "onnx/model_quantized.onnx"  # where transformers.js and optimum look
 # int8 has two digits. The bound is a share of the widest spread of an image's logits, because the steps of int8 are as
-# wide for all images. It is no share of the largest logit: a constant added to all of them must not widen the bound.
+# wide for all images. A share of the largest logit would not do: a constant added to all must not widen the bound.
 ROUNDING = 0.02
 SMALLEST_SHARE = 0.95  # of images with the network's class, or one that ties with it
 _AVERAGED_OVER = 8  # images
@@ -43,7 +43,7 @@ def quantize_int8(source: Path, target: Path, pixel_values: np.ndarray) -> None:
     try:
         with TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
-            # Without the shapes that this finds the quantised graph is slower than the one in float32.
+            # This step finds shapes, without which the quantised graph is slower than the float32 graph.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             stem = next(node for node in onnx.load(prepared).graph.node if node.op_type == "Conv")
             quantize_static(
@@ -54,12 +54,13 @@ def quantize_int8(source: Path, target: Path, pixel_values: np.ndarray) -> None:
                 op_types_to_quantize=["Conv", "Add", "Relu"],
                 nodes_to_exclude=[stem.name],
                 per_channel=True,
-                # Weights of 7 bits: processors without VNNI add two products in 16 bits, and those of 8 overflow there.
+                # Weights of 7 bits: processors without VNNI add two products in 16 bits, where 8-bit weights overflow.
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                # A range is the mean of those of a few images each. The widest of all would serve one value of millions
-                # and make every step coarser: logits of the shipped network then are off by half as much again.
+                # A range is the mean of the ranges of small batches. The widest range of all images would serve one
+                # value of millions and make every step coarser: it puts logits of the shipped network off by half as
+                # much again.
                 extra_options={"CalibMovingAverage": True},
             )
     finally:
@@ -80,15 +81,15 @@ class _Reader:
 
 def check_classes(name: str, logits: Tensor, expected: Tensor, images: str) -> None:
     """
-    Holds the classes that a file gives against the network's.
+    Checks that a file gives the network's classes.
 
     Two classes whose logits lie within rounding of each other are a tie, where either will do.
 
     Args:
-        name: of the file.
-        logits: of the file, `[N, num_labels]`.
-        expected: of the network, finite, on the same images.
-        images: what they are, for people.
+        name: name of the file, for messages.
+        logits: the file's logits, `[N, num_labels]`.
+        expected: the network's logits on the same images, finite.
+        images: a name for the images, for messages.
 
     Raises:
         ExportError: too many images get another class.

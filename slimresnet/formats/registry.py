@@ -1,22 +1,16 @@
 """Every format there is. A module of this package that has `FORMATS` is found by its place in the folder."""
 
-import pkgutil
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 
-import slimresnet.formats
-from slimresnet.formats.format import ExportedFormat, ExportError, Format, Runnable
+from slimresnet.discovery import modules_of
+from slimresnet.formats.format import ExportedFormat, ExportError, Format
 from slimresnet.formats.trained import ModelError
 
 
 @cache
 def formats() -> tuple[Format, ...]:
     """All formats, in the order of their modules' names."""
-    package = slimresnet.formats
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = [import_module(f"{package.__name__}.{name}") for name in names]
-    return tuple(each for module in modules for each in getattr(module, "FORMATS", ()))
+    return tuple(each for module in modules_of("slimresnet.formats") for each in getattr(module, "FORMATS", ()))
 
 
 def exported_formats() -> list[ExportedFormat]:
@@ -44,7 +38,7 @@ def find_format(backend: str, *, quantized: bool = False) -> Format:
     The format that `--backend` and `--quantized` name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the backend is unknown, or has no quantised format.
     """
     for each in formats():
         if (each.backend, each.is_quantized) == (backend, quantized):
@@ -55,24 +49,8 @@ def find_format(backend: str, *, quantized: bool = False) -> Format:
     raise ModelError(f"--quantized is for --backend {' and '.join(able)}, not for {backend}.")
 
 
-def open_network(folder: Path, backend: str, *, quantized: bool = False, trust_remote_code: bool = False) -> Runnable:
-    """
-    The network of a trained folder, or of one that export.py made.
-
-    Args:
-        backend: one of `backend_choices`; all but `torch` read an exported file.
-        quantized: whether the backend runs its quantised file.
-        trust_remote_code: whether the user trusts who made the folder, as `torch_export` needs, whose file holds
-            pickles; all other files of a folder are data.
-
-    Raises:
-        ModelError: the folder has no such file or needs trust, the file does not load, or a package is missing.
-    """
-    return find_format(backend, quantized=quantized).open_network(folder, trust_remote_code=trust_remote_code)
-
-
 def formats_of(file: str) -> list[ExportedFormat]:
-    """The formats whose file it is: one for each program that runs the file."""
+    """The formats with this file: one for each program that runs the file."""
     return [each for each in exported_formats() if each.file == file]
 
 

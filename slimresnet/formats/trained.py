@@ -30,8 +30,8 @@ def find_folder(name: str) -> Path:
     The folder of a model: `name` itself, or a copy of the repository of that name on the Hub.
 
     Raises:
-        ModelError: there is neither, or the folder is of a run that was not finished.
-        FolderError: its files are changing places.
+        ModelError: there is no such folder and no such repository, or the folder's run was not finished.
+        FolderError: files of the folder are changing places.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -75,9 +75,18 @@ def weights_digest(folder: Path) -> str | None:
         return None
 
 
-def holds_another_model(folder: Path, weights: str | None) -> bool:
-    """Whether a folder has weights, and they are not, byte for byte, those of this digest."""
-    return weights_digest(folder) not in (None, weights)
+def refuse_another_model(output_dir: Path, weights: str | None) -> None:
+    """
+    Checks that a folder has no weights, or exactly those of a digest.
+
+    Args:
+        weights: digest of MODEL's weights.
+
+    Raises:
+        ModelError: the folder has other weights.
+    """
+    if weights_digest(output_dir) not in (None, weights):
+        raise ModelError(f"--output_dir {output_dir} holds another model than MODEL: name another folder.")
 
 
 def load_config(folder: Path) -> SlimResNetConfig:
@@ -85,7 +94,7 @@ def load_config(folder: Path) -> SlimResNetConfig:
     The config of a trained folder.
 
     Raises:
-        ModelError: it cannot be loaded, or is of another kind of network.
+        ModelError: the config cannot be loaded, or is of another kind of network.
     """
     try:
         content, _ = SlimResNetConfig.get_config_dict(folder)
@@ -97,13 +106,18 @@ def load_config(folder: Path) -> SlimResNetConfig:
         raise ModelError(f"MODEL {folder} has no config.json that can be used: {error}") from error
 
 
+def label_names(config: SlimResNetConfig) -> list[str]:
+    """Names of the classes, in the order of their numbers."""
+    return [config.id2label[label] for label in range(config.num_labels)]
+
+
 def load_model(folder: Path) -> SlimResNetForImageClassification:
     """
     The network of a trained folder, in evaluation mode.
 
     Raises:
-        ModelError: its weights cannot be loaded, are not those of its config, or hold NaN or infinity; or it does not
-            choose one class.
+        ModelError: the weights cannot be loaded, do not fit the config, or hold NaN or infinity; or the network does
+            not choose one class.
     """
     file = folder / WEIGHTS_NAME
     if not file.is_file():
@@ -115,7 +129,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         )
     with torch.device("meta"):
         model = SlimResNetForImageClassification(load_config(folder))
-    # Not from_pretrained: it follows what else a folder may hold, adapters, lists of pickles, quantisers.
+    # from_pretrained would follow what else a folder may hold: adapters, lists of pickles, quantisers.
     try:
         weights = load_file(file)
     except Exception as error:  # safetensors' own, and OSErrors
@@ -159,10 +173,10 @@ def check_finite(logits: Tensor, names: Sequence) -> None:
     Refuses logits `[N, num_labels]` that are NaN or infinite.
 
     Args:
-        names: what each image is called in the message.
+        names: names of the images, for the message.
 
     Raises:
-        ModelError: there are some; the message says of how many images, and names the first.
+        ModelError: some logits are not finite; the message has the number of images, and the name of the first.
     """
     broken = (~logits.isfinite().all(dim=1)).nonzero().flatten()
     if len(broken):
@@ -175,7 +189,7 @@ def check_finite(logits: Tensor, names: Sequence) -> None:
 
 def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
     """
-    What turns uint8 `[B, 3, H, W]` into the `pixel_values` of the folder's network, as its image processor does.
+    The function that makes `pixel_values` of uint8 `[B, 3, H, W]`, as the folder's image processor does.
 
     Raises:
         ModelError: the folder has no image processor, or one that does other than resize to the network's size

@@ -20,7 +20,7 @@ def write_model_card(made: Change, home: Path) -> None:
         return
     name = read_recipe(made.files).hub_model_id or printable(home.resolve().name)
     (made.files / CARD_NAME).write_text(render_model_card(made.files, name), encoding="utf-8")
-    made.own.add(CARD_NAME)  # its last line tells that, whatever the record says
+    made.own.add(CARD_NAME)  # the card's last line shows who wrote it, whatever the record says
 
 
 def renew_model_card(made: Change, home: Path) -> None:

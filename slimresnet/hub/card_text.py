@@ -13,6 +13,7 @@ from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.rows import TEST_PREFIX
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import formats_of
+from slimresnet.formats.trained import label_names
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.results_table import TITLES, results_table
@@ -45,7 +46,7 @@ from slimresnet.run_folder.reading import read_json
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _WRITERS: dict[str, Any] = {"text": as_text, "code": as_code, "literal": as_literal}  # of what comes from data
 _MARK = "<!-- written by SlimResNet, sha256 of the text above: {} -->\n"
-_FROST = {  # what a run's frost was made of: the same for people
+_FROST = {  # by what a run's frost was made of, words for people
     "photographs": "the photographs of frost of its authors",
     "synthetic": "synthetic frost in place of the photographs of its authors",
     None: "a fractal in place of the photographs of frost of its authors, which is easier than they are",
@@ -72,8 +73,8 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
     The text of the card of a finished folder. What the files of the run do not say is not in it.
 
     Args:
-        name: of the model, as `from_pretrained` takes it.
-        license: of the weights, where it is other than the recipe's.
+        name: name of the model, as `from_pretrained` takes it.
+        license: licence of the weights, where it differs from the recipe's.
     """
     recipe = shared_recipe(folder, license)
     results, others = own_results(folder, recipe)
@@ -121,7 +122,7 @@ def _of_network(folder: Path) -> dict[str, Any]:
     config = SlimResNetConfig.from_pretrained(folder)
     with torch.device("meta"):
         num_parameters = SlimResNetForImageClassification(config).num_parameters()
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = label_names(config)
     return {
         "image_size": config.image_size,
         "num_labels": config.num_labels,
@@ -136,7 +137,7 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, .
     What the template says of scores, how they were chosen and made, and the pictures of them.
 
     Args:
-        others: what the names of figures of other data begin with.
+        others: prefixes of the figures of other data.
     """
     return {
         "results_table": results_table(results),

@@ -34,7 +34,7 @@ from slimresnet.run_folder.writing import FolderError
 _NEEDED = (*LOADABLE_FILES, RECIPE_NAME, RESULTS_NAME)
 # Whatever else lies in the folder, checkpoints, logs and other people's files, stays at home.
 _SHARED = (CARD_NAME, *_NEEDED, TRAINER_STATE_NAME, *(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES))
-# Each follows the name of a split, as that stands before the names of its scores in the results.
+# Suffixes of files of scores. The prefix of such a file is the prefix of its scores in the results.
 _OF_SCORES = (DETAILS_SUFFIX, CORRUPTIONS_SUFFIX, *SCORE_PICTURE_SUFFIXES)
 
 
@@ -42,12 +42,12 @@ def collect(
     folder: Path, repo_id: str, *, overwrite_card: bool = False, license: str | None = None
 ) -> dict[str, Path | bytes]:
     """
-    What goes to the Hub, by its path there, and no path of this machine in it.
+    The files that go to the Hub, by their paths there. None of them tells a path of this machine.
 
-    The card is written anew unless a person edited it, and the recipe is the one for others.
+    The card is written anew unless a person edited it. The recipe is the one of `shared_recipe`.
 
     Args:
-        license: of the weights, where it is other than the recipe's.
+        license: licence of the weights, where it differs from the recipe's.
 
     Raises:
         HubError: the folder is not a finished run, its weights do not load, they or its figures are not finite, or the
@@ -117,7 +117,7 @@ def _written_here(folder: Path, files: Iterable[Path]) -> list[Path]:
 
 def collect_page(folder: Path) -> dict[str, Path]:
     """
-    What goes to a Space, by its path there: the files that `demo.build` wrote, as its `about.json` lists them.
+    The files that go to a Space, by their paths there: those that `demo.build` wrote, as `about.json` lists them.
 
     Raises:
         HubError: the folder is not a page that `demo.build` made, or no longer, or it holds links.
@@ -166,7 +166,7 @@ def _check_network(folder: Path) -> None:
 
 
 def _check_metadata(folder: Path, card: Path, license: str | None) -> None:
-    """Holds the metadata of a card that a person edited against the results, and against the licence asked for."""
+    """Checks that a card which a person edited has the results and the licence asked for in its metadata."""
     try:
         metadata = ModelCard.load(card).data
     except Exception as error:  # YAML's and huggingface_hub's own

@@ -3,7 +3,7 @@
 import json
 import re
 
-# Of CommonMark, of its tables, mathematics and emoji, and of addresses that become links by themselves.
+# Special characters of CommonMark, of tables, mathematics and emoji, and of addresses that become links.
 _SPECIAL = re.compile(r"[\\`*_\[\]#|~$:@]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+")

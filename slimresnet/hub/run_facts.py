@@ -1,4 +1,4 @@
-"""What the files of a run say of it, as the model card needs it. What they do not say is left out."""
+"""Facts of a run for its model card, read from the files of the run. What the files do not say is left out."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
-_CHOICES = {  # what a run says that it chose: what that is for people
+_CHOICES = {  # by a choice of a run, words for people
     "epoch": "the epoch whose weights were kept",
     "tta": "the test-time augmentation{tta}",
     "temperature": "the temperature",
@@ -21,7 +21,7 @@ _QUIET = ("config_name", "license", "push_to_hub", "hub_model_id")
 
 
 def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
-    """The results without the figures of other data than the recipe's, and what the names of those begin with."""
+    """The results without the figures of other data than the recipe's, and the prefixes of the figures left out."""
     results = read_json(folder / RESULTS_NAME)
     others = tuple(
         name.removesuffix("dataset")
@@ -35,7 +35,7 @@ def chosen_together(results: dict, recipe: Recipe) -> list[str]:
     """
     What a run chose on the same held-out images, for people.
 
-    A temperature that was fitted anew, on other images, is not among it.
+    A temperature that was fitted anew, on other images, is left out.
     """
     apart = results.get("temperature_samples") != results.get("eval_chose_samples")
     choices = [choice for choice in _chosen(results) if not (apart and choice == "temperature")]
@@ -66,7 +66,7 @@ def temperature_source(results: dict, recipe: Recipe) -> str | None:
 
 
 def facts_of_exports(folder: Path, results: dict) -> list[dict]:
-    """Of each file that export.py made: what it is, how it was checked, and its test accuracy as far as it is known."""
+    """Facts of each file that export.py made: those of `exports.json`, and the test accuracy by backend, if known."""
     rows = []
     for name, facts in read_json(folder / EXPORTS_NAME).items():
         accuracies = {

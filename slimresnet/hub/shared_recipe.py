@@ -20,7 +20,7 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     folder, repository and tracker are left out: whoever trains by the recipe has their own, or none.
 
     Args:
-        license: of the weights, where it is other than the recipe's.
+        license: licence of the weights, where it differs from the recipe's.
     """
     recipe = read_recipe(folder)
     return dataclasses.replace(

@@ -35,14 +35,14 @@ def upload(
         files: by their path in the repository.
         private: makes a new repository private; an existing one has to be so already.
         revision: the branch; by default main.
-        create_pr: as a pull request, for a repository of others.
+        create_pr: whether to open a pull request, for a repository of others.
         repo_type: `"space"` for a static page.
 
     Returns:
         The address of the commit, or of the pull request.
 
     Raises:
-        HubError: it cannot be done.
+        HubError: the upload fails.
     """
     api = HfApi()
     if not create_pr:
@@ -70,7 +70,7 @@ def create_repository(repo_id: str, *, private: bool = False, repo_type: Literal
     Makes a repository where there is none, which also shows that the token may write to it.
 
     Raises:
-        HubError: it cannot be made.
+        HubError: the repository cannot be made.
     """
     if get_token() is None:
         raise HubError("there is no access token: log in with `hf auth login`, or set HF_TOKEN.")

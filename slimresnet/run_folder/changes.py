@@ -59,7 +59,7 @@ def is_own(folder: Path, name: str) -> bool:
 
 
 def foreign(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the names that stand for something in the folder which was not written here, or was changed since."""
+    """The names, of these, under which the folder has something that was not written here, or was changed since."""
     record = recorded(folder)
     return [name for name in names if os.path.lexists(folder / name) and not _is_as_written(folder, name, record)]
 
@@ -69,7 +69,7 @@ def _is_as_written(folder: Path, name: str, record: dict[str, str]) -> bool:
 
 
 def _digest_of(folder: Path, name: str) -> str | None:
-    """Of a file in a folder; None where there is none, or where a link stands on the way to it or in its place."""
+    """SHA-256 of a file in a folder; None where there is no file, or where a link stands on the way or in its place."""
     way = [folder / name, *(folder / parent for parent in PurePosixPath(name).parents[:-1])]
     if any(each.is_symlink() for each in way) or not (folder / name).is_file():
         return None
@@ -78,10 +78,10 @@ def _digest_of(folder: Path, name: str) -> str | None:
 
 def refuse_links(folder: Path) -> None:
     """
-    Looks before anything is written or removed in `.slimresnet`: a folder may come from a stranger.
+    Refuses links in `.slimresnet` before anything is written or removed there: a folder may come from a stranger.
 
     Raises:
-        FolderError: it is a link, or holds one: what happens in it would happen elsewhere.
+        FolderError: `.slimresnet` is a link or holds one, so that writing would happen elsewhere.
     """
     home = folder / OWN_NAME
     for path in [home, *(home.iterdir() if home.is_dir() and not home.is_symlink() else ())]:
@@ -113,7 +113,7 @@ class Change:
         self._moved: dict[str, str] = {}
 
     def bring(self, names: Iterable[str]) -> None:
-        """Copies those of the files that are in the folder, and not yet in the change, to be read or edited there."""
+        """Copies files that the folder has, and the change has not yet, into the change, to be read or edited there."""
         for name in names:
             is_there = (self._folder / name).is_file() and name not in self._removed
             if is_there and not (self.files / name).exists():
@@ -122,9 +122,9 @@ class Change:
 
     def remove(self, names: Iterable[str]) -> None:
         """
-        Takes out those of the files that are as they were written here.
+        Takes out the files, of these names, that are as they were written here.
 
-        One that comes anew, too, leaves before any other file comes, and comes after all others.
+        A file that is removed and also comes anew leaves before any other file comes, and comes after all others.
         """
         names = list(names)
         self._last |= set(names)
@@ -172,7 +172,7 @@ def _stands_for_no_folder(path: Path) -> bool:
 
 
 def free_name(path: Path) -> Path:
-    """A name, beside it, for what somebody else put where a file or a folder of ours has to stand."""
+    """A free name beside `path`, for what somebody else put where a file or a folder of ours has to stand."""
     names = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
     return next(name for name in names if not os.path.lexists(name))
 
@@ -233,7 +233,7 @@ def settle(folder: Path) -> None:
 
 def _complete(folder: Path, journal: dict) -> None:
     """
-    Each step can be repeated: it does not matter how often the process is killed in between.
+    Takes the steps of a journal. Each step can be repeated: the process may be killed in between, however often.
 
     What came to stand in the folder since the journal was written is somebody else's, as it would have been before. And
     the journal may be a stranger's: nothing moves into the folder, or out of it.

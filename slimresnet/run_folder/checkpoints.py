@@ -34,7 +34,7 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """The checkpoints in a folder, damaged ones too, in no order."""
+    """The checkpoint folders, damaged ones included, sorted by path."""
     return sorted(
         folder
         for folder in output_dir.glob(f"{CHECKPOINT_PREFIX}*")
@@ -80,7 +80,7 @@ def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], Non
     The checkpoint that `--resume_from_checkpoint` means: a folder, or `last`, the newest whole one in `output_dir`.
 
     Args:
-        say: gets a sentence on each that is passed over.
+        say: called with a sentence on each checkpoint that is passed over.
 
     Returns:
         The folder; None where no name is given, or `last` finds none yet, so that the same command starts and resumes.
@@ -136,7 +136,7 @@ def checkpoint_steps(output_dir: Path) -> dict[Path, int]:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Out of its place first, so that it is never found half removed."""
+    """Removes a checkpoint. The folder is renamed first, so no half-removed checkpoint is ever found."""
     condemned = checkpoint.parent / UNFINISHED_NAME / f"removed-{checkpoint.name}"
     condemned.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.rename(condemned)

@@ -16,7 +16,7 @@ from slimresnet.run_folder.changes import UNREADABLE, is_pending, refuse_links, 
 from slimresnet.run_folder.names import LOCK_NAME, OWN_NAME, OWNER_NAME
 from slimresnet.run_folder.writing import FolderError, explain, write_json
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a file system that has none
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # errors of a file system without locks
 PATIENCE = 5.0  # seconds: whoever writes only figures is done by then
 _GLANCE = 0.5  # seconds: whoever looks, as this process does, holds the lock for a moment, too
 
@@ -77,7 +77,7 @@ def owner_of(folder: Path, patience: float) -> str | None:
 
 def refuse_if_owned(folder: Path) -> None:
     """
-    Looks before any work is done; `own` looks again.
+    Refuses a folder that another process owns. This early check spares work; `own` checks again.
 
     Raises:
         FolderError: another process owns the folder.

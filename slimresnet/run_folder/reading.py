@@ -10,11 +10,11 @@ from slimresnet.run_folder.writing import FolderError
 
 def read_json(file: Path) -> dict:
     """
-    What a file of figures holds so far; nothing, if there is none.
+    The content of a JSON file of a run; empty where there is no file.
 
     Raises:
-        FolderError: it is no JSON object, a number in it is NaN or infinite, or what is known by its name has another
-            type than it has to have.
+        FolderError: the file is no JSON object, holds a number that is NaN or infinite, or holds a known name with a
+            value of another type than the name asks for.
     """
     if not file.is_file():
         return {}

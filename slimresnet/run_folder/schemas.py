@@ -17,7 +17,7 @@ class Kind(NamedTuple):
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a float can be it; JSON has whole numbers of any length."""
+    """Whether a value fits into a float; JSON has whole numbers of any length."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -48,8 +48,9 @@ class Schema(NamedTuple):
     What an object has to be.
 
     Attributes:
-        kinds: of its values by name, a regular expression; the first that fits counts, and others are free.
-        required: names without which it says nothing.
+        kinds: by a regular expression of names, what the values have to be. The first match counts; values of other
+            names are free.
+        required: names that the object must have.
     """
 
     kinds: "dict[str, Kind | Schema]"
@@ -78,7 +79,7 @@ _EXPORT = Schema(
     required=("pixel_values", "bytes", "same_class", "checked_images"),
 )
 _SCHEMAS = {
-    RESULTS_NAME: _RESULTS,  # of which a run has those that it measured
+    RESULTS_NAME: _RESULTS,  # a run has the figures that it measured
     EXPORTS_NAME: Schema({".*": _EXPORT}),
     f"*{CORRUPTIONS_SUFFIX}": Schema({".*": Schema({".*": NUMBERS})}),
     f"*{DETAILS_SUFFIX}": Schema({"reliability|reliability_scaled": BINS}),
@@ -87,10 +88,11 @@ _SCHEMAS = {
 
 def find_fault(name: str, content: dict) -> str | None:
     """
-    What a file of this name may not hold, in a few words; None where all that is known of it is as it has to be.
+    The first fault of a JSON file, in a few words; None where no fault is known.
 
     Args:
-        content: the object that the file is.
+        name: name of the file, which decides what the file has to hold.
+        content: the object in the file.
     """
     schema = next((schema for pattern, schema in _SCHEMAS.items() if fnmatch(name, pattern)), Schema({}))
     return _find_fault(content, schema, "")

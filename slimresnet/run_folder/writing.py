@@ -95,10 +95,10 @@ def write_json(path: Path, content: dict) -> None:
 
 def check_place(flag: str, path: Path) -> None:
     """
-    Looks, before any work is done, at where a file or a folder is to be made.
+    Checks, before any work is done, that a file or a folder can be made at `path`.
 
     Raises:
-        FolderError: its parent, maybe by a typing error, does not exist or is no folder.
+        FolderError: the parent of `path`, maybe by a typing error, does not exist or is no folder.
     """
     parent = path.absolute().parent
     if not parent.is_dir():
@@ -110,10 +110,10 @@ def check_place(flag: str, path: Path) -> None:
 
 def check_output_file(flag: str, path: Path) -> None:
     """
-    The same of a file that `open_output` is to write.
+    Checks, before any work is done, that `path` can become a file that `open_output` writes.
 
     Raises:
-        FolderError: it is a folder, or lies in none.
+        FolderError: `path` is a folder, or its parent does not exist or is no folder.
     """
     if path.is_dir():
         raise FolderError(f"{flag} {path} is a folder: name a file, such as {path / 'predictions.csv'}.")

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import threading
+import weakref
 from unittest.mock import Mock
 
 import numpy as np
@@ -28,7 +29,7 @@ from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.format import Runnable
-from slimresnet.formats.registry import open_network
+from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import ModelError, load_model, load_normalize
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.writing import FolderError
@@ -37,7 +38,7 @@ RNG = np.random.default_rng(0)
 
 
 def predict_with(*words):
-    api.predict(**vars(predict_script.parse([*map(str, words)])))
+    api.write_predictions(**vars(predict_script.parse([*map(str, words)])))
 
 
 def predict(folder, source, output, *flags):
@@ -111,7 +112,7 @@ def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
 
 def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    open_network(trained, "torch")
+    find_format("torch").open_network(trained, trust_remote_code=False)
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -149,6 +150,32 @@ def test_called_from_python_it_returns_what_the_csv_says(trained, pixels, pictur
         assert [image.name for image in got.skipped] == ["05.png"] and "no known image format" in got.skipped[0].reason
         with pytest.raises(IndexError):
             got[11]
+
+
+def test_the_command_line_keeps_no_batch(untrained, pictures, tmp_path, monkeypatch):
+    """So that a million images need no more memory than a batch: the one in hand, and the one that comes."""
+    batch_of, made, alive = api.Batch, [], []
+
+    def watched(names, labels, probabilities):
+        alive.append(sum(batch() is not None for batch in made))
+        made.append(weakref.ref(probabilities))
+        return batch_of(names, labels, probabilities)
+
+    monkeypatch.setattr(api, "Batch", watched)
+    words = ["predict.py", untrained, pictures, f"--output={tmp_path / 'o.csv'}", "--per_device_eval_batch_size=2"]
+    monkeypatch.setattr("sys.argv", [*map(str, words)])
+    predict_script.main()
+    assert len(made) == 6 and max(alive) == 1
+
+
+def test_files_that_are_passed_over_are_told_before_the_output_is_opened(
+    untrained, pictures, tmp_path, monkeypatch, capsys
+):
+    (pictures / "notes.pdf").write_bytes(b"no picture")
+    monkeypatch.setattr(api, "open_output", Mock(side_effect=FolderError("a full disk")))
+    with pytest.raises(FolderError, match="a full disk"):
+        predict_with(untrained, pictures, f"--output={tmp_path / 'o.csv'}")
+    assert "passed over 1 entr" in capsys.readouterr().err
 
 
 def test_where_no_image_can_be_decoded_the_result_is_empty(untrained, pictures):
@@ -214,7 +241,7 @@ def test_a_full_disk_keeps_the_rows_that_were_there(untrained, pictures, tmp_pat
     (tmp_path / "o.csv").write_text("mine")
     for error, raised in ((OSError(28, "No space left on device"), FolderError), (OSError("odd image"), OSError)):
         with monkeypatch.context() as patched:
-            patched.setattr(api, "predict_logits", Mock(side_effect=error))
+            patched.setattr(api, "logits_of_batch", Mock(side_effect=error))
             with pytest.raises(
                 raised, match=r"o\.csv cannot be written \(No space left" if error.errno else "odd image"
             ):
@@ -277,7 +304,8 @@ def predict_table(table, tmp_path, monkeypatch, *flags):
     """Predictions on an image a row of logits."""
     table = torch.tensor(table)
     config = SlimResNetConfig(id2label=dict(enumerate(NAMES[: table.shape[1]])))
-    monkeypatch.setattr(api, "open_network", lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float))
+    format = Mock(open_network=lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float))
+    monkeypatch.setattr(api, "find_format", lambda *_, **__: format)
     monkeypatch.setattr(api, "find_folder", lambda name: name)
     data = np.repeat(np.arange(len(table), dtype=np.uint8), 3072).reshape(-1, 3072)
     (tmp_path / "test.pkl").write_bytes(pickle.dumps({b"data": data, b"ids": [f"n{row}" for row in range(len(table))]}))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from slimresnet.cli import eval as evaluation
 from slimresnet.cli import export, predict
 from slimresnet.cli.parser import Parser
 
@@ -39,6 +40,16 @@ def test_what_was_meant_is_said_and_the_exit_code_is_argparses(parser, capsys, w
     assert capsys.readouterr().err.splitlines()[-1] == f"tool.py: error: {said}"
 
 
+@pytest.mark.parametrize("help", ["--help", "-h"])
+def test_help_is_given_whatever_else_is_wrong(parser, capsys, help):
+    for words in (["m", "--bogus", help], [help, "--bogus=3"], ["--learning-rate", "much", help]):
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args(words)
+        said = capsys.readouterr()
+        assert left.value.code == 0 and "--probabilities" in said.out and said.err == ""
+    assert parser.parse_args(["--learning_rate=1", "--", help]).model == help
+
+
 def test_dashes_stand_for_underscores_in_names_and_stay_in_values(parser, monkeypatch):
     parsed = parser.parse_args(["m-n", "--learning-rate=-1e-3", "--num-train-epochs", "4"])
     assert (parsed.model, parsed.learning_rate, parsed.num_train_epochs) == ("m-n", -1e-3, 4)
@@ -49,7 +60,12 @@ def test_dashes_stand_for_underscores_in_names_and_stay_in_values(parser, monkey
 
 
 @pytest.mark.parametrize(
-    ("script", "titles"), [(export, ["format", "data", "output"]), (predict, ["model", "data", "output", "machine"])]
+    ("script", "titles"),
+    [
+        (export, ["format", "data", "output"]),
+        (evaluation, ["data", "scoring", "network", "output"]),
+        (predict, ["data", "network", "output"]),
+    ],
 )
 def test_help_is_grouped_and_each_flag_says_what_it_is(script, titles, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")

@@ -24,6 +24,7 @@ from slimresnet.evaluation.merging import still_true
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
 from slimresnet.evaluation.tta import VIEWS
+from slimresnet.formats.trained import ModelError
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import FolderError
@@ -373,7 +374,7 @@ def test_an_output_dir_that_cannot_be_is_refused_before_anything_is_scored(folde
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(folder / "config.json", bare)
-    with pytest.raises(RecipeError, match="holds another model than"):
+    with pytest.raises(ModelError, match="holds another model than"):
         evaluate_folder(bare, f"--output_dir={folder}")
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -399,7 +400,7 @@ def test_a_folder_of_another_model_gets_no_figures(folder, tmp_path):
     model.classifier.bias.data += 1
     model.save_pretrained(other)
     before = snapshot(other)
-    with pytest.raises(RecipeError, match=r"--output_dir .* holds another model than"):
+    with pytest.raises(ModelError, match=r"--output_dir .* holds another model than"):
         evaluate_folder(folder, f"--output_dir={other}")
     assert snapshot(other) == before
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from training_runs import evaluate_folder, read
 
 from slimresnet.api.evaluate import evaluate
+from slimresnet.api.predict import predict
 from slimresnet.data.corruptions import standard as corruptions
 from slimresnet.data.corruptions.extra import EXTRA_CORRUPTIONS
 from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrupt
@@ -22,6 +24,7 @@ from slimresnet.evaluation import shift
 from slimresnet.evaluation.protocol import ScoredNetwork
 from slimresnet.evaluation.rows import ScoredRows
 from slimresnet.evaluation.shift import CorruptionSet, score_corruptions
+from slimresnet.formats.trained import ModelError
 from slimresnet.recipe.checks import RecipeError
 
 ALL = CORRUPTIONS | EXTRA_CORRUPTIONS
@@ -184,13 +187,25 @@ def test_choices_have_validation_images_and_corruptions_of_their_own(trained, tm
             "--mixed_precision is for --backend torch, not for onn",
         ),
         ({"tta": "wild"}, "--tta must be one of none, flip, flip_shift, paper, got wild"),
-        ({"backend": "tf"}, "--backend must be one of torch, .* got tf"),
         ({"mixed_precision": "fp16"}, "--mixed_precision must be one of auto, no, bf16, got fp16"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused_before_anything_is_read(arguments, said):
     with pytest.raises(RecipeError, match=said):
         evaluate("no model", **arguments)
+
+
+@pytest.mark.parametrize("function", [evaluate, partial(predict, input="no images")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"backend": "tf"}, "--backend must be one of torch, .* got tf"),
+        ({"quantized": True}, "--quantized is for --backend .*, not for torch"),
+    ],
+)
+def test_a_backend_that_there_is_not_is_refused_before_anything_is_read(function, arguments, said):
+    with pytest.raises(ModelError, match=said):
+        function("no model", **arguments)
 
 
 def test_eval_scores_numpy_folders(trained, split, tmp_path):

@@ -36,7 +36,7 @@ from slimresnet.formats.format import ExportError
 from slimresnet.formats.graph import LogitsOfPixels, smallest_side
 from slimresnet.formats.onnx_float32 import ONNX, ONNX_FILE, export_onnx
 from slimresnet.formats.onnx_int8 import ONNX_INT8, QUANTIZED_ONNX_FILE, quantize_int8
-from slimresnet.formats.registry import find_format, open_network
+from slimresnet.formats.registry import find_format
 from slimresnet.formats.torch_export import TORCH_EXPORT_FILE, export_torch
 from slimresnet.formats.trained import ModelError, fold_batchnorm, load_normalize
 from slimresnet.hub.files import collect
@@ -136,6 +136,10 @@ def pixels(dataset):
 
 def resized(pixels, height, width):
     return F.interpolate(pixels.float(), (height, width), mode="bilinear").round().to(torch.uint8)
+
+
+def open_network(folder, backend, *, quantized=False, trust_remote_code=False):
+    return find_format(backend, quantized=quantized).open_network(folder, trust_remote_code=trust_remote_code)
 
 
 opened = functools.cache(functools.partial(open_network, trust_remote_code=True))
@@ -570,7 +574,7 @@ def test_bad_folders(trained, exported, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"another")
-    with pytest.raises(ExportError, match=r"holds another model than"):
+    with pytest.raises(ModelError, match=r"holds another model than"):
         export(trained, other)
     with pytest.raises(ModelError, match=r"holds no config.json"):
         export(tmp_path / "other", tmp_path / "out")

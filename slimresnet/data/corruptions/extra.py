@@ -1,8 +1,8 @@
-"""The 4 corruptions beside the 15 of CIFAR-10-C, which its authors made for validation: choices are made with these.
+"""The 4 extra corruptions of CIFAR-10-C, which its authors made for validation: choices are to be made with these.
 
-Made as in `standard.py`, with the parameters of make_cifar_c.py. They are those of small images: the ImageNet-C of the
-same authors has noise and blur two to six times as strong, drops of spatter up to six times as wide, and colours at
-severities 3–5 saturated more.
+The corruptions follow `standard.py`, with the parameters of make_cifar_c.py, which are for small images. ImageNet-C, of
+the same authors, has noise and blur two to six times as strong, drops of spatter up to six times as wide, and colours
+at severities 3–5 saturated more.
 """
 
 import numpy as np

@@ -20,8 +20,8 @@ KINDS = (
     ((0.56, 0.62, 0.67), (1.00, 1.00, 1.03), (0.033, 0.045, 0.025, 0.087)),
     ((0.40, 0.44, 0.49), (1.00, 1.00, 0.97), (0.056, 0.053, 0.064, 0.097)),
 )
-# Standard deviations of the logarithm of two strengths: of all that varies, from piece to piece, and of the grain, over
-# 2.5 pixels of a piece.
+# Standard deviations of the logarithms of two strengths: the contrast of a whole piece, which differs from piece to
+# piece, and the strength of the grain, which differs over 2.5 pixels within a piece.
 _SPREAD, _UNEVENNESS = 0.2, 0.35
 
 
@@ -51,7 +51,7 @@ def open_photographs(folder: Path, image_size: int) -> list[np.ndarray]:
     The photographs in a folder, as they are: RGB in 0–1, float64 `[H, W, 3]` each, in the order of their names.
 
     Raises:
-        DatasetError: there are none, or one is no image, or smaller than the images that it is laid over.
+        DatasetError: the folder holds no photographs, or a photograph cannot be read or is below `image_size`.
     """
     if not folder.is_dir():
         raise DatasetError(f"--frost_folder {folder} is no folder.")

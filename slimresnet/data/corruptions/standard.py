@@ -3,8 +3,8 @@
 Hendrycks and Dietterich, 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"; the
 parameters are those that CIFAR-10-C was made with (https://github.com/hendrycks/robustness, make_cifar_c.py), which are
 meant for images of 32×32. Two things differ: the random numbers, which are a function of (seed, corruption, severity,
-row), and frost. Its photographs do not travel with this project; `synthetic_frost` stands in for them, and
-`with_photographs` puts the user's own in its place.
+row), and frost. The photographs of frost do not travel with this project; `synthetic_frost` stands in for them, and
+`with_photographs` takes the user's own photographs instead.
 """
 
 import io
@@ -27,12 +27,17 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")
 
 Generators = list[np.random.Generator]
-"""One for each image of a batch."""
+"""A random generator for each image of a batch."""
 Corruption = Callable[[np.ndarray, int, Generators], np.ndarray]
 
 
 def gaussian_noise(images: np.ndarray, severity: int, generators: Generators) -> np.ndarray:
-    """As each corruption: images in 0–1, float64 `[B, H, W, 3]`, to the same; what leaves 0–1 is cut off later."""
+    """
+    Adds Gaussian noise.
+
+    Every corruption takes images in 0–1, float64 `[B, H, W, 3]`, and returns the same shape and type. `corrupt` clips
+    values outside of 0–1.
+    """
     scale = (0.04, 0.06, 0.08, 0.09, 0.10)[severity - 1]
     return images + scale * each(generators, lambda draw: draw.standard_normal(images.shape[1:]))
 
@@ -134,7 +139,7 @@ def elastic_transform(images: np.ndarray, severity: int, generators: Generators)
     centre, reach = np.array([width, height]) // 2, size // 3
     corners = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + each(generators, lambda draw: draw.uniform(-jitter * size, jitter * size, (3, 2)))
-    # The map from where a pixel ends to where it comes from, [B, 2, 3].
+    # The affine map from a pixel's new place to its old place, [B, 2, 3].
     back = corners.T @ np.linalg.inv(np.concatenate([moved, np.ones((len(images), 3, 1))], axis=2)).transpose(0, 2, 1)
     y, x = np.mgrid[:height, :width].astype(float)
     source = np.einsum("bij,jhw->bhwi", back, np.stack([x, y, np.ones_like(x)]))
@@ -182,7 +187,7 @@ def with_photographs(photographs: list[np.ndarray]) -> dict[str, Corruption]:
 
 def _frost(
     images: np.ndarray, severity: int, generators: Generators, photographs: list[np.ndarray]
-) -> np.ndarray:  # not within the other: it is sent to workers, who have to find it by its name
+) -> np.ndarray:  # at module level: workers, to which it is pickled, find it by its name
     return _lay_over(images, severity, cut_pieces(photographs, images.shape[1:3], generators))
 
 
@@ -192,7 +197,7 @@ def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, ro
 
     Args:
         pixels: uint8 `[B, 3, H, W]`.
-        name: of the corruption, for the draws.
+        name: name of the corruption, for the draws.
         severity: 1–5.
         rows: row numbers of the images, int64 `[B]`.
 
@@ -203,12 +208,12 @@ def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, ro
     generators = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row])) for row in rows]
     images = pixels.permute(0, 2, 3, 1).numpy() / 255
     corrupted = corruption(images, severity, generators).clip(0, 1)
-    # Not rounded, as the published ones; the tiny number keeps what was not changed from falling a step.
+    # Fractions are cut off, as in the published images. The tiny number keeps unchanged pixels unchanged.
     return torch.from_numpy((255 * corrupted + 1e-6).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
 
 def each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray | float]) -> np.ndarray:
-    """What each image's generator draws, `[B, …]`."""
+    """Draws from the generator of each image, `[B, …]`."""
     return np.stack([draw(generator) for generator in generators])
 
 
@@ -223,7 +228,7 @@ def _lay_over(images: np.ndarray, severity: int, ice: np.ndarray) -> np.ndarray:
 
 
 def _zoom(images: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of each image, enlarged to its size."""
+    """The middle of each image, enlarged to the size of the whole."""
     height, width = images.shape[1:3]
     inner = [int(np.ceil(size / factor)) for size in (height, width)]
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
@@ -257,7 +262,7 @@ def plasma(shape: tuple[int, int], decay: float, generators: Generators) -> np.n
     Height maps by the diamond-square algorithm (Fournier, Fussell and Carpenter, 1982), scaled to 0–1: `[B, H, W]`.
 
     Args:
-        decay: what the random part is divided by from one step to the next, half as wide.
+        decay: divisor of the random part's amplitude, from one step to the next, which is half as wide.
     """
     side = 1 << (max(shape) - 1).bit_length()
     noise = each(generators, lambda draw: draw.uniform(-1, 1, (side, side)))

@@ -33,7 +33,7 @@ def open_arrays(folder: Path, image_size: int, label_names: list[str]) -> dict[s
     Each `NAME_data.npy` goes with its `NAME_labels.npy`, every other file with `labels.npy`.
 
     Raises:
-        DatasetError: there are none, or one is no array of images or labels.
+        DatasetError: the folder holds no images, or a file is no array of images or of labels.
     """
     files = sorted(folder.glob("*.npy"))
     images = [file for file in files if not file.stem.endswith("labels")]

@@ -19,10 +19,10 @@ def open_builder(
 
     Args:
         dataset_name, config_name, revision: as in `SplitRequest`.
-        flag: what gave the name, for the message.
+        flag: flag that gave the name, for messages.
 
     Raises:
-        DatasetError: there is no such dataset, or one of the Hub names files of this machine for its own.
+        DatasetError: there is no such dataset, or a dataset on the Hub claims files of this machine.
     """
     try:
         is_folder = dataset_name.strip() and Path(dataset_name).is_dir()

@@ -22,7 +22,7 @@ from slimresnet.recipe.settings import TRAIN_SPLIT
 
 _ARCHIVE_PROTOCOLS = frozenset(
     {"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
-)  # of archives, which hold the file named first
+)  # archives, each of which holds the file named before it
 
 
 def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) -> list[str]:
@@ -34,7 +34,7 @@ def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) 
         dataset_name, split: as in `SplitRequest`.
 
     Raises:
-        DatasetError: one counts twice, or is one of another split as well.
+        DatasetError: a file counts twice, or is one of another split as well.
     """
     parts = parts_of_split(split, of_splits)
     files = [file for part in parts for file in of_splits.get(part, [])]
@@ -58,10 +58,10 @@ def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) 
 
 def check_label_names(label_names: list[str], column: str, description: str) -> None:
     """
-    Whether names of classes can be those of a network.
+    Checks that names of classes can be those of a network.
 
     Raises:
-        DatasetError: one is no UTF-8, or there are fewer than two.
+        DatasetError: a name is no UTF-8, or there are fewer than two names.
     """
     if unprintable := [printable(name) for name in label_names if printable(name) != name]:
         raise DatasetError(
@@ -73,7 +73,7 @@ def check_label_names(label_names: list[str], column: str, description: str) -> 
 
 def check_numbering(builder: DatasetBuilder, files: list[str], column: str, label_names: list[str]) -> None:
     """
-    Looks into each file for the classes that it names: `datasets` reads all by the names of the first.
+    Checks that all files number the classes alike: `datasets` reads all files by the numbering of the first.
 
     Raises:
         DatasetError: a file cannot be read, or names other classes, or names them in another order.
@@ -104,11 +104,11 @@ def _read_arrow_schema(file) -> pyarrow.Schema:
 
 def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
     """
-    Makes the check of where a row's image lies, if not in the row: a dataset of others may name any file here.
+    Makes a check that an image file named by a row belongs to the dataset: a stranger's data may name any file.
 
     Returns:
-        a function of an encoded image and of what its row is called. It raises DatasetError where the image is neither
-        one of the dataset's files, nor in one, nor in its folder.
+        A function of an encoded image and a name for its row. The function raises DatasetError where the image file
+        is neither one of the dataset's files, nor in one of these, nor in the dataset's folder.
     """
     files = {file for of_split in data_files(builder).values() for file in of_split}
     folder = Path(dataset_name).resolve()
@@ -121,7 +121,7 @@ def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict 
             return True
         if "\0" in file or split_protocol(file)[0] is not None:
             return False
-        # As fsspec reads a name: `file:/place` and `~/place` are no names in this folder.
+        # fsspec reads the name: for fsspec `file:/place` and `~/place` are no names in this folder.
         return folder.is_dir() and Path(strip_protocol(file)).resolve().is_relative_to(folder)
 
     def check(encoded: dict | None, row: str) -> None:
@@ -140,7 +140,7 @@ def read_labels(
     rows: EncodedRows, label_column: str, label_names: list[str], check_place: Callable[[dict | None, str], None]
 ) -> tuple[np.ndarray, str]:
     """
-    The labels of a split, int64 `[num_rows]`, and its fingerprint. Images are read for it, but not decoded.
+    The labels of a split, int64 `[num_rows]`, and its fingerprint. The fingerprint needs the bytes of the images.
 
     Raises:
         DatasetError: there are no rows, an image file cannot be read or lies elsewhere, or a label is out of range.

@@ -14,11 +14,11 @@ class CorruptedImages:
     An `ImageSource` of corrupted images.
 
     Args:
-        split: whose images are corrupted, on the CPU.
-        name: of the corruption, for the draws.
-        corruption: what is done to a batch.
+        split: split whose images are corrupted, on the CPU.
+        name: name of the corruption, for the draws.
+        corruption: function that corrupts a batch.
         severity: 1–5.
-        seed: the draws are a function of it, the name, the severity and the row.
+        seed: the draws are a function of `seed`, `name`, `severity` and the row.
     """
 
     uses_workers = True

@@ -8,10 +8,10 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from slimresnet.data.discovery import modules_of
 from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.source import DatasetOpener, ImageSplit, SplitRequest
+from slimresnet.discovery import modules_of
 from slimresnet.errors import printable
 
 
@@ -62,7 +62,7 @@ def find_opener(dataset_name: str) -> DatasetOpener:
 
 
 def shared_name(dataset_name: str) -> str:
-    """A dataset's name as others may know it: of a local one its last part, and not where it lies; it is UTF-8."""
+    """A dataset's name for others, in UTF-8. The name of a local dataset is the last part of its path."""
     path = Path(dataset_name)
     return printable(path.resolve().name if path.exists() else dataset_name)
 
@@ -71,7 +71,7 @@ def describe_dataset(dataset_name: str) -> str:
     """
     What a dataset's name means here, for people: the Hub or a folder, and which.
 
-    A folder wins over a dataset on the Hub of the same name; it is said where both could be meant.
+    A folder wins over a dataset on the Hub of the same name. Where both could be meant, the text says so.
     """
     name, opener = printable(dataset_name), find_opener(dataset_name)
     if opener is not hub_and_folder:

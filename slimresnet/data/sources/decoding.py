@@ -16,14 +16,14 @@ def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
         encoded: `bytes` or, if that is None, `path` of an image file, as `datasets` has it.
 
     Raises:
-        ValueError: it cannot be decoded; the message says why, in one line.
+        ValueError: the image cannot be decoded; the message says why, in one line.
     """
     try:
         content = read_bytes(encoded)
         if content is None:
             raise ValueError("it is null")
         image = _eight_bits(open_picture(content))
-        image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+        image = image if image.mode == "RGB" else image.convert("RGB")  # convert() copies even an RGB image
     except Exception as error:  # Pillow raises a dozen types for a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
@@ -55,7 +55,7 @@ def read_bytes(encoded: dict | None) -> bytes | None:
 
 
 def _eight_bits(image: Image) -> Image:
-    """Pillow clips what is brighter than 255 where it converts to RGB; 16 bits are scaled instead."""
+    """The image with 8 bits a channel. 16 bits are scaled, because convert('RGB') clips above 255."""
     if image.mode.startswith("I;16"):
         return fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -47,9 +47,9 @@ def explain_opening(error: Exception, name: str, config_name: str | None, revisi
     Why `datasets` opens nothing of that name.
 
     Args:
-        error: what it raised.
-        name, config_name, revision: what it was asked for.
-        flag: what gave the name, such as `--dataset_name`.
+        error: what `datasets` raised.
+        name, config_name, revision: what `datasets` was asked for.
+        flag: flag that gave the name, such as `--dataset_name`.
     """
     called = f"{flag} {name}"
     sample = f", or train on the sample that ships with this project, {flag} {SAMPLE_FOLDER}"
@@ -142,7 +142,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 def explain_missing_split(name: str, split: str, splits: Sequence[str]) -> str:
-    """Why there is no such split, of those that there are."""
+    """A sentence on a split that a dataset lacks, with the names of the splits that it has."""
     found = f"{name} has no split {split!r}, only {', '.join(splits)}"
     if "[" in split:
         return f"{found}: a part of one, in brackets, cannot be streamed; take its name, and --max_eval_samples."

@@ -25,10 +25,10 @@ from huggingface_hub.constants import REPOCARD_NAME
 from slimresnet.data.images import picture_suffixes
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-_TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # what files end in: what `datasets` reads them with
+_TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # by suffix, the builder of `datasets`
 _READ_BY_DATASETS = frozenset(ImageFolder.EXTENSIONS)
-_MOST_WAYS = 64  # to one folder: two links each in twenty folders, one after the other, would be a million
-_CARDS = (REPOCARD_NAME, ".huggingface.yaml")  # where a dataset may say itself which files are whose
+_MOST_WAYS = 64  # to one folder; two links in each of twenty nested folders would be a million
+_CARDS = (REPOCARD_NAME, ".huggingface.yaml")  # may say which files belong to which split
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Folder:
 
     Attributes:
         path: the folder.
-        names: of all files, relative to it, with `/`, in the order of their paths.
-        subfolders: the same of folders.
+        names: names of all files, relative to `path`, with `/`, in the order of their paths.
+        subfolders: names of all folders, in the same form and order.
         has_links: whether a link to a folder was followed.
     """
 
@@ -68,20 +68,20 @@ class Folder:
 
     @property
     def names_its_splits(self) -> bool:
-        """Whether a card in it says which files are of which split."""
+        """Whether a card in the folder says which files are of which split."""
         return _has_configs(self.path)
 
 
 def read_folder(path: Path) -> Folder:
     """
-    Looks through a folder.
+    Lists a folder and all folders below.
 
     Raises:
-        OSError: a folder in it cannot be read, or links lead to it in more than `_MOST_WAYS` ways.
+        OSError: a folder cannot be read, or links lead to a folder in more than `_MOST_WAYS` ways.
     """
     names, subfolders, has_links = [], [], False
     root = os.path.realpath(path)
-    around = {str(path): (root, *map(str, Path(root).parents))}  # of a folder: it, and all above it
+    around = {str(path): (root, *map(str, Path(root).parents))}  # by folder: the folder and all above it
     ways: Counter[str] = Counter()
     for parent, folders, files in os.walk(path, onerror=_raise, followlinks=True):
         real = around.pop(parent)
@@ -122,7 +122,7 @@ def is_hidden(name: str) -> bool:
 
 
 def extension(name: str) -> str:
-    """What a name ends in, in small letters, with its dot; empty where there is no dot."""
+    """The suffix of a name, in small letters, with the dot; empty where there is none."""
     return PurePosixPath(name).suffix.lower()
 
 
@@ -139,10 +139,11 @@ def count_kinds(names: Iterable[str]) -> str:
 
 def files_by_split(folder: Folder) -> tuple[str, DataFilesDict] | None:
     """
-    The builder of `datasets` for a folder that its own search does not see, and the files that it is to read.
+    The builder of `datasets` for a folder that the search of `datasets` misses, and the files for the builder.
 
-    That search takes `[v2]` on the way to a folder for a pattern, and follows no links to folders. Which file is of
-    which split is decided by the same rules. None where the search does see the folder, or a card in it decides.
+    The search of `datasets` takes `[v2]` in a path for a pattern, and follows no links to folders. The rules of
+    `datasets` still decide which file is of which split. None where the search finds the folder, or where a card in the
+    folder decides.
     """
     if folder.names_its_splits or not (folder.has_links or glob.has_magic(str(folder.path.resolve()))):
         return None
@@ -158,7 +159,7 @@ def files_by_split(folder: Folder) -> tuple[str, DataFilesDict] | None:
     for patterns in (DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME, DEFAULT_PATTERNS_SPLIT_IN_FILENAME, DEFAULT_PATTERNS_ALL):
         splits = {str(split): _matching(admitted, each) for split, each in patterns.items()}
         if found := {split: names for split, names in splits.items() if names}:
-            # Where each file comes from would tell a cache whether it changed; nothing that is streamed is cached.
+            # The origins of files, for a cache, stay empty: nothing that is streamed is cached.
             paths = {
                 split: DataFilesList([(folder.path.absolute() / name).as_posix() for name in names], [])
                 for split, names in found.items()
@@ -174,7 +175,7 @@ def _matching(names: list[str], patterns: list[str]) -> list[str]:
 
 
 def miswritten_split(path: Path) -> str | None:
-    """What is named like a split at the top of a folder, but with capitals, which `datasets` does not know."""
+    """A name at the top of a folder that is a split's but for capitals; `datasets` knows small letters alone."""
     tops = {name.split(".")[0] for name in os.listdir(path) if not is_hidden(name)}
     keywords = {keyword for split in SPLIT_KEYWORDS.values() for keyword in split}
     wrong = [top for top in sorted(tops) if top.lower() in keywords and top != top.lower()]

@@ -33,8 +33,8 @@ class StreamedImages:
         """
         Decodes batches of rows, as `ImageSource.read`.
 
-        The stream is read forward once, as far as the next row asks. What is passed over and wanted later is held
-        encoded (about 2.3 kB a CIFAR-10 image), the rest is neither kept nor decoded.
+        The stream is read forward once, as far as the next row asks. Rows that are passed over but wanted later are
+        held encoded (about 2.3 kB a CIFAR-10 image). All other rows are neither kept nor decoded.
         """
         wanted = np.zeros(self._num_rows, dtype=bool)
         for rows in batches:

@@ -17,9 +17,9 @@ class ResidentImages:
     An `ImageSource` that holds one tensor on a device.
 
     Args:
-        images: what is read, once.
-        num_rows: of the split.
-        device: where the tensor lies.
+        images: source of the pixels, read once.
+        num_rows: number of rows of the split.
+        device: device of the tensor.
 
     Attributes:
         pixels: uint8 `[num_rows, 3, image_size, image_size]`.

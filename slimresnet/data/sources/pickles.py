@@ -48,7 +48,7 @@ def _text(value: Any) -> Any:
 
 
 class _Type:
-    """A dtype in the making: the order of its bytes comes behind it."""
+    """A dtype in the making; a later operation gives the order of its bytes."""
 
     def __init__(self, code: Any, *_):
         code = _text(code)
@@ -67,7 +67,7 @@ class _Type:
 
 
 class _Array:
-    """An array in the making: its numbers come behind it."""
+    """An array in the making; a later operation gives its shape and numbers."""
 
     array: np.ndarray | None = None
 
@@ -77,7 +77,7 @@ class _Array:
 
 
 def _numbers(content: Any, of_type: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    """An array on the very bytes of the file, so that none is larger than they are."""
+    """An array that shares the bytes of the file, so that no array is larger than the file."""
     if not isinstance(content, bytes | bytearray) or not isinstance(of_type, _Type):
         raise ValueError("it holds an array of other things than numbers")
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
@@ -114,9 +114,9 @@ class _Encoder:
 
 class _Reader:
     """
-    The machine that a pickle is a program for, without what calls or makes anything but arrays of numbers.
+    A machine that runs the operations of a pickle, but for those that make or call anything else than plain data.
 
-    It walks into no container and copies none, so that depth and repetition cost nothing.
+    The machine walks into no container and copies none, so that depth and repetition cost nothing.
     """
 
     def __init__(self):
@@ -246,8 +246,8 @@ def read_pickle(file: Path) -> Any:
     only as the whole content or as a value of a dict.
 
     Raises:
-        ValueError: it holds anything else, is damaged, or has more than `LARGEST_FILE` bytes or `MOST_OPERATIONS`; the
-            message says which, in one line.
+        ValueError: the pickle holds anything else, is damaged, or has more than `LARGEST_FILE` bytes or
+            `MOST_OPERATIONS`; the message says which, in one line.
     """
     size = file.stat().st_size
     if size > LARGEST_FILE:

@@ -25,7 +25,7 @@ _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
 class NamedImage(NamedTuple):
-    """Its name, and its RGB pixels, uint8 `[image_size, image_size, 3]`, or why they cannot be had."""
+    """An image's name, and its RGB pixels, uint8 `[image_size, image_size, 3]`, or the reason why there are none."""
 
     name: str
     pixels: np.ndarray | None
@@ -35,10 +35,10 @@ class NamedImage(NamedTuple):
 @dataclass(frozen=True)
 class Images:
     """
-    Images to predict on, that are decoded as they are asked for.
+    Images to predict on, each decoded when the stream comes to it.
 
     Attributes:
-        count: how many there are; None if nothing says so beforehand.
+        count: number of images; None where it is not known beforehand.
         passed_over: a sentence on the files of a folder that are no pictures; empty where all are.
     """
 
@@ -62,10 +62,10 @@ def open_images(
         source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
             if it has some; a dataset on the Hub or of another source; or a pickle of a dict of `data`, uint8
             `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
-        split, config_name, image_column: of a dataset.
+        split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
 
     Raises:
-        DatasetError: there is nothing of the kind.
+        DatasetError: `source` is none of these, or cannot be read.
     """
     opener = find_opener(source)
     if opener is not hub_and_folder:

@@ -37,7 +37,7 @@ class EncodedRows:
         Reads the images, not decoded, and other columns beside them.
 
         Yields:
-            the number of a table's first row, and a table of up to `_ROWS_PER_TABLE` rows.
+            The number of a table's first row, and the table, of up to `_ROWS_PER_TABLE` rows.
 
         Raises:
             DatasetError: the rows cannot be read to their end.
@@ -58,14 +58,14 @@ def open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> Itera
     """
     Opens the rows of a split, and reads none of them.
 
-    Whoever decodes their images asks the `place_checker` first.
+    Whoever decodes images of the stream asks the `place_checker` first.
 
     Args:
-        builder: of the dataset.
+        builder: builder of the dataset.
         dataset_name, split: as in `SplitRequest`.
 
     Raises:
-        DatasetError: no such split, or its columns have no types.
+        DatasetError: there is no such split, or the split's columns have no types.
     """
     if reason := explain_capitals(dataset_name):
         raise DatasetError(reason)
@@ -90,10 +90,10 @@ def open_stream(builder: DatasetBuilder, dataset_name: str, split: str) -> Itera
 
 def find_column(features: Features, kind: type, name: str | None, flag: str, description: str) -> str:
     """
-    The only column of a kind, `Image` or `ClassLabel`, or of them the one called `name`.
+    The name of the only column of a kind, `Image` or `ClassLabel`; with `name`, of the column of that name.
 
     Raises:
-        DatasetError: there is none, or several and no name; the message has the `flag` that names one.
+        DatasetError: there is no such column, or there are several and no name; the message has the `flag`.
     """
     columns = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
     candidates = [column for column, feature in features.items() if isinstance(feature, kind)]
@@ -110,7 +110,7 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
 
 
 def _damage(error: Exception, description: str) -> str:
-    """Why rows cannot be read: a sentence of the kind of error; of one that tells nothing, its own words."""
+    """A sentence on why rows cannot be read, by the kind of the error; other errors are quoted."""
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
         return f"{description} cannot be read to its end, since the connection broke ({first_line(error)}): try again."
     if isinstance(error, OSError) and error.filename is not None:

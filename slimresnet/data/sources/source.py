@@ -18,7 +18,7 @@ class ImageSource(Protocol):
     """
     The images of a split.
 
-    It is pickled to worker processes where `uses_workers` is true.
+    A source whose `uses_workers` is true is pickled to worker processes.
 
     Attributes:
         uses_workers: whether worker processes may read ahead; false where they could only copy what is in memory.
@@ -52,8 +52,8 @@ class ImageSplit:
         labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`.
         label_names: names of the classes.
         images: where the images are read from.
-        fingerprint: a digest of the encoded images, the labels and the names, wherever they lie; None where the images
-            are not those of a dataset.
+        fingerprint: digest of the encoded images, the labels and the label names, the same wherever the data lies; None
+            where the images are not those of a dataset.
     """
 
     labels: np.ndarray
@@ -99,7 +99,7 @@ class DatasetOpener(Protocol):
         Opens a split and reads its labels.
 
         Raises:
-            DatasetError: it cannot be used.
+            DatasetError: the split cannot be used.
         """
         ...
 

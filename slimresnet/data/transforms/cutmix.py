@@ -18,9 +18,9 @@ class CutMix(LabelTransform):
     """
     Pastes patches of other images, and mixes the labels in proportion.
 
-    Each sample has its own chance, λ and box. Its partner is its neighbour: samples `2i` and `2i + 1` of a batch paste
-    into each other (the order is random already), so that the pairs of a global batch are the same however many
-    processes share it, if the batch of each is even. The odd last sample takes from the one before it, a single sample
+    Each sample has its own chance, λ and box. A sample's partner is its neighbour: samples `2i` and `2i + 1` of a batch
+    paste into each other (the order is random already). So the pairs of a global batch are the same however many
+    processes share it, if the batch of each is even. The odd last sample takes from the one before it; a single sample
     stays as it is. To paste uint8 pixels gives the same numbers as pasting normalised ones, and moves a quarter of the
     bytes.
 
@@ -56,20 +56,20 @@ def partners(batch_size: int, device: torch.device | None = None) -> Tensor:
     return (indices ^ 1).where(indices ^ 1 < batch_size, indices - 1).clamp(min=0)
 
 
-def cutmix_boxes(shape: np.ndarray, alpha: float, height: int, width: int) -> np.ndarray:
+def cutmix_boxes(drawn: np.ndarray, alpha: float, height: int, width: int) -> np.ndarray:
     """
     Boxes of sides √(1 − λ) of the image's around a uniform centre, clipped at the border (appendix A of the paper).
 
     Args:
-        shape: uniform numbers for λ and for the centre's row and column, `[B, 3]`.
-        alpha: λ is the quantile of Beta(alpha, alpha) at the first of them.
+        drawn: uniform numbers for λ and for the centre's row and column, `[B, 3]`.
+        alpha: λ is the quantile of Beta(alpha, alpha) at the first number of each row.
 
     Returns:
         top, bottom, left, right, int64 `[B, 4]`; bottom and right are exclusive.
     """
-    ratio = np.sqrt(1 - betaincinv(alpha, alpha, shape[:, 0]))
+    ratio = np.sqrt(1 - betaincinv(alpha, alpha, drawn[:, 0]))
     edges = []
-    for size, centre in ((height, shape[:, 1]), (width, shape[:, 2])):
+    for size, centre in ((height, drawn[:, 1]), (width, drawn[:, 2])):
         half = (size * ratio).astype(np.int64) // 2
         middle = (centre * size).astype(np.int64)
         edges += [np.maximum(middle - half, 0), np.minimum(middle + half, size)]

@@ -17,7 +17,7 @@ class GaussianBlur(ImageTransform):
     """
     Attributes:
         gaussian_blur_prob: probability of a 3×3 Gaussian blur.
-        gaussian_blur_sigma: range in pixels that its standard deviation is drawn from, uniformly.
+        gaussian_blur_sigma: range in pixels that the blur's standard deviation is drawn from, uniformly.
     """
 
     gaussian_blur_prob: float

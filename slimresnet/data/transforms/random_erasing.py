@@ -18,8 +18,8 @@ class RandomErasing(ImageTransform):
     """
     Attributes:
         random_erasing_prob: probability that a rectangle is painted over.
-        random_erasing_area: range that the share of its area is drawn from, uniformly.
-        image_mean: the colour that it is painted with, in 0–1.
+        random_erasing_area: range that the rectangle's share of the image is drawn from, uniformly.
+        image_mean: colour of the rectangle, in 0–1.
     """
 
     random_erasing_prob: float
@@ -36,7 +36,7 @@ class RandomErasing(ImageTransform):
         return paste(pixels, to_device(color, pixels.device).view(-1, 1, 1), box_mask(boxes, pixels))
 
 
-def erasing_boxes(shape: np.ndarray, area: tuple[float, float], height: int, width: int) -> np.ndarray:
+def erasing_boxes(drawn: np.ndarray, area: tuple[float, float], height: int, width: int) -> np.ndarray:
     """
     Rectangles of random area, aspect ratio and place, wholly inside the image.
 
@@ -44,18 +44,18 @@ def erasing_boxes(shape: np.ndarray, area: tuple[float, float], height: int, wid
     sample takes the same number of draws. Up to an area of 0.3 of a square image all fit.
 
     Args:
-        shape: uniform numbers for area, aspect ratio, top and left, `[B, 4]`.
+        drawn: uniform numbers for area, aspect ratio, top and left, `[B, 4]`.
         area: range of the share of the image's area.
 
     Returns:
         top, bottom, left, right, int64 `[B, 4]`; bottom and right are exclusive.
     """
-    size = (area[0] + shape[:, 0] * (area[1] - area[0])) * height * width
+    size = (area[0] + drawn[:, 0] * (area[1] - area[0])) * height * width
     low, high = np.log(ASPECT_RATIO)
-    ratio = np.exp(low + shape[:, 1] * (high - low))
+    ratio = np.exp(low + drawn[:, 1] * (high - low))
     # minimum and maximum: np.clip costs as much as all the rest here
     box_height = np.minimum(np.maximum(np.rint(np.sqrt(size * ratio)), 1), height).astype(np.int64)
     box_width = np.minimum(np.maximum(np.rint(np.sqrt(size / ratio)), 1), width).astype(np.int64)
-    top = (shape[:, 2] * (height - box_height + 1)).astype(np.int64)
-    left = (shape[:, 3] * (width - box_width + 1)).astype(np.int64)
+    top = (drawn[:, 2] * (height - box_height + 1)).astype(np.int64)
+    left = (drawn[:, 3] * (width - box_width + 1)).astype(np.int64)
     return np.stack([top, top + box_height, left, left + box_width], axis=1)

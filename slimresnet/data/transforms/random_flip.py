@@ -17,9 +17,9 @@ class HorizontalFlip(ImageTransform):
     """
     Attributes:
         horizontal_flip_prob: probability of a mirror image.
-        alternating_flip: a sample is mirrored in every other epoch, and `horizontal_flip_prob` is the share that begins
-            with it: two epochs show each sample both ways (Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single
-            GPU", section 3.6).
+        alternating_flip: whether each sample is mirrored in every other epoch, so that two epochs show the sample both
+            ways (Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6). The share of samples
+            that are mirrored in the first epoch is then `horizontal_flip_prob`.
     """
 
     horizontal_flip_prob: float

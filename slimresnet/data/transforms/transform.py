@@ -9,8 +9,8 @@ from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor
 
-from slimresnet.data.discovery import modules_of
 from slimresnet.data.randomness import Draws, JoinedDraws
+from slimresnet.discovery import modules_of
 from slimresnet.recipe.settings import Recipe
 
 
@@ -19,11 +19,12 @@ class Transform:
     """
     A transform of training batches. Its fields are settings of the recipe, by the recipe's names.
 
-    The first field gives its place: transforms run in the order in which the recipe lists their first settings. A
-    transform that its settings switch off returns its inputs.
+    The first field gives the transform's place: transforms run in the order in which the recipe lists their first
+    settings. A transform that its settings switch off returns its inputs.
 
     Attributes:
-        is_light: whether it is part of the light augmentation, which the first and last epochs may be left with.
+        is_light: whether the transform is part of the light augmentation, the only one that a recipe may leave to the
+            first and last epochs.
     """
 
     is_light: ClassVar[bool] = False
@@ -36,14 +37,17 @@ class Transform:
 
     def check(self, image_size: int) -> None:
         """
-        Holds the settings against the height and width of the network's images, in pixels.
+        Checks that the settings fit the network's images.
+
+        Args:
+            image_size: height and width of the images, in pixels.
 
         Raises:
-            RecipeError: they do not fit.
+            RecipeError: a setting does not fit.
         """
 
     def overlaps(self) -> dict[str, tuple[str, ...]]:
-        """What it does, by name, and the names of the corruptions that do the same; empty where it does none."""
+        """By name of an augmentation, the names of the corruptions that do the same; empty where none does."""
         return {}
 
 
@@ -69,7 +73,7 @@ class LabelTransform(Transform):
             targets: distributions over the classes, float32 `[B, num_labels]`; rows sum to 1.
 
         Returns:
-            both, of the same shapes and types, the inputs unchanged.
+            Pixels and targets of the same shapes and types. The inputs are unchanged.
         """
         raise NotImplementedError
 
@@ -78,7 +82,7 @@ AnyTransform = TypeVar("AnyTransform", bound=Transform)
 
 
 def transforms_of(recipe: Recipe, kind: type[AnyTransform]) -> list[AnyTransform]:
-    """The transforms of a kind that lie in this folder, with the recipe's settings, in the order that they run in."""
+    """The transforms of a kind in `slimresnet.data.transforms`, with the recipe's settings, in the order they run."""
     order = [field.name for field in fields(recipe)]
     found = [
         value.of(recipe)
@@ -91,7 +95,7 @@ def transforms_of(recipe: Recipe, kind: type[AnyTransform]) -> list[AnyTransform
 
 def overlapping_augmentations(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """
-    The training augmentations that do what corruptions do: what is learnt from them is no robustness to the unseen.
+    The training augmentations that do what corruptions do. A network that learnt them has seen these corruptions.
 
     Returns:
         By augmentation, the names of the corruptions, of the 15 and of the extra ones.

@@ -1,8 +1,8 @@
 """TrivialAugment: Müller and Hutter, 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation".
 
 Each sample goes through one of fourteen operations, at a strength of its own: nothing has to be tuned. The ranges are
-those of the paper's wide augmentation space, over which its strength is continuous here, where the paper has 31 steps.
-Each operation does what Pillow's does, to all samples of a batch that drew it at once.
+those of the paper's wide augmentation space. The strength is continuous here; the paper has 31 steps. Each operation
+does what Pillow's does, at once to all samples of a batch that drew the operation.
 """
 
 import math
