@@ -67,7 +67,7 @@ def evaluate(
     """
     scoring = _Scoring(split, tta, compare_tta, shift, Path(frost_folder) if frost_folder else None, backend, quantized)
     scoring.check(mixed_precision, max_eval_samples)
-    folder, output_dir = find_folder(str(model)), None if output_dir is None else Path(output_dir)
+    folder, output_dir = find_folder(model), None if output_dir is None else Path(output_dir)
     weights = weights_digest(folder)
     check_output_dir(output_dir, weights)
     recipe = read_recipe_with(

@@ -92,7 +92,7 @@ def export(
     formats = formats_to_write(format, quantize)
     if calibration_samples < 1:
         raise ExportError(f"--calibration_samples must be at least 1, got {calibration_samples}.")
-    folder = find_folder(str(model))
+    folder = find_folder(model)
     read_images = partial(
         training_images,
         folder,

@@ -192,7 +192,7 @@ def write_predictions(
     if path is not None:
         check_output_file("--output", path)
     with process_left_as_it_was():
-        runnable = format.open_network(find_folder(str(model)), trust_remote_code=trust_remote_code)
+        runnable = format.open_network(find_folder(model), trust_remote_code=trust_remote_code)
         source, image_size = str(input), runnable.config.image_size
         found = open_images(
             source, image_size, split=split, config_name=dataset_config_name, image_column=image_column_name

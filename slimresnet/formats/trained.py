@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ class ModelError(SlimResNetError):
     """The model cannot be used; the message, one line, names it and says what to do."""
 
 
-def find_folder(name: str) -> Path:
+def find_folder(name: str | PathLike[str]) -> Path:
     """
     The folder of a model: `name` itself, or a copy of the repository of that name on the Hub.
 
@@ -33,6 +34,9 @@ def find_folder(name: str) -> Path:
         ModelError: there is no such folder and no such repository, or the folder's run was not finished.
         FolderError: files of the folder are changing places.
     """
+    if not isinstance(name, str | PathLike):
+        raise ModelError(f"MODEL must be a folder or a name on the Hub, got {type(name).__name__}: give its folder.")
+    name = fspath(name)
     folder = Path(name)
     if not folder.is_dir():
         if folder.exists():

@@ -8,6 +8,8 @@ from process_state import unchanged
 from training_runs import read, snapshot
 
 from slimresnet.api.evaluate import evaluate
+from slimresnet.api.export import export
+from slimresnet.api.predict import predict
 from slimresnet.cli import eval as script
 from slimresnet.formats.trained import ModelError
 
@@ -65,3 +67,12 @@ def test_help_has_its_flags_in_groups(capsys):
     with pytest.raises(SystemExit):
         script.parse(["model", "--dataset=x"])
     assert "unknown flag --dataset: did you mean --dataset_name?" in capsys.readouterr().err
+
+
+def test_what_is_no_folder_is_said_by_its_kind(trained):
+    """A notebook may hand on the result of training, which has one."""
+    for call in (evaluate, lambda model: export(model, output_dir="out"), lambda model: predict(model, "cat.png")):
+        with pytest.raises(
+            ModelError, match="MODEL must be a folder or a name on the Hub, got object: give its folder"
+        ):
+            call(object())
