@@ -33,8 +33,7 @@ def process_left_as_it_was() -> Iterator[None]:
     threads, environment = torch.get_num_threads(), dict(os.environ)
     random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    # PyTorch refuses to tell where the caller uses its newer settings of precision; without CUDA nothing changes them.
-    flags = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS if torch.cuda.is_available()}
+    flags = _cudnn_flags()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     own = [AcceleratorState._shared_state, GradientState._shared_state]
@@ -60,6 +59,13 @@ def process_left_as_it_was() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         torch.set_num_threads(threads)
+
+
+def _cudnn_flags() -> dict[str, bool]:
+    try:
+        return {name: getattr(torch.backends.cudnn, name) for name in _CUDNN_FLAGS}
+    except RuntimeError:  # whoever called uses PyTorch's newer settings of precision, which exclude these
+        return {}
 
 
 def _of_no_group() -> list[dict]:

@@ -101,6 +101,7 @@ def train_and_die():
 
     def dying(recipe, step, max_steps):
         if step == last_step and os.environ["RANK"] == "1":
+            print(f"killed in step {step + 1}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return schedule(recipe, step, max_steps)
 
@@ -118,7 +119,7 @@ def test_a_process_that_dies_ends_or_restarts_the_launch(two, tmp_path):
     process = launch(train_and_die, [*restarting, *flags], log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     process.join(SECONDS)
     output = log.read_text()
-    assert process.exitcode == 1 and "SIGKILL" in output, output
+    assert process.exitcode == 1 and "killed in step 10" in output and "killed in step 13" in output, output
     assert f"resumed from {folder / 'checkpoint-7'} at step 7 of 14" in output
     assert list_checkpoints(folder) == [folder / "checkpoint-7"]
     assert_same_weights(train_on_two(flags, tmp_path), two[1])
