@@ -24,8 +24,6 @@ SYNONYMS = {
     "ema": "ema_decay", "sam": "sam_rho", "out": "output_dir", "overwrite": "overwrite_output_dir", "cpu": "use_cpu",
     "no_cuda": "use_cpu",
 }  # fmt: skip
-
-
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -60,9 +58,7 @@ def build_parser() -> Parser:
         group = groups[setting.group]
         group.add_argument(f"--{name}", default=None, help=setting.help + _default(name), **shape)
         if setting.no_help:
-            groups[setting.group].add_argument(
-                f"--no_{name}", dest=name, action="store_const", const="false", help=setting.no_help
-            )
+            group.add_argument(f"--no_{name}", dest=name, action="store_const", const="false", help=setting.no_help)
     return parser
 
 

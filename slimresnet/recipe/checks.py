@@ -66,7 +66,7 @@ class SettingType(NamedTuple):
 
 
 def setting_type(annotation: Any) -> SettingType:
-    """The kind of a setting, from its annotation in `Recipe`."""
+    """The type of a setting, from its annotation in `Recipe`."""
     parts = get_args(annotation)
     if isinstance(annotation, UnionType) or NoneType in parts or bool in parts:
         inner = [setting_type(part) for part in parts if part is not NoneType]
@@ -163,4 +163,5 @@ def parse_resizing(stages: Sequence[str] | None) -> list[tuple[int, float]]:
 
 
 def words(values: Sequence) -> str:
+    """Values as a command line has them."""
     return " ".join(map(str, values))

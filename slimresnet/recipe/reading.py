@@ -55,18 +55,16 @@ def find_config(name: str) -> Path:
     Raises:
         RecipeError: it is neither.
     """
-    path = Path(name)
+    path, shipped = Path(name), shipped_recipes()
     try:
-        if path.exists() and not (path.is_dir() and name in shipped_recipes()):
+        if path.exists() and not (path.is_dir() and name in shipped):
             return path
     except OSError as error:  # a name that no file can have
         raise RecipeError(f"--config {name} cannot be read: {error.strerror}.") from error
-    shipped = shipped_recipes()
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
-    nearest = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"give a file, or one of {', '.join(shipped)}."
-    raise RecipeError(f"--config {name} is not there: {hint}")
+    otherwise = f"give a file, or one of {', '.join(shipped)}."
+    raise RecipeError(f"--config {name} is not there: {_suggestion(name, shipped, otherwise)}")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -156,7 +154,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise RecipeError(f"--config {path} must hold a mapping of names to values.")
     for name in settings:
         if name not in SETTINGS:
-            raise RecipeError(f"{path}: unknown recipe key {name}: {suggestion(str(name), SETTINGS)}")
+            hint = _suggestion(str(name).replace("-", "_"), SETTINGS, "--help lists the names there are.")
+            raise RecipeError(f"{path}: unknown recipe key {name}: {hint}")
     return settings
 
 
@@ -175,7 +174,7 @@ def _texts(settings: dict[str, Any], path: Path) -> Texts:
     return texts
 
 
-def suggestion(name: str, names: Mapping | list[str], prefix: str = "") -> str:
-    """The end of a sentence on an unknown name: the nearest of those that there are."""
-    nearest = difflib.get_close_matches(name.replace("-", "_"), names, n=1)
-    return f"did you mean {prefix}{nearest[0]}?" if nearest else "--help lists the names there are."
+def _suggestion(name: str, names: Mapping, otherwise: str) -> str:
+    """The end of a sentence on an unknown name: the nearest known name, or `otherwise`."""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else otherwise

@@ -1,8 +1,8 @@
 """The training loop."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -57,7 +57,8 @@ class TrainingLoop:
         Trains to the end of the run, or until a callback asks to stop.
 
         Returns:
-            The weights to keep: averaged if the recipe averages; best on validation or last, as it says.
+            The weights to keep: those of the last epoch, or of the best one on validation where the recipe sets
+            `load_best_model_at_end`. They are the averaged weights where the recipe sets `ema_decay`.
 
         Raises:
             DivergedError: the loss or a weight is not finite; no checkpoint has such a weight.
@@ -98,8 +99,8 @@ class TrainingLoop:
         self._callbacks.on_epoch_begin()
         meter = Meter(self._recipe, self._accelerator, progress, run.plan.batch.total)
         # Closed whatever ends the epoch, so that its workers end with it.
-        with ExitStack() as stack:
-            batches = run.inputs.of(stack.enter_context(closing(run.loader.epoch(epoch, first_step))))
+        with closing(run.loader.epoch(epoch, first_step)) as loaded:
+            batches = run.inputs.of(loaded)
             for step in range(first_step, last_step):
                 self._take_step(batches, sharpness_aware, meter)
                 self._after_step(meter, ends_epoch=step + 1 == last_step)
@@ -160,8 +161,8 @@ class TrainingLoop:
         for module in self._modules:
             broadcast(list(module.buffers()))
         self._check_weights()
-        if self._run.validate is not None:
-            entry |= self._validate()
+        if (validate := self._run.validate) is not None:
+            entry |= self._validate(validate)
         progress.log_history.append(entry)
         logged = {name: value for name, value in entry.items() if name != "step"}
         self._accelerator.log(logged, step=progress.global_step)
@@ -174,14 +175,12 @@ class TrainingLoop:
         if stops:
             raise self._stop_request.stop(progress.global_step)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         """Scores the weights, and the averaged ones beside them; remembers the best."""
-        assert self._run.validate is not None
         progress = self._progress
-        metrics = {f"eval_{name}": value for name, value in self._run.validate(self._model).items()}
+        metrics = {f"eval_{name}": value for name, value in validate(self._model).items()}
         if self._averaged:
-            averaged = self._run.validate(self._candidate)
-            metrics |= {f"eval_{name}_ema": value for name, value in averaged.items()}
+            metrics |= {f"eval_{name}_ema": value for name, value in validate(self._candidate).items()}
         self._callbacks.on_evaluate(metrics=metrics)
         accuracy = metrics["eval_accuracy_ema" if self._averaged else "eval_accuracy"]
         if progress.best_accuracy is None or accuracy > progress.best_accuracy:
