@@ -14,6 +14,10 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before any import of torch: process
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before any import of Triton: its kernels run on CPUs so
+
 from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure

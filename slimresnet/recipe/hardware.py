@@ -1,6 +1,7 @@
 """Settings that choose themselves from the machine and the length of the run, each with its reason."""
 
 import ctypes
+import importlib.util
 import os
 import platform
 import shutil
@@ -17,10 +18,9 @@ from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import Recipe
 
 # On a two-core CPU a compiled step in bf16 is 1 % faster than an eager one (benchmarks/training_step.json) and takes
-# 45 s to compile, which about a million images repay. On a GPU launching is what takes the time: on an H100 an eager
-# step of 256 images took 25 ms, a compiled one 35 ms, and one as a CUDA graph 7 ms. Compiled within its graph a step is
-# faster still (benchmarks/gpu_step.json), but while it is augmentation that is waited for, nothing is won.
-COMPILE_FROM_IMAGES = {"cpu": 1_000_000}
+# 45 s to compile, which about a million images repay. On an H100 a step that is compiled and launched as a CUDA graph
+# saves 5 to 7 s a million images and takes 15 to 29 s to compile (benchmarks/gpu_step.json).
+COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
 Value = TypeVar("Value", str, bool)
 
@@ -120,6 +120,35 @@ def choose_channels_last(wanted: bool | Literal["auto"], device_type: str, confi
     if crashes:
         return Choice(False, "the network is too narrow for it")
     return Choice(device_type in ("cpu", "cuda"), f"convolutions of the {device_type}")
+
+
+def choose_fused_batchnorm(
+    recipe: Recipe, accelerator: Accelerator, config: SlimResNetConfig, *, channels_last: bool, is_compiled: bool
+) -> Choice[bool]:
+    """
+    Whether BatchNorm, ReLU and the shortcut's addition are one pass each way, by Triton kernels.
+
+    Args:
+        config: of the network.
+        channels_last, is_compiled: as decided for the run.
+
+    Raises:
+        RecipeError: they are asked for where they cannot be.
+    """
+    obstacles = {
+        "Triton runs on GPUs alone": accelerator.device.type != "cuda",
+        "Triton is not installed": importlib.util.find_spec("triton") is None,
+        f"hidden_act is {config.hidden_act}, where relu is fused": config.hidden_act != "relu",
+        "the kernels are for channels_last": not channels_last,
+        "torch.compile fuses by itself": is_compiled,
+        "sync_batchnorm takes statistics over several GPUs": recipe.sync_batchnorm and accelerator.num_processes > 1,
+    }
+    obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
+    if recipe.fused_batchnorm is True and obstacle:
+        raise RecipeError(f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out.")
+    if recipe.fused_batchnorm != "auto":
+        return Choice(recipe.fused_batchnorm, "as asked")
+    return Choice(False, obstacle or f"not known to be faster on {accelerator.device.type}")
 
 
 def choose_cuda_graphs(

@@ -7,7 +7,13 @@ from accelerate import Accelerator
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.recipe.checks import RecipeError
-from slimresnet.recipe.hardware import Choice, choose_channels_last, choose_cuda_graphs, choose_torch_compile
+from slimresnet.recipe.hardware import (
+    Choice,
+    choose_channels_last,
+    choose_cuda_graphs,
+    choose_fused_batchnorm,
+    choose_torch_compile,
+)
 from slimresnet.recipe.settings import Recipe
 
 DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
@@ -29,7 +35,7 @@ class Plan:
     Attributes:
         recipe: what was asked.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
-        channels_last, torch_compile, cuda_graphs: as `Recipe`, without `"auto"`.
+        channels_last, torch_compile, fused_batchnorm, cuda_graphs: as `Recipe`, without `"auto"`.
         batch: images at once, and of a step.
         steps_per_epoch, max_steps: optimiser steps of an epoch and of the run.
         reasons: why each choice is as it is, by its setting.
@@ -39,6 +45,7 @@ class Plan:
     mixed_precision: str
     channels_last: bool
     torch_compile: bool
+    fused_batchnorm: bool
     cuda_graphs: bool
     batch: BatchSizes
     steps_per_epoch: int
@@ -128,6 +135,9 @@ def make_plan(
     )
     precision = Choice(accelerator.mixed_precision, precision_reason)
     choices: dict[str, Choice] = {"mixed_precision": precision, "channels_last": layout, "torch_compile": compiling}
+    choices["fused_batchnorm"] = choose_fused_batchnorm(
+        recipe, accelerator, config, channels_last=layout.value, is_compiled=compiling.value
+    )
     choices["cuda_graphs"] = choose_cuda_graphs(
         recipe, accelerator, mixed_precision=precision.value, is_compiled=compiling.value
     )

@@ -263,6 +263,12 @@ class Recipe:
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
         "machine", "default", "Mode of torch.compile; max-autotune takes minutes.", affects="rounding"
     )
+    fused_batchnorm: bool | Literal["auto"] = _setting(
+        "machine",
+        "auto",
+        "Do BatchNorm, ReLU and the shortcut's addition in one pass each way, by Triton kernels. auto: not yet.",
+        affects="rounding",
+    )
     cuda_graphs: bool | Literal["auto"] = _setting(
         "machine",
         "auto",

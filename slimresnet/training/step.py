@@ -22,6 +22,10 @@ def build_train_step(
         prepared: the same network, as `accelerator` prepared it.
         optimizer: of its weights, prepared too.
     """
+    if plan.fused_batchnorm:
+        from slimresnet.training.fused.layers import fuse_layers  # needs Triton
+
+        fuse_layers(model)
     # Compiled on the side: evaluation stays eager, and the names of the state dict have no `_orig_mod.`. Each size of
     # images is compiled by itself: code for any size is slower.
     stepped: Any = prepared

@@ -5,6 +5,7 @@ import platform
 import resource
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from slimresnet.recipe import hardware
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import (
     choose_channels_last,
+    choose_fused_batchnorm,
     choose_mixed_precision,
     choose_torch_compile,
     keep_freed_memory,
@@ -193,6 +195,8 @@ def test_compiling_chooses_itself(monkeypatch):
     assert choose_torch_compile("auto", "cpu", 10_000).value is False
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is True
     assert choose_torch_compile("auto", "cpu", 5_000_000, one_size=False).value is False
+    assert choose_torch_compile("auto", "cuda", 1_200_000).value is False
+    assert choose_torch_compile("auto", "cuda", 10_000_000).value is True
     assert choose_torch_compile("auto", "mps", 10**9).value is False
     assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
     monkeypatch.setattr(hardware.Path, "exists", lambda path: path != headers)
@@ -200,6 +204,44 @@ def test_compiling_chooses_itself(monkeypatch):
     monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
+
+
+@pytest.mark.parametrize(
+    ("changed", "obstacle"),
+    [
+        ({}, None),
+        ({"device": torch.device("cpu")}, "Triton runs on GPUs alone"),
+        ({"triton": None}, "Triton is not installed"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu, where relu is fused"),
+        ({"channels_last": False}, "the kernels are for channels_last"),
+        ({"is_compiled": True}, "torch.compile fuses by itself"),
+        ({"sync_batchnorm": True, "num_processes": 2}, "sync_batchnorm takes statistics over several GPUs"),
+        ({"sync_batchnorm": True}, None),
+        ({"num_processes": 2}, None),
+    ],
+)
+def test_fused_batchnorm_is_refused_where_it_cannot_be(monkeypatch, changed, obstacle):
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: changed.get("triton", "found"))
+    accelerator = SimpleNamespace(
+        device=changed.get("device", torch.device("cuda")), num_processes=changed.get("num_processes", 1)
+    )
+
+    def choose(wanted):
+        return choose_fused_batchnorm(
+            Recipe(fused_batchnorm=wanted, sync_batchnorm=changed.get("sync_batchnorm", False)),
+            accelerator,
+            SlimResNetConfig(hidden_act=changed.get("hidden_act", "relu")),
+            channels_last=changed.get("channels_last", True),
+            is_compiled=changed.get("is_compiled", False),
+        )
+
+    assert choose("auto") == (False, obstacle or "not known to be faster on cuda")
+    assert choose(False) == (False, "as asked")
+    if obstacle is None:
+        assert choose(True) == (True, "as asked")
+        return
+    with pytest.raises(RecipeError, match=f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out."):
+        choose(True)
 
 
 def test_layout_chooses_itself():
