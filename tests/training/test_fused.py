@@ -13,6 +13,9 @@ pytest.importorskip("triton", reason="Triton is there on Linux alone")
 from slimresnet.training.fused.batch_norm import batch_norm
 from slimresnet.training.fused.layers import fuse_layers
 
+# On a GPU `pytest -m gpu` takes them, too.
+pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Several blocks of rows and an unfinished one; channels that divide no power of two; a row of more than one block.
 SHAPES = [(5, 16, 11, 11), (3, 6, 30, 30), (2, 258, 2, 3)]

@@ -1,11 +1,20 @@
-"""What only a GPU can show: graphs and compiled steps as it takes them. Elsewhere each test says that it needs one."""
+"""What only a GPU can show: graphs, compiled and fused steps as it takes them. `pytest -m gpu` takes these alone."""
 
 import shutil
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from conftest import run_python, tiny_run_flags
-from training_runs import assert_same_weights, read, weights
+from conftest import REPOSITORY, SAMPLE, run_python, tiny_run_flags
+from training_runs import Told, assert_same_weights, read, train, weights
+
+from slimresnet.data.loader import Loading
+from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.transforms.normalize import normalize
+from slimresnet.evaluation.logits import predict_logits
+from slimresnet.formats.trained import fold_batchnorm, load_model
+from slimresnet.recipe.settings import Recipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,26 +28,23 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def run(config_dir, output_dir, *more, device="cuda"):
-    """train.py in a process of its own, since it sets what holds for a whole process."""
+def run(config_dir, output_dir, *more, device="cuda", callbacks=()):
     flags = tiny_run_flags(config_dir, output_dir)
     if device == "cuda":
         flags.remove("--use_cpu")
-    process = run_python("train.py", *flags, *SETTINGS, *more)
-    assert process.returncode == 0, process.stdout + process.stderr
-    return output_dir, process.stdout
+    return train(flags, *SETTINGS, *more, callbacks=callbacks)
 
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory, smooth_config_dir):
-    return run(smooth_config_dir, tmp_path_factory.mktemp("cpu") / "run", device="cpu")[0]
+    return run(smooth_config_dir, tmp_path_factory.mktemp("cpu") / "run", device="cpu")
 
 
 @pytest.mark.parametrize("compiled", ["false", "true"])
 @pytest.mark.parametrize("graphs", ["false", "true"])
-def test_a_run_on_the_gpu_is_the_run_on_the_cpu(on_cpu, smooth_config_dir, tmp_path, compiled, graphs):
-    folder, output = run(smooth_config_dir, tmp_path / "run", f"--torch_compile={compiled}", f"--cuda_graphs={graphs}")
-    assert f"cuda_graphs {graphs.capitalize()}" in output
+def test_a_run_on_the_gpu_is_the_run_on_the_cpu(on_cpu, smooth_config_dir, tmp_path, capsys, compiled, graphs):
+    folder = run(smooth_config_dir, tmp_path / "run", f"--torch_compile={compiled}", f"--cuda_graphs={graphs}")
+    assert f"cuda_graphs {graphs.capitalize()}" in capsys.readouterr().out
     histories = (read(each, "trainer_state.json")["log_history"] for each in (folder, on_cpu))
     for entry, expected in zip(*histories, strict=True):
         assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-3)
@@ -48,18 +54,90 @@ def test_a_run_on_the_gpu_is_the_run_on_the_cpu(on_cpu, smooth_config_dir, tmp_p
     assert read(folder)["test_loss"] == pytest.approx(read(on_cpu)["test_loss"], rel=2e-3)
 
 
-def test_graphs_and_bf16_choose_themselves(tiny_config_dir, tmp_path):
-    _, output = run(tiny_config_dir, tmp_path / "run", "--mixed_precision=auto")
+def test_graphs_and_bf16_choose_themselves(tiny_config_dir, tmp_path, capsys):
+    run(tiny_config_dir, tmp_path / "run", "--mixed_precision=auto")
+    output = capsys.readouterr().out
     assert "precision bf16" in output and "cuda_graphs True (one GPU)" in output
 
 
 def test_a_run_goes_on_to_the_same_weights(tiny_config_dir, tmp_path):
-    settings = ["--deterministic", "--mixed_precision=auto", "--save_total_limit=10"]
-    whole, _ = run(tiny_config_dir, tmp_path / "whole", *settings)
+    """In processes of their own: cuBLAS has to be told to be deterministic before its first use."""
+
+    def run_apart(output_dir, *more):
+        flags = [flag for flag in tiny_run_flags(tiny_config_dir, output_dir) if flag != "--use_cpu"]
+        settings = ["--deterministic", "--mixed_precision=auto", "--save_total_limit=10"]
+        process = run_python("train.py", *flags, *SETTINGS, *settings, *more)
+        assert process.returncode == 0, process.stdout + process.stderr
+        return output_dir, process.stdout
+
+    whole, _ = run_apart(tmp_path / "whole")
     shutil.copytree(whole / "checkpoint-7", tmp_path / "part" / "checkpoint-7")
-    part, output = run(tiny_config_dir, tmp_path / "part", *settings, "--resume_from_checkpoint=last")
+    part, output = run_apart(tmp_path / "part", "--resume_from_checkpoint=last")
     assert "at step 7 of 21" in output
     assert_same_weights(part, whole)
+
+
+FORMS = {
+    "eager": ["--cuda_graphs=false"],
+    "graphs": [],
+    "compiled": ["--torch_compile=true"],
+    "fused": ["--fused_batchnorm=true", "--cuda_graphs=false"],
+    "fused graphs": ["--fused_batchnorm=true"],
+}
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory):
+    """Of the default network in bf16, by form of the step: losses, and bytes in use on the GPU, a step each."""
+
+    def curve(form):
+        losses, memory = [], []
+        told = Told(
+            on_log=lambda state, logs, **_: losses.append(logs["loss"]),
+            on_step_end=lambda state, **_: memory.append(torch.cuda.memory_allocated()),
+        )
+        train(
+            [
+                f"--dataset_name={SAMPLE}", f"--output_dir={tmp_path_factory.mktemp('form') / 'run'}",
+                "--validation_size=100", "--max_eval_samples=90", "--total_train_batch_size=64", "--streaming=false",
+                "--learning_rate=0.01", "--max_train_steps=40", "--logging_steps=1", "--mixed_precision=bf16",
+                "--checkpointing_steps=no", *FORMS[form],
+            ],
+            callbacks=[told],
+        )  # fmt: skip
+        return np.array(losses), memory
+
+    return {form: curve(form) for form in FORMS}
+
+
+@pytest.mark.parametrize("form", list(FORMS)[1:])
+def test_the_loss_curve_is_that_of_the_eager_step(curves, form):
+    """Means over ten steps: rounding in bf16 moves single losses."""
+    losses, expected = (curves[each][0].reshape(4, 10).mean(axis=1) for each in (form, "eager"))
+    assert losses == pytest.approx(expected, rel=0.03)
+    assert expected[0] > 1.05 * expected[-1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_leave_no_memory_behind(curves, form):
+    memory = curves[form][1]
+    assert max(memory[30:]) <= max(memory[10:20])
+
+
+def test_logits_are_those_of_the_cpu():
+    """In float32, where the GPU does not round to TensorFloat-32."""
+    split = open_split(str(SAMPLE), "test", image_size=32)
+    model = load_model(REPOSITORY / "pretrained" / "slimresnet-cifar10")
+    logits = {}
+    for device in map(torch.device, ("cpu", "cuda")):
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            logits[device.type] = predict_logits(
+                fold_batchnorm(model).to(device), split, np.arange(200), Loading(device),
+                batch_size=100, normalize=partial(normalize, mean=Recipe().image_mean, std=Recipe().image_std),
+                views=["original", "mirror"],
+            )  # fmt: skip
+    for view, expected in logits["cpu"].items():
+        torch.testing.assert_close(logits["cuda"][view], expected, rtol=0, atol=1e-3)
 
 
 BAD_LABELS = """
@@ -90,8 +168,7 @@ print("a seventh step", flush=True)
 """
 
 
-@pytest.mark.parametrize("compiled", ["false", "true"])
-@pytest.mark.parametrize("graphs", ["false", "true"])
+@pytest.mark.parametrize(("graphs", "compiled"), [("false", "false"), ("true", "false"), ("true", "true")])
 def test_labels_that_are_no_distributions_end_the_program(compiled, graphs):
     """Asserted on the GPU itself, which a replay reaches too."""
     process = run_python("-c", BAD_LABELS, graphs, compiled)
