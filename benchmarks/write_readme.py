@@ -171,12 +171,12 @@ def gpu_step() -> str:
     """What a step costs on a GPU, a row for each size of batch and variant; then what augmentation did cost before."""
     result = _read("gpu_step")
     lines = [
-        "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting | idle between steps |",
+        "|---:|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row['batch_size']:,} | {row['variant']} | {row['images_per_second']:,} | {row['kernels_a_step']:,} "
-        f"| {row['milliseconds_busy']} | {row['milliseconds_waiting']} |"
+        f"| {row['milliseconds_busy']} | {row['milliseconds_waiting']} | {_percent(row.get('share_between_steps'))} |"
         for row in result["rows"]
     ]
     machine = result["machine"]

@@ -221,6 +221,7 @@ def test_compiling_chooses_itself(monkeypatch):
     ],
 )
 def test_fused_batchnorm_is_refused_where_it_cannot_be(monkeypatch, changed, obstacle):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: changed.get("triton", "found"))
     accelerator = SimpleNamespace(
         device=changed.get("device", torch.device("cuda")), num_processes=changed.get("num_processes", 1)

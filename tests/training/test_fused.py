@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import run_python
 from torch import nn
+from training_runs import read, train, weights
 
-from modeling_slimresnet import SlimResNetForImageClassification
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
 pytest.importorskip("triton", reason="Triton is there on Linux alone")
 from slimresnet.training.fused.batch_norm import batch_norm
@@ -122,6 +123,29 @@ def test_a_fused_network_is_scored_as_the_plain_one(networks):
     plain, fused = (network.eval() for network in networks)
     pixel_values = torch.randn(4, 3, 16, 16, device=DEVICE)
     assert torch.equal(plain(pixel_values).logits, fused(pixel_values).logits)
+
+
+def test_a_run_of_fused_steps_is_the_run_of_plain_ones(flags, tmp_path):
+    """Sharpness-aware: such a step goes through the network twice. The interpreter takes a second for few channels."""
+    config = SlimResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], strides=[1])
+    config.save_pretrained(tmp_path / "config")
+    flags += [
+        f"--config_name={tmp_path / 'config'}",
+        "--max_train_steps=2",
+        "--total_train_batch_size=8",
+        "--learning_rate=0.01",
+        "--max_eval_samples=20",
+    ]
+    flags += ["--sam_rho=0.05"]
+    if DEVICE == "cuda":
+        flags.remove("--use_cpu")
+    plain = train(flags)
+    fused = train(flags, f"--output_dir={tmp_path / 'fused'}", "--fused_batchnorm=true")
+    first, second = (read(folder, "trainer_state.json")["log_history"][-1] for folder in (plain, fused))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-3)
+    for name, value in weights(fused).items():
+        torch.testing.assert_close(value, weights(plain)[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 COMPILE = """
