@@ -156,7 +156,8 @@ def choose_cuda_graphs(
     recipe: Recipe, accelerator: Accelerator, *, mixed_precision: str, is_compiled: bool
 ) -> Choice[bool]:
     """
-    True on one GPU: several agree on gradients within a step, and batches that accumulate are no steps.
+    True on one GPU. On several it has not been tried, so that it has to be asked for; batches that accumulate are no
+    steps.
 
     Args:
         mixed_precision, is_compiled: as decided for the run.
@@ -166,17 +167,20 @@ def choose_cuda_graphs(
     """
     obstacles = {
         "steps are launched one by one on a CPU": accelerator.device.type != "cuda",
-        "several processes train": accelerator.num_processes > 1,
         "a step accumulates several batches": recipe.gradient_accumulation_steps > 1,
         "fp16 looks at the gradients of each step": mixed_precision == "fp16",
         f"--torch_compile_mode {recipe.torch_compile_mode} captures graphs of its own": is_compiled
         and recipe.torch_compile_mode in ("reduce-overhead", "max-autotune"),
+        # Compiled, it may not notice that it is captured, and wait for the GPU.
+        "--sync_batchnorm is compiled": recipe.sync_batchnorm and is_compiled and accelerator.num_processes > 1,
     }
     obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
     if recipe.cuda_graphs is True and obstacle:
         raise RecipeError(f"--cuda_graphs true is not possible: {obstacle}. Leave the flag out.")
     if recipe.cuda_graphs != "auto":
         return Choice(recipe.cuda_graphs, "as asked")
+    if obstacle is None and accelerator.num_processes > 1:
+        return Choice(False, "not tried on several GPUs")
     return Choice(obstacle is None, obstacle or "one GPU")
 
 

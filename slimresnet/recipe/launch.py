@@ -1,5 +1,6 @@
 """The launch of a run: accelerate, its precision and its processes; and the process as it was before."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ def _of_no_group() -> list[dict]:
 def leave_group() -> None:
     """Ends the process group of a launch, where there is one: the last thing that a program does."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # NCCL waits here for ever while a CUDA graph with one of its sums in it lives
         torch.distributed.destroy_process_group()
 
 

@@ -27,7 +27,8 @@ class GraphedStep:
     A step that replays what it did in an earlier one of its kind, on other inputs.
 
     A kind is the shapes of the inputs, and whether the step is sharpness-aware. The first few steps of each are taken
-    as they come, the next one is captured, and it and all later ones are replayed.
+    as they come, the next one is captured, and it and all later ones are replayed. With several processes all of them
+    have to take the same kinds of steps in the same order, and to free their graphs before `leave_group`.
 
     Args:
         step: reads and writes the same tensors each time, waits for nothing on the GPU, and leaves no gradients.

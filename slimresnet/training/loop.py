@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
@@ -45,7 +46,8 @@ class TrainingLoop:
         self._candidate: nn.Module = self._averaged.module if self._averaged else self._model
         # In the same order on every process.
         self._modules = [self._model, self._candidate] if self._averaged else [self._model]
-        prepared, self._optimizer = self._accelerator.prepare(self._model, build_optimizer(self._model, self._recipe))
+        prepared = prepare_network(run.plan, self._accelerator, self._model)
+        self._optimizer = self._accelerator.prepare(build_optimizer(self._model, self._recipe))
         self._train_step = build_train_step(run.plan, self._accelerator, self._model, prepared, self._optimizer)
         state = TrainingState(self._model, self._optimizer, self._progress, self._averaged, self._accelerator.scaler)
         self._checkpoints = Checkpoints(

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from slimresnet.recipe.plan import Plan
+from slimresnet.training.averaging import average_gradients, step_averages
 from slimresnet.training.cuda_graphs import GraphedStep, Step
 from slimresnet.training.optim.sam import worst_weights
 
@@ -19,7 +20,7 @@ def build_train_step(
 
     Args:
         model: the plain network, whose weights are trained.
-        prepared: the same network, as `accelerator` prepared it.
+        prepared: the same network, as `accelerator` or `prepare_network` prepared it.
         optimizer: of its weights, prepared too.
     """
     if plan.fused_batchnorm:
@@ -31,6 +32,7 @@ def build_train_step(
     stepped: Any = prepared
     if plan.torch_compile:
         stepped = torch.compile(prepared, mode=plan.recipe.torch_compile_mode, dynamic=False)
+    averages = step_averages(plan, accelerator)
 
     def train_step(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
         """Forward, backward, and the optimiser where its batches are complete; returns the loss, a scalar."""
@@ -45,6 +47,8 @@ def build_train_step(
             else:
                 loss = stepped(**inputs).loss
                 accelerator.backward(loss)
+            if averages:
+                average_gradients(model.parameters())
             optimizer.step()
             optimizer.zero_grad()
         return loss.detach().clone()  # torch.compile's own CUDA graphs write the next one into the same place

@@ -172,7 +172,9 @@ def test_rates_stay_the_tensors_that_a_graph_reads(training, resumed):
     [
         ({}, "cuda", 1, None),
         ({}, "cpu", 1, "CPU"),
-        ({}, "cuda", 2, "several processes"),
+        ({"gradient_accumulation_steps": 2}, "cuda", 2, "accumulates"),
+        ({"torch_compile": True, "sync_batchnorm": True}, "cuda", 1, None),
+        ({"torch_compile": True, "sync_batchnorm": True}, "cuda", 2, "sync_batchnorm is compiled"),
         ({"gradient_accumulation_steps": 2}, "cuda", 1, "accumulates"),
         ({"mixed_precision": "fp16"}, "cuda", 1, "fp16"),
         ({"torch_compile": True}, "cuda", 1, None),
@@ -182,20 +184,24 @@ def test_rates_stay_the_tensors_that_a_graph_reads(training, resumed):
     ],
 )
 def test_graphs_choose_themselves(settings, device, processes, obstacle):
-    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-
-    def choose(**asked):
-        recipe = Recipe(**settings, **asked)
-        precision = settings.get("mixed_precision", "no")
-        return choose_cuda_graphs(
-            recipe, accelerator, mixed_precision=precision, is_compiled=recipe.torch_compile is True
-        )
-
-    choice = choose()
+    choice = choose(device, processes, **settings)
     assert choice.value is (obstacle is None) and (obstacle or "one GPU") in choice.reason
-    assert choose(cuda_graphs=False) == (False, "as asked")
+    assert choose(device, processes, **settings, cuda_graphs=False) == (False, "as asked")
     if obstacle:
         with pytest.raises(RecipeError, match=f"--cuda_graphs true is not possible: .*{obstacle}"):
-            choose(cuda_graphs=True)
+            choose(device, processes, **settings, cuda_graphs=True)
     else:
-        assert choose(cuda_graphs=True).value is True
+        assert choose(device, processes, **settings, cuda_graphs=True).value is True
+
+
+def choose(device, processes, **settings):
+    recipe = Recipe(**settings)
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
+    precision = settings.get("mixed_precision", "no")
+    return choose_cuda_graphs(recipe, accelerator, mixed_precision=precision, is_compiled=recipe.torch_compile is True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"torch_compile": True}, {"sync_batchnorm": True}])
+def test_graphs_of_several_gpus_are_taken_where_they_are_asked_for(settings):
+    assert choose("cuda", 2, **settings) == (False, "not tried on several GPUs")
+    assert choose("cuda", 2, **settings, cuda_graphs=True) == (True, "as asked")

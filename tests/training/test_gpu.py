@@ -174,3 +174,66 @@ def test_labels_that_are_no_distributions_end_the_program(compiled, graphs):
     process = run_python("-c", BAD_LABELS, graphs, compiled)
     assert process.stdout == "six steps\n" and process.returncode != 0, process.stdout + process.stderr
     assert "assert" in process.stderr
+
+
+AVERAGED = """
+import sys, torch
+from slimresnet.recipe.launch import leave_group
+from slimresnet.training.averaging import average_gradients
+from slimresnet.training.cuda_graphs import GraphedStep
+
+def train(is_graphed):
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 8, 3).cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step(inputs, sharpness_aware):
+        loss = model(inputs["pixel_values"]).square().mean()
+        loss.backward()
+        average_gradients(model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach().clone()
+
+    take = GraphedStep(step, optimizer) if is_graphed else step
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(8):
+        take({"pixel_values": torch.randn(4, 3, 8, 8, generator=generator).cuda()}, False)
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+torch.cuda.set_device(0)
+torch.distributed.init_process_group("nccl", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+for value, expected in zip(train(True), train(False), strict=True):
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+leave_group()
+print("left")
+"""
+
+
+def test_sums_over_processes_are_captured_and_their_group_is_left(tmp_path):
+    """With one process, which is all that NCCL allows on one GPU."""
+    process = run_python("-c", AVERAGED, tmp_path / "group")
+    assert process.stdout == "left\n" and process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="it needs two GPUs")
+@pytest.mark.parametrize("batchnorm", [[], ["--sync_batchnorm"]], ids=["local", "synchronised"])
+def test_captured_steps_of_two_gpus_are_the_steps(smooth_config_dir, tmp_path, batchnorm):
+    histories = []
+    for graphs in ("false", "true"):
+        flags = tiny_run_flags(smooth_config_dir, tmp_path / graphs)
+        flags.remove("--use_cpu")
+        launch = [
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_machines=1",
+            "--num_processes=2",
+            "train.py",
+        ]
+        process = run_python(*launch, *flags, *SETTINGS, *batchnorm, f"--cuda_graphs={graphs}")
+        assert process.returncode == 0, process.stdout + process.stderr
+        histories.append(read(tmp_path / graphs, "trainer_state.json")["log_history"])
+    for expected, entry in zip(*histories, strict=True):
+        assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], rel=2e-3)

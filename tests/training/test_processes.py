@@ -34,9 +34,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from benchmarks import processes
 from slimresnet.cli import train as train_script
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.recipe import plan
 from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.hardware import Choice
 from slimresnet.run_folder.checkpoints import CheckpointError, find_damage, list_checkpoints
-from slimresnet.training import loop
+from slimresnet.training import loop, step
 
 ACCELERATE = REPOSITORY / "configuration" / "accelerate"
 RESUME = "--resume_from_checkpoint=last"
@@ -128,6 +130,27 @@ def test_a_process_that_dies_ends_or_restarts_the_launch(two, tmp_path):
 def train_and_say_who():
     print(f"rank {os.environ['RANK']} is process {os.getpid()}.", flush=True)
     train_script.main()
+
+
+def train_as_captured():
+    """As on GPUs with `--cuda_graphs true`, without the capture: each step averages the gradients itself."""
+    plan.choose_cuda_graphs = lambda *_, **__: Choice(True, "as asked")
+    step.GraphedStep = lambda train_step, optimizer: train_step
+    train_script.main()
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_a_run_whose_steps_average_is_the_run_with_distributed_data_parallel(two, tmp_path):
+    flags = [*two[0], f"--output_dir={tmp_path / 'run'}"]
+    for process, log in start_two(flags, tmp_path, train_as_captured):
+        process.join(SECONDS)
+        assert process.exitcode == 0, log.read_text()
+    assert "cuda_graphs True" in (tmp_path / "rank-0.log").read_text()
+    assert_same_weights(tmp_path / "run", two[1])
+    entries, expected = (read(folder, "trainer_state.json")["log_history"] for folder in (tmp_path / "run", two[1]))
+    for name in ("loss", "eval_loss", "eval_accuracy"):
+        assert [entry[name] for entry in entries] == [entry[name] for entry in expected], name
 
 
 @pytest.mark.processes

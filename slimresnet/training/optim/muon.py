@@ -1,13 +1,18 @@
 """Muon for the convolutions, SGD for all else: Jordan et al., 2024, "Muon: An optimizer for hidden layers"."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # Of the quintic a·x + b·x³ + c·x⁵, which drives every singular value between 0 and 1 to about 1 (Jordan et al., 2024).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+
+# Multiply-adds of padding that cost less than one more batch. A batch is about twenty launches, in whose time a GPU
+# does more than 10⁹ multiply-adds. A CPU launches nothing.
+PADDING_WORTH_A_BATCH = {"cpu": 0, "cuda": 10**9}
 
 
 class Muon(torch.optim.Optimizer):
@@ -53,25 +58,78 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, averages, momentum) if nesterov else averages
         torch._foreach_mul_(kernels, 1 - lr * weight_decay)
-        # Kernels of one shape are orthogonalised in one batch: small products take a GPU longer to launch than to do.
-        alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
-        for kernel, update in zip(kernels, updates, strict=True):
-            alike.setdefault((kernel.shape, kernel.stride()), []).append((kernel, update))
-        for pairs in alike.values():
-            # The columns in the order of the kernels' memory, so that little is copied.
-            order = (0, *sorted((1, 2, 3), key=pairs[0][0].stride, reverse=True))
-            ordered = torch.stack([update.permute(order) for _, update in pairs])
-            matrices = ordered.flatten(2)
-            rows, columns = matrices.shape[1:]
-            directions = orthogonalized(matrices, self._ns_steps, self._dtype).to(ordered.dtype).view_as(ordered)
-            rate = lr * max(1, rows / columns) ** 0.5
-            torch._foreach_add_([kernel.permute(order) for kernel, _ in pairs], (directions * -rate).unbind())
+        # The columns in the order of the kernels' memory, so that little is copied.
+        orders = [(0, *sorted((1, 2, 3), key=kernel.stride, reverse=True)) for kernel in kernels]
+        matrices = [update.permute(order).flatten(1) for update, order in zip(updates, orders, strict=True)]
+        weights = [kernel.permute(order).view(len(kernel), -1) for kernel, order in zip(kernels, orders, strict=True)]
+        alike: dict[float, tuple[list[Tensor], list[Tensor]]] = {}  # by the share of the rate that they move at
+        for weight, direction in zip(weights, self._directions(matrices), strict=True):
+            rows, columns = weight.shape
+            moved, moves = alike.setdefault(max(1, rows / columns) ** 0.5, ([], []))
+            moved.append(weight)
+            moves.append(direction)
+        for share, (moved, moves) in alike.items():
+            torch._foreach_mul_(moves, -(lr * share))
+            torch._foreach_add_(moved, moves)
+
+    def _directions(self, matrices: list[Tensor]) -> list[Tensor]:
+        """New, contiguous matrices: those that are given, with their singular values near 1."""
+        directions: dict[int, Tensor] = {}
+        worth = PADDING_WORTH_A_BATCH.get(matrices[0].device.type, 0)
+        for shape, members in batches([(matrix.size(0), matrix.size(1)) for matrix in matrices], self._ns_steps, worth):
+            fitted = torch.stack([_fitted(matrices[member], shape) for member in members])
+            orthogonal = orthogonalized(fitted, self._ns_steps, self._dtype).to(fitted.dtype)
+            for member, direction in zip(members, orthogonal, strict=True):
+                rows, columns = matrices[member].shape
+                own = direction[:, :columns] if rows == shape[0] else direction[:, :rows].T
+                directions[member] = own.contiguous()
+        return [directions[member] for member in range(len(matrices))]
 
     def _average(self, kernel: Tensor) -> Tensor:
         state = self.state[kernel]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(kernel)
         return state["momentum_buffer"]
+
+
+def batches(shapes: Sequence[tuple[int, int]], steps: int, worth: int) -> list[tuple[tuple[int, int], list[int]]]:
+    """
+    Which matrices are orthogonalised together: small products take a GPU longer to launch than to do.
+
+    Tall matrices are transposed, and columns of zeros are added, where matrices of several shapes share a batch.
+
+    Args:
+        shapes: rows and columns of each matrix.
+        steps: iterations of Newton-Schulz.
+        worth: multiply-adds of padding, over all steps, that all matrices of one shape may cost together; above that
+            they have a batch of their own.
+
+    Returns:
+        Of each batch the rows and the columns, and the numbers of its matrices. Each matrix is in one batch.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, shape in enumerate(shapes):
+        alike.setdefault((min(shape), max(shape)), []).append(number)
+    found: list[tuple[tuple[int, int], list[int]]] = []
+    for (rows, columns), members in sorted(alike.items(), reverse=True):
+        if found:
+            (rows_there, columns_there), others = found[-1]
+            padding = columns_there - columns  # each column costs two products of `rows` × `rows` a step
+            if rows_there == rows and 2 * steps * len(members) * rows**2 * padding <= worth:
+                others.extend(members)
+                continue
+        found.append(((rows, columns), members))
+    return [
+        (shapes[members[0]] if len({shapes[member] for member in members}) == 1 else shape, members)
+        for shape, members in found
+    ]
+
+
+def _fitted(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The matrix in `shape`: transposed, and padded with columns of zeros, which change no product, as that needs."""
+    rows, columns = shape
+    wide = matrix if matrix.size(0) == rows else matrix.T
+    return wide if wide.size(1) == columns else F.pad(wide, (0, columns - wide.size(1)))
 
 
 def orthogonalized(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
