@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from slimresnet.data.device import to_device
-from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
+from slimresnet.data.randomness import Draws, JoinedDraws, join_draws, sample_order
 from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
 # The signals of this system that ask a process to stop: Ctrl-C, a scheduler, Ctrl-Break.
@@ -32,7 +32,7 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
     if len(batches) == 1:
         return batches[0]
     pixels, labels, draws = zip(*batches, strict=True)
-    return TrainingBatch(torch.cat(pixels), torch.cat(labels), JoinedDraws(draws))
+    return TrainingBatch(torch.cat(pixels), torch.cat(labels), join_draws(draws))
 
 
 @dataclass(frozen=True)
