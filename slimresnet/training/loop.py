@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from slimresnet.data.feed import training_inputs
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
@@ -78,10 +79,12 @@ class TrainingLoop:
             disable=None if self._accelerator.is_main_process else True,
             unit="step",
         )
-        with StopRequest(self._accelerator) as self._stop_request, closing(self._bar):
+        batches = training_inputs(self._run.loader, self._run.inputs, progress.global_step, progress.max_steps)
+        # Batches are closed whatever ends the run, so that their workers end with it.
+        with StopRequest(self._accelerator) as self._stop_request, closing(self._bar), closing(batches):
             self._callbacks.on_train_begin()
             while progress.global_step < progress.max_steps:
-                self._train_epoch()
+                self._train_epoch(batches)
                 if self._callbacks.ask_to_stop():
                     break
             self._callbacks.on_train_end()
@@ -89,21 +92,18 @@ class TrainingLoop:
             return progress.best_weights
         return _copy(self._candidate)
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, batches: Iterator[dict[str, Tensor]]) -> None:
         """The rest of the epoch that the run stands in, its end included."""
-        progress, run = self._progress, self._run
+        progress = self._progress
         epoch, first_step = divmod(progress.global_step, progress.steps_per_epoch)
         last_step = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
         sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
         self._model.train()
         self._callbacks.on_epoch_begin()
-        meter = Meter(self._recipe, self._accelerator, progress, run.plan.batch.total)
-        # Closed whatever ends the epoch, so that its workers end with it.
-        with closing(run.loader.epoch(epoch, first_step)) as loaded:
-            batches = run.inputs.of(loaded)
-            for step in range(first_step, last_step):
-                self._take_step(batches, sharpness_aware, meter)
-                self._after_step(meter, ends_epoch=step + 1 == last_step)
+        meter = Meter(self._recipe, self._accelerator, progress, self._run.plan.batch.total)
+        for step in range(first_step, last_step):
+            self._take_step(batches, sharpness_aware, meter)
+            self._after_step(meter, ends_epoch=step + 1 == last_step)
         self._end_epoch(epoch, last_step, meter)
 
     def _take_step(self, batches: Iterator[dict[str, Tensor]], sharpness_aware: bool, meter: Meter) -> None:
