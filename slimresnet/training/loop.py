@@ -1,6 +1,5 @@
 """The training loop."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -112,9 +111,8 @@ class TrainingLoop:
         self._callbacks.on_step_begin()
         set_learning_rates(self._optimizer, schedule(self._recipe, progress.global_step, progress.max_steps))
         for _ in range(self._recipe.gradient_accumulation_steps):
-            waited_from = time.perf_counter()
-            inputs = next(batches)
-            meter.waited(time.perf_counter() - waited_from)
+            with meter.waiting():
+                inputs = next(batches)
             meter.took(self._train_step(inputs, sharpness_aware))
             self._callbacks.on_substep_end(inputs=inputs)
         if self._averaged:
@@ -132,18 +130,22 @@ class TrainingLoop:
         saves = not ends_epoch and (stops or self._is_checkpointed())
         if not (logs or saves):
             return
-        seen = meter.look() | learning_rates(self._recipe, progress.global_step - 1, progress.max_steps)
-        self._bar.set_postfix_str(
-            "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**seen)
-        )
-        self._accelerator.log(seen, step=progress.global_step)
-        self._callbacks.on_log(logs=seen)
+        for step, seen in meter.look(waits=ends_epoch or saves):
+            self._log(step, seen | learning_rates(self._recipe, step - 1, progress.max_steps))
         if saves:
             self._check_weights()
             self._save()
         if stops and not ends_epoch:
             raise self._stop_request.stop(progress.global_step)
         meter.go_on()
+
+    def _log(self, step: int, logs: dict[str, float]) -> None:
+        """Tells what a look at the steps up to `step` has read."""
+        self._bar.set_postfix_str(
+            "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**logs)
+        )
+        self._accelerator.log(logs, step=step)
+        self._callbacks.on_log(at_step=step, logs=logs)
 
     def _end_epoch(self, epoch: int, steps_done: int, meter: Meter) -> None:
         """Validates, keeps the books, saves."""
