@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measuring import FOLDER, machine
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.cli.train import parse_recipe
+from slimresnet.data.feed import training_inputs
 from slimresnet.data.inputs import TrainingInputs, batches_at_once
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
@@ -55,6 +56,8 @@ VARIANTS = {
     "fast.yaml's augmentation, fused, SGD in place of Muon": FAST | FUSED | {"optim": "sgd"},
 }
 NUM_LONGEST = 10
+NUM_SAMPLES = 50_000  # of an epoch, however few images the data has: inputs are made at once within an epoch
+NUM_EPOCHS = 200
 
 
 class Loop:
@@ -67,17 +70,17 @@ class Loop:
         model = build_network(plan, config, split.label_names).to(accelerator.device).train()
         prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
         self._train_step = build_train_step(plan, accelerator, model, prepared, optimizer)
-        make_inputs = TrainingInputs(recipe, config, num_epochs=200)
+        make_inputs = TrainingInputs(recipe, config, NUM_EPOCHS)
         loader = TrainingLoader(
             split,
-            np.arange(len(split.labels)),
+            np.resize(np.arange(len(split.labels)), NUM_SAMPLES),
             Loading(accelerator.device),
             seed=recipe.seed,
             batch_size=plan.batch.total,
             accumulation=1,
             shuffle_buffer_size=recipe.shuffle_buffer_size,
         )
-        self._batches = make_inputs.of(batch for _ in itertools.count() for batch in loader.epoch(0))
+        self._batches = training_inputs(loader, make_inputs, 0, NUM_EPOCHS * loader.steps_per_epoch)
         self.batches_at_once = batches_at_once(next(loader.epoch(0)).pixels)
 
     def __call__(self, begin: torch.cuda.Event | None = None) -> torch.Tensor:

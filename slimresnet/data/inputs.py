@@ -1,6 +1,6 @@
 """What a recipe makes of pixels: the model's inputs in training, and the image processor that goes with the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -72,16 +72,25 @@ class TrainingInputs:
         return {"pixel_values": self.normalize(pixels), "labels": targets}
 
     def of(self, batches: Iterator[TrainingBatch]) -> Iterator[dict[str, Tensor]]:
-        """
-        The inputs of each of the batches, which are of one epoch and one size.
+        """The inputs of each of the batches, which are of one epoch and one size."""
+        for group in grouped(batches):
+            yield from self.together(group)
 
-        On a GPU, the inputs of several batches are made at once: the kernels for one batch take longer to launch than
-        to run.
-        """
-        for first in batches:
-            inputs = self(joined([first, *islice(batches, batches_at_once(first.pixels) - 1)]))
-            for values in zip(*(value.split(len(first.labels)) for value in inputs.values()), strict=True):
-                yield dict(zip(inputs, values, strict=True))
+    def together(self, group: Sequence[TrainingBatch]) -> list[dict[str, Tensor]]:
+        """The inputs of each of the batches, which are of one epoch and one size, all made at once."""
+        inputs = self(joined(group))
+        parts = zip(*(value.split(len(group[0].labels)) for value in inputs.values()), strict=True)
+        return [dict(zip(inputs, values, strict=True)) for values in parts]
+
+
+def grouped(batches: Iterator[TrainingBatch]) -> Iterator[list[TrainingBatch]]:
+    """
+    Batches of one epoch and one size, in groups whose inputs are best made at once.
+
+    On a GPU a group has several batches: the kernels for one batch take longer to launch than to run.
+    """
+    for first in batches:
+        yield [first, *islice(batches, batches_at_once(first.pixels) - 1)]
 
 
 def batches_at_once(pixels: Tensor) -> int:

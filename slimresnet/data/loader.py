@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from slimresnet.data.device import to_device
-from slimresnet.data.randomness import Draws, JoinedDraws, sample_order
+from slimresnet.data.randomness import Draws, JoinedDraws, join_draws, sample_order
 from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
 # The signals of this system that ask a process to stop: Ctrl-C, a scheduler, Ctrl-Break.
@@ -32,7 +32,7 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
     if len(batches) == 1:
         return batches[0]
     pixels, labels, draws = zip(*batches, strict=True)
-    return TrainingBatch(torch.cat(pixels), torch.cat(labels), JoinedDraws(draws))
+    return TrainingBatch(torch.cat(pixels), torch.cat(labels), join_draws(draws))
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class TrainingLoader:
         accumulation: batches a process takes for one optimiser step.
         shuffle_buffer_size: samples within which the order is shuffled.
 
+    Attributes:
+        accumulation: as above.
+        total_batch_size: samples of an optimiser step over all processes.
+        steps_per_epoch: optimiser steps of an epoch, at least 1.
+
     Raises:
         DatasetError: there are fewer rows than one global batch needs.
     """
@@ -77,12 +82,8 @@ class TrainingLoader:
         shuffle_buffer_size: int,
     ):
         self._split, self._rows, self._loading = split, rows, loading
-        self._seed, self._batch_size, self._accumulation, self._shuffle_buffer_size = (
-            seed,
-            batch_size,
-            accumulation,
-            shuffle_buffer_size,
-        )
+        self._seed, self._batch_size, self._shuffle_buffer_size = seed, batch_size, shuffle_buffer_size
+        self.accumulation = accumulation
         self.total_batch_size = batch_size * loading.num_processes * accumulation
         self.steps_per_epoch = len(rows) // self.total_batch_size
         if self.steps_per_epoch == 0:
@@ -91,14 +92,26 @@ class TrainingLoader:
                 "(--total_train_batch_size): lower the batch size."
             )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[TrainingBatch, None, None]:
-        """The batches of an epoch from optimiser step `first_step` on; a step has `accumulation` batches."""
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches."""
+        return self._loading.device
+
+    def epoch(
+        self, epoch: int, first_step: int = 0, end_step: int | None = None
+    ) -> Generator[TrainingBatch, None, None]:
+        """
+        The batches of an epoch from optimiser step `first_step` on; a step has `accumulation` batches.
+
+        Args:
+            end_step: the step that is no longer loaded; None for the end of the epoch.
+        """
         order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
         starts = [
             step * self.total_batch_size
             + (part * self._loading.num_processes + self._loading.process_index) * self._batch_size
-            for step in range(first_step, self.steps_per_epoch)
-            for part in range(self._accumulation)
+            for step in range(first_step, self.steps_per_epoch if end_step is None else end_step)
+            for part in range(self.accumulation)
         ]
         batches = [order[start : start + self._batch_size] for start in starts]
         loaded = load_batches(self._split, batches, self._loading)

@@ -81,7 +81,7 @@ class Draws:
 
 
 class JoinedDraws:
-    """The draws of several batches of one epoch, as those of one batch that has all their samples."""
+    """The draws of samples at positions that do not all follow each other, those of each part after the other's."""
 
     def __init__(self, parts: Sequence[Draws]):
         self._parts, self.epoch = parts, parts[0].epoch
@@ -93,6 +93,14 @@ class JoinedDraws:
     def uniform_of_samples(self, name: str) -> np.ndarray:
         """As `Draws.uniform_of_samples`."""
         return np.concatenate([part.uniform_of_samples(name) for part in self._parts])
+
+
+def join_draws(parts: Sequence[Draws]) -> Draws | JoinedDraws:
+    """The draws of several batches of one epoch, as those of one batch that has all their samples."""
+    ends = [part.first + len(part.samples) for part in parts]
+    if [part.first for part in parts[1:]] != ends[:-1]:  # other processes have the positions between
+        return JoinedDraws(parts)
+    return Draws(parts[0].seed, parts[0].epoch, parts[0].first, np.concatenate([part.samples for part in parts]))
 
 
 @lru_cache(maxsize=4)

@@ -25,7 +25,8 @@ class Callbacks:
     - `on_step_begin`, `on_step_end`: around a step of the optimiser.
     - `on_substep_end`: after each batch; `inputs` are those of the network.
     - `on_evaluate`: `metrics` are those of validation, and may be changed.
-    - `on_log`: `logs` is what the trackers get.
+    - `on_log`: `logs` is what the trackers get. The state's `global_step` is the step that `logs` is about. One GPU
+      tells of a step `logging_steps` later, or at the end of its epoch.
     - `on_save`: a checkpoint is written.
 
     Of the control `should_training_stop` is obeyed, at the end of an epoch.
@@ -48,10 +49,10 @@ class Callbacks:
             raise AttributeError(event)
         return partial(self._call, event)
 
-    def _call(self, event: str, **facts) -> None:
+    def _call(self, event: str, at_step: int | None = None, **facts) -> None:
         if not self._callbacks:
             return
-        state = self._progress.trainer_state()
+        state = self._progress.trainer_state(at_step)
         state.is_local_process_zero = self._accelerator.is_local_main_process
         state.is_world_process_zero = self._accelerator.is_main_process
         for callback in self._callbacks:

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from slimresnet.data.feed import training_inputs
 from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
@@ -80,10 +80,12 @@ class TrainingLoop:
             disable=None if self._accelerator.is_main_process else True,
             unit="step",
         )
-        with StopRequest(self._accelerator) as self._stop_request, closing(self._bar):
+        batches = training_inputs(self._run.loader, self._run.inputs, progress.global_step, progress.max_steps)
+        # Batches are closed whatever ends the run, so that their workers end with it.
+        with StopRequest(self._accelerator) as self._stop_request, closing(self._bar), closing(batches):
             self._callbacks.on_train_begin()
             while progress.global_step < progress.max_steps:
-                self._train_epoch()
+                self._train_epoch(batches)
                 if self._callbacks.ask_to_stop():
                     break
             self._callbacks.on_train_end()
@@ -91,21 +93,18 @@ class TrainingLoop:
             return progress.best_weights
         return _copy(self._candidate)
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, batches: Iterator[dict[str, Tensor]]) -> None:
         """The rest of the epoch that the run stands in, its end included."""
-        progress, run = self._progress, self._run
+        progress = self._progress
         epoch, first_step = divmod(progress.global_step, progress.steps_per_epoch)
         last_step = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
         sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
         self._model.train()
         self._callbacks.on_epoch_begin()
-        meter = Meter(self._recipe, self._accelerator, progress, run.plan.batch.total)
-        # Closed whatever ends the epoch, so that its workers end with it.
-        with closing(run.loader.epoch(epoch, first_step)) as loaded:
-            batches = run.inputs.of(loaded)
-            for step in range(first_step, last_step):
-                self._take_step(batches, sharpness_aware, meter)
-                self._after_step(meter, ends_epoch=step + 1 == last_step)
+        meter = Meter(self._recipe, self._accelerator, progress, self._run.plan.batch.total)
+        for step in range(first_step, last_step):
+            self._take_step(batches, sharpness_aware, meter)
+            self._after_step(meter, ends_epoch=step + 1 == last_step)
         self._end_epoch(epoch, last_step, meter)
 
     def _take_step(self, batches: Iterator[dict[str, Tensor]], sharpness_aware: bool, meter: Meter) -> None:
@@ -114,9 +113,8 @@ class TrainingLoop:
         self._callbacks.on_step_begin()
         set_learning_rates(self._optimizer, schedule(self._recipe, progress.global_step, progress.max_steps))
         for _ in range(self._recipe.gradient_accumulation_steps):
-            waited_from = time.perf_counter()
-            inputs = next(batches)
-            meter.waited(time.perf_counter() - waited_from)
+            with meter.waiting():
+                inputs = next(batches)
             meter.took(self._train_step(inputs, sharpness_aware))
             self._callbacks.on_substep_end(inputs=inputs)
         if self._averaged:
@@ -134,18 +132,22 @@ class TrainingLoop:
         saves = not ends_epoch and (stops or self._is_checkpointed())
         if not (logs or saves):
             return
-        seen = meter.look() | learning_rates(self._recipe, progress.global_step - 1, progress.max_steps)
-        self._bar.set_postfix_str(
-            "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**seen)
-        )
-        self._accelerator.log(seen, step=progress.global_step)
-        self._callbacks.on_log(logs=seen)
+        for step, seen in meter.look(waits=ends_epoch or saves):
+            self._log(step, seen | learning_rates(self._recipe, step - 1, progress.max_steps))
         if saves:
             self._check_weights()
             self._save()
         if stops and not ends_epoch:
             raise self._stop_request.stop(progress.global_step)
         meter.go_on()
+
+    def _log(self, step: int, logs: dict[str, float]) -> None:
+        """Tells what a look at the steps up to `step` has read."""
+        self._bar.set_postfix_str(
+            "loss {loss:.4f}, learning rate {learning_rate:.4g}, {train_samples_per_second:.0f} images/s".format(**logs)
+        )
+        self._accelerator.log(logs, step=step)
+        self._callbacks.on_log(at_step=step, logs=logs)
 
     def _end_epoch(self, epoch: int, steps_done: int, meter: Meter) -> None:
         """Validates, keeps the books, saves."""

@@ -50,11 +50,17 @@ class Progress:
             raise ValueError(f"it does not say where the run stood: {', '.join(wrong or state.keys() - _KINDS.keys())}")
         vars(self).update(state)
 
-    def trainer_state(self) -> TrainerState:
-        """This progress as transformers' TrainerState, for `trainer_state.json`."""
+    def trainer_state(self, at_step: int | None = None) -> TrainerState:
+        """
+        This progress as transformers' TrainerState, for `trainer_state.json`.
+
+        Args:
+            at_step: an earlier step of the current epoch that it is to name; None for the present one.
+        """
+        step = self.global_step if at_step is None else at_step
         return TrainerState(
-            epoch=self.global_step / self.steps_per_epoch,
-            global_step=self.global_step,
+            epoch=step / self.steps_per_epoch,
+            global_step=step,
             max_steps=self.max_steps,
             num_train_epochs=self.num_epochs,
             log_history=self.log_history,
