@@ -38,7 +38,7 @@ from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import write_json
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS
 from slimresnet.training.network import build_network
-from slimresnet.training.optim.optimizer import build_optimizer
+from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.step import build_train_step
 
 RECIPE = FOLDER.parent / "configuration" / "best_long.yaml"
@@ -68,8 +68,8 @@ class Loop:
         config = SlimResNetConfig()
         plan = make_plan(recipe, accelerator, "", config, batch_sizes(recipe, 1), steps_per_epoch=1)
         model = build_network(plan, config, split.label_names).to(accelerator.device).train()
-        prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-        self._train_step = build_train_step(plan, accelerator, model, prepared, optimizer)
+        prepared, self._optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+        self._train_step = build_train_step(plan, accelerator, model, prepared, self._optimizer)
         make_inputs = TrainingInputs(recipe, config, NUM_EPOCHS)
         loader = TrainingLoader(
             split,
@@ -87,6 +87,7 @@ class Loop:
         inputs = next(self._batches)
         if begin is not None:
             begin.record()
+        set_learning_rates(self._optimizer, 0.1)
         return self._train_step(inputs, False)
 
 
