@@ -139,6 +139,7 @@ def plot_confusion_matrix(matrix: list[list[int]], names: list[str], path: Path)
                 va="center",
                 fontsize=9,
                 color="white" if shares[row, column] > 0.5 else "black",
+                in_layout=False,  # they lie within the axes; measuring each takes the layout a while
             )
     bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(xmax=1))
     bar.set_label("share of the true class")
