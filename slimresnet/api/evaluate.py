@@ -20,6 +20,7 @@ from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import find_folder, label_names, load_config, weights_digest
 from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
 from slimresnet.recipe.settings import Recipe
@@ -141,7 +142,9 @@ def _score(
         predict_logits,
         model.to(accelerator.device, memory_format=torch.channels_last),  # type: ignore[call-overload] # PyTorch's gap
         loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
-        batch_size=recipe.per_device_eval_batch_size,
+        batch_size=choose_eval_batch_size(
+            recipe.per_device_eval_batch_size, accelerator.device.type if scoring.backend == "torch" else "cpu"
+        ),
         normalize=normalize,
     )
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")

@@ -22,6 +22,11 @@ from slimresnet.recipe.settings import Recipe
 # faster still (benchmarks/gpu_step.json), but while it is augmentation that is waited for, nothing is won.
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000}
 
+# Images that a device scores at once. A GPU computes on so many for longer than a CPU takes to launch their kernels.
+# CIFAR's 5,000 validation and 10,000 test images make batches of this one size: cuDNN searches anew for each size.
+_EVAL_BATCH_SIZES = {"cuda": 1000}
+_EVAL_BATCH_SIZE = 128  # of all other devices
+
 Value = TypeVar("Value", str, bool)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -94,6 +99,11 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice[str]:
     if has_bf16(device_type):
         return Choice("bf16", f"the {device_type} has it")
     return Choice("no", f"the {device_type} has no bf16")
+
+
+def choose_eval_batch_size(wanted: int | None, device_type: str) -> int:
+    """Images that a network takes at once where it is not trained; `device_type` is of where the network runs."""
+    return wanted or _EVAL_BATCH_SIZES.get(device_type, _EVAL_BATCH_SIZE)
 
 
 def choose_channels_last(wanted: bool | Literal["auto"], device_type: str, config: SlimResNetConfig) -> Choice[bool]:

@@ -7,7 +7,13 @@ from accelerate import Accelerator
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.recipe.checks import RecipeError
-from slimresnet.recipe.hardware import Choice, choose_channels_last, choose_cuda_graphs, choose_torch_compile
+from slimresnet.recipe.hardware import (
+    Choice,
+    choose_channels_last,
+    choose_cuda_graphs,
+    choose_eval_batch_size,
+    choose_torch_compile,
+)
 from slimresnet.recipe.settings import Recipe
 
 DEFAULT_TOTAL_TRAIN_BATCH_SIZE = 128
@@ -31,6 +37,7 @@ class Plan:
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         channels_last, torch_compile, cuda_graphs: as `Recipe`, without `"auto"`.
         batch: images at once, and of a step.
+        eval_batch_size: images that a process scores at once.
         steps_per_epoch, max_steps: optimiser steps of an epoch and of the run.
         reasons: why each choice is as it is, by its setting.
     """
@@ -41,6 +48,7 @@ class Plan:
     torch_compile: bool
     cuda_graphs: bool
     batch: BatchSizes
+    eval_batch_size: int
     steps_per_epoch: int
     max_steps: int
     reasons: dict[str, str]
@@ -52,6 +60,7 @@ class Plan:
             **{name: getattr(self, name) for name in self.reasons},
             "per_device_train_batch_size": self.batch.per_device,
             "total_train_batch_size": self.batch.total,
+            "per_device_eval_batch_size": self.eval_batch_size,
         }
 
     def portable_recipe(self) -> Recipe:
@@ -135,6 +144,7 @@ def make_plan(
         recipe,
         **{name: choice.value for name, choice in choices.items()},
         batch=batch,
+        eval_batch_size=choose_eval_batch_size(recipe.per_device_eval_batch_size, device_type),
         steps_per_epoch=steps_per_epoch,
         max_steps=max_steps,
         reasons={name: choice.reason for name, choice in choices.items()},
