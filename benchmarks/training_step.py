@@ -1,6 +1,7 @@
 """Images/s of one optimiser step at batch 128: python -m benchmarks.training_step
 
-The report's loop, this project's best setting, each change alone, and where the time of a step goes before and after.
+The report's loop, transformers' Trainer, what this project chooses for the machine, each change alone, and where the
+time of a step goes before and after. What computes in bf16 is measured where the processor does so itself.
 """
 
 import argparse
@@ -14,13 +15,16 @@ from torch.utils.data import DataLoader
 
 from benchmarks import our_loop, report_loop
 from benchmarks.measuring import report, take_turns
+from benchmarks.trainer_loop import TrainerLoop
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.recipe.hardware import has_bf16
 
 BATCH = 128
 AUGMENTED = {"crop_padding": 2, "vertical_flip_prob": 0.05, "gaussian_blur_prob": 0.3, "cutmix_prob": 1.0}
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+FIRST = "eager, float32, NCHW"
 
 # Operators of the profile's rows, by what they do.
 PARTS = {
@@ -32,12 +36,11 @@ PARTS = {
 }
 
 
-class Trainer:
-    """A network and its optimiser in one setting; a call does one step."""
+class Stepper:
+    """A network and its optimiser in one setting."""
 
     def __init__(
         self,
-        batches: Batches,
         *,
         channels_last: bool = False,
         bf16: bool = False,
@@ -53,13 +56,16 @@ class Trainer:
             model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, **(optimizer or {})
         )
         self._model = torch.compile(model) if compiled else model
-        self._batches, self._bf16 = batches, bf16
-        self._threads = threads or torch.get_num_threads()
+        self._bf16, self._threads = bf16, threads or torch.get_num_threads()
 
-    def __call__(self) -> int:
+    def on(self, batches: Batches) -> Callable[[], int]:
+        """A contender: each call takes a step on the next batch."""
+        return lambda: self._step(batches)
+
+    def _step(self, batches: Batches) -> int:
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
-        images, labels = next(self._batches)
+        images, labels = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             logits = self._model(images).logits
             loss = F.cross_entropy(logits.float(), labels)
@@ -111,42 +117,59 @@ def shares(step: Callable[[], int], steps: int = 3) -> dict[str, float]:
     return result | {"milliseconds a step": round(total / steps / 1000)}
 
 
+def step_contenders(best: str, fast: dict, compiled: Stepper) -> dict[str, Callable[[], int]]:
+    """
+    The step alone, on the same batch each time.
+
+    Args:
+        best, fast: what the machine is fastest with but for compiling, in words and as arguments of `Stepper`.
+        compiled: that, compiled.
+    """
+    same = one_batch(BATCH)
+    bf16 = {"bf16": Stepper(bf16=True).on(same)} if fast["bf16"] else {}
+    return {
+        FIRST: Stepper().on(same),
+        "channels_last": Stepper(channels_last=True).on(same),
+        **bf16,
+        "compiled": Stepper(compiled=True).on(same),
+        **({best: Stepper(**fast).on(same)} if bf16 else {}),
+        f"{best} + compiled": compiled.on(same),
+        f"{best}, batch 32": Stepper(**fast).on(one_batch(32)),
+        f"{best}, batch 512": Stepper(**fast).on(one_batch(512)),
+        f"{best}, 24 pixels": Stepper(**fast).on(one_batch(BATCH, 24)),
+        f"{best}, 16 pixels": Stepper(**fast).on(one_batch(BATCH, 16)),
+        f"{best}, fused optimiser": Stepper(**fast, optimizer={"fused": True}).on(same),
+        f"{best}, loop optimiser": Stepper(**fast, optimizer={"foreach": False}).on(same),
+        f"{best}, one thread": Stepper(**fast, threads=1).on(same),
+    }
+
+
 def main() -> None:
     """Measures and writes `benchmarks/training_step.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    same = one_batch(BATCH)
-    fast = {"channels_last": True, "bf16": True}
+    fast = {"channels_last": True, "bf16": has_bf16("cpu")}  # what a recipe's `auto` chooses
+    best = "channels_last + bf16" if fast["bf16"] else "channels_last"
+    compiled = Stepper(**fast, compiled=True)
+    trainers = {f"transformers' Trainer, {'bf16' if bf16 else 'float32'}": bf16 for bf16 in {False, fast["bf16"]}}
+    trainers = {name: TrainerLoop(arguments.dataset_name, BATCH, bf16=bf16) for name, bf16 in trainers.items()}
     loops = {
-        "the report's loop": Trainer(report_batches(arguments.dataset_name)),
-        "ours, eager": Trainer(our_batches(arguments.dataset_name), **fast),
-        "ours, compiled": Trainer(our_batches(arguments.dataset_name), **fast, compiled=True),
+        "the report's loop": Stepper().on(report_batches(arguments.dataset_name)),
+        **trainers,
+        "ours, eager": Stepper(**fast).on(our_batches(arguments.dataset_name)),
+        "ours, compiled": compiled.on(our_batches(arguments.dataset_name)),
     }
-    changes = {
-        "eager, float32, NCHW": Trainer(same),
-        "channels_last": Trainer(same, channels_last=True),
-        "bf16": Trainer(same, bf16=True),
-        "compiled": Trainer(same, compiled=True),
-        "channels_last + bf16": Trainer(same, **fast),
-        "channels_last + bf16 + compiled": Trainer(same, **fast, compiled=True),
-        "channels_last + bf16, batch 32": Trainer(one_batch(32), **fast),
-        "channels_last + bf16, batch 512": Trainer(one_batch(512), **fast),
-        "channels_last + bf16, 24 pixels": Trainer(one_batch(BATCH, 24), **fast),
-        "channels_last + bf16, 16 pixels": Trainer(one_batch(BATCH, 16), **fast),
-        "channels_last + bf16, fused optimiser": Trainer(same, **fast, optimizer={"fused": True}),
-        "channels_last + bf16, loop optimiser": Trainer(same, **fast, optimizer={"foreach": False}),
-        "channels_last + bf16, one thread": Trainer(same, **fast, threads=1),
-    }
+    whole = take_turns(loops, arguments.rounds)
+    for trainer in trainers.values():
+        trainer.close()
+    changes = step_contenders(best, fast, compiled)
     tables = {
-        "whole loops, data included": ("the report's loop", take_turns(loops, arguments.rounds)),
-        "the step alone, batch 128, each lever": ("eager, float32, NCHW", take_turns(changes, arguments.rounds)),
+        "whole loops, data included": ("the report's loop", whole),
+        "the step alone, batch 128, each change alone": (FIRST, take_turns(changes, arguments.rounds)),
     }
-    profiles = {
-        "before: eager, float32, NCHW": shares(changes["eager, float32, NCHW"]),
-        "after: channels_last + bf16, eager": shares(changes["channels_last + bf16"]),
-    }
+    profiles = {f"before: {FIRST}": shares(changes[FIRST]), f"after: {best}, eager": shares(changes[best])}
     print("\nshares of a step's time")
     for name, parts in profiles.items():
         print(f"  {name}: " + ", ".join(f"{part} {share}" for part, share in parts.items()))

@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 
 from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config, items):
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE = REPOSITORY / "examples" / "cifar10_sample"
 
-_DRAW = Figure.savefig
+_DRAW = FigureCanvasAgg.print_png
 _open_once = functools.lru_cache(maxsize=4096)(open_picture)
 
 
@@ -72,7 +72,7 @@ def cheap_runs():
     """Three quarters of a tiny run are its pictures, which are blank here, and the sample, which is decoded once."""
     blank = PILImage.new("RGB", (1, 1))
     with (
-        patch.object(Figure, "savefig", lambda figure, path, **_: blank.save(path)),
+        patch.object(FigureCanvasAgg, "print_png", lambda canvas, path: blank.save(path)),
         patch.object(slimresnet.data.sources.decoding, "open_picture", _open_once),
     ):
         yield
@@ -81,7 +81,7 @@ def cheap_runs():
 @pytest.fixture
 def drawn(monkeypatch):
     """In this test pictures are drawn."""
-    monkeypatch.setattr(Figure, "savefig", _DRAW)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", _DRAW)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import find_folder, label_names, load_config, weights_digest
 from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
 from slimresnet.recipe.settings import Recipe
@@ -135,18 +136,22 @@ def _score(
     output_dir: Path | None,
 ) -> Evaluation:
     """Opens the network and what it is scored on, and scores it."""
+    config = load_config(folder)
     format = find_format(scoring.backend, quantized=scoring.quantized)
     model, normalize = format.open_network(folder, trust_remote_code=trust_remote_code)
     predict = partial(
         predict_logits,
         model.to(accelerator.device, memory_format=torch.channels_last),  # type: ignore[call-overload] # PyTorch's gap
         loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
-        batch_size=recipe.per_device_eval_batch_size,
+        batch_size=choose_eval_batch_size(
+            recipe.per_device_eval_batch_size,
+            accelerator.device.type if scoring.backend == "torch" else "cpu",
+            config.image_size,
+        ),
         normalize=normalize,
     )
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
     network = ScoredNetwork(predict, format.scored_as, precision)
-    config = load_config(folder)
     names = label_names(config)
     image_size, tta = config.image_size, scoring.tta
     with accelerator.autocast():

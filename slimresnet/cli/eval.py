@@ -50,7 +50,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     network = parser.add_argument_group("network")
     flags.add_network_flags(network)
     flags.add_precision_flag(network, SCORING_PRECISIONS)
-    flags.add_batch_size_flag(network, None)
+    flags.add_batch_size_flag(network, from_recipe=True)
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", help="Folder that gets the figures and their pictures, such as MODEL.")
     return parser.parse_args(words)

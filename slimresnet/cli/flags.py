@@ -83,13 +83,13 @@ def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS, *, from_reci
         group.add_argument(f"--{name}", help=f"{text}." if from_recipe or not default else SETTINGS[name].help)
 
 
-def add_batch_size_flag(group: Group, default: int | None) -> None:
-    """Images at once; `default` None stands for that of MODEL's recipe."""
+def add_batch_size_flag(group: Group, *, from_recipe: bool) -> None:
+    """Images at once; `from_recipe` as in `add_data_flags`."""
+    default = "that of the recipe of MODEL" if from_recipe else "128, on a CUDA GPU 1,000 of 32 pixels"
     group.add_argument(
         "--per_device_eval_batch_size",
         type=int,
-        default=default,
-        help="Images that the network takes at once" + f"; by default {default or 'that of the recipe of MODEL'}.",
+        help=f"Images that the network takes at once; by default {default}.",
     )
 
 

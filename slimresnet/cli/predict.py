@@ -41,7 +41,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     network = parser.add_argument_group("network")
     add_network_flags(network)
     add_precision_flag(network, PREDICTION_PRECISIONS)
-    add_batch_size_flag(network, default=128)
+    add_batch_size_flag(network, from_recipe=False)
     add_tta_flag(network)
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slimresnet.data.loader import Loading, evaluation_batches
 from slimresnet.data.sources.source import ImageSplit
-from slimresnet.evaluation.tta import VIEWS
+from slimresnet.evaluation.tta import logits_of_views
 from slimresnet.formats.trained import check_finite
 
 
@@ -42,12 +42,17 @@ def predict_logits(
     """
     model.eval()
     views = list(views)
-    share: list[list[Tensor]] = [
-        [model(pixel_values=normalize(VIEWS[view](pixels))).logits.float().cpu() for view in views]
+
+    def predict(pixels: Tensor) -> Tensor:
+        return model(pixel_values=normalize(pixels)).logits.float()
+
+    batches = [
+        torch.stack([*logits_of_views(predict, pixels, views).values()])
         for pixels, _ in evaluation_batches(split, rows, batch_size, loading)
     ]
-    batches = gather_object(share)
-    logits = {view: torch.cat([batch[index] for batch in batches]) for index, view in enumerate(views)}
+    # One copy to the CPU for all: each waits for the device. A process without a row has nothing to copy.
+    share = [torch.cat(batches, dim=1).cpu()] if batches else []
+    logits = dict(zip(views, torch.cat(gather_object(share), dim=1), strict=True))
     for scored in logits.values():
         if len(scored) != len(rows):
             raise RuntimeError(f"{len(scored)} samples were scored, where {len(rows)} were asked for.")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
@@ -57,7 +58,8 @@ def draw(pictures: dict[str, Callable[[Path], None]], folder: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.set_dpi(120)
+    FigureCanvasAgg(figure).print_png(path)  # `savefig` would draw all of it twice, first for the layout
 
 
 def plot_curves(log_history: list[dict], path: Path) -> None:
@@ -139,6 +141,7 @@ def plot_confusion_matrix(matrix: list[list[int]], names: list[str], path: Path)
                 va="center",
                 fontsize=9,
                 color="white" if shares[row, column] > 0.5 else "black",
+                in_layout=False,  # they lie within the axes; measuring each takes the layout a while
             )
     bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(xmax=1))
     bar.set_label("share of the true class")

@@ -1,6 +1,7 @@
 """Figures made of logits: scores, which are numbers, and details, such as a number a class or a confusion matrix."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,13 @@ def shown_scores() -> dict[str, Score]:
 
 def measure(name: str, logits: Tensor, labels: np.ndarray) -> dict:
     """What a metric of `METRICS` says of logits `[N, num_labels]` and class numbers `[N]`."""
-    return evaluate.load(str(METRICS_FOLDER / name)).compute(predictions=logits.numpy(), references=labels)
+    # Not `compute`: it carries every number through Arrow, which took fifteen times as long as the metric itself.
+    return _metric(name)._compute(logits.numpy(), labels)
+
+
+@cache
+def _metric(name: str) -> evaluate.Metric:
+    return evaluate.load(str(METRICS_FOLDER / name))
 
 
 def score_logits(logits: Tensor, labels: np.ndarray, temperature: float | None = None) -> tuple[dict, dict]:

@@ -1,6 +1,6 @@
 """Test-time augmentation: views of an image whose logits are averaged, and which policy helps most."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,10 @@ View = Callable[[Tensor], Tensor]
 """Makes a view of a batch: uint8 `[B, C, H, W]` to the same."""
 
 
+def _same(pixels: Tensor) -> Tensor:
+    return pixels
+
+
 def _shift(pixels: Tensor, down: int, right: int) -> Tensor:
     """The images moved by one pixel; the border that comes in mirrors the pixels beside it."""
     height, width = pixels.shape[-2:]
@@ -25,24 +29,19 @@ def _mirrored_shift(pixels: Tensor, down: int, right: int) -> Tensor:
     return _shift(pixels.flip(3), down, right)
 
 
-def _centre_crop(pixels: Tensor) -> Tensor:
-    height, width = pixels.shape[-2:]
-    return F.pad(pixels, (4, 4, 4, 4))[..., 4 : 4 + height, 4 : 4 + width]
-
-
 def _blur(pixels: Tensor) -> Tensor:
     return gaussian_blur(pixels, np.ones(len(pixels), bool), np.ones(len(pixels)))
 
 
 VIEWS: dict[str, View] = {
-    "original": lambda pixels: pixels,
+    "original": _same,
     "mirror": lambda pixels: pixels.flip(3),
     "up left": partial(_shift, down=-1, right=-1),
     "down right": partial(_shift, down=1, right=1),
     "mirror, up left": partial(_mirrored_shift, down=-1, right=-1),
     "mirror, down right": partial(_mirrored_shift, down=1, right=1),
     "upside down": lambda pixels: pixels.flip(2),
-    "centre crop": _centre_crop,
+    "centre crop": _same,  # of the image padded by 4 pixels on each side
     "blur": _blur,
 }
 
@@ -59,9 +58,23 @@ POLICIES: dict[str, dict[str, float]] = {
         "down right": 0.125,
         "mirror, down right": 0.125,
     },
-    # The five views of the paper. The centre crop of the padded image is the original again, which so counts twice.
+    # The five views of the paper. Its centre crop of the padded image is the original, which so counts twice.
     "paper": dict.fromkeys(("original", "mirror", "upside down", "centre crop", "blur"), 0.2),
 }
+
+
+def logits_of_views(predict: Callable[[Tensor], Tensor], pixels: Tensor, views: Iterable[str]) -> dict[str, Tensor]:
+    """
+    Logits of each view of a batch, by name. Views that show the same image are predicted once.
+
+    Args:
+        predict: uint8 `[B, C, H, W]` to logits `[B, num_labels]`.
+        pixels: uint8 `[B, C, H, W]`.
+        views: names of `VIEWS`.
+    """
+    views = list(views)
+    predicted = {make: predict(make(pixels)) for make in dict.fromkeys(VIEWS[view] for view in views)}
+    return {view: predicted[VIEWS[view]] for view in views}
 
 
 def average(logits: dict[str, Tensor], policy: dict[str, float]) -> Tensor:

@@ -17,7 +17,7 @@ _CHOICES = {  # by a choice of a run, words for people
     "temperature": "the temperature",
 }
 # Settings that say nothing of what is learnt.
-_QUIET = ("config_name", "license", "push_to_hub", "hub_model_id")
+_QUIET = ("config_name", "license", "push_to_hub", "hub_model_id", "per_device_eval_batch_size")
 
 
 def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:

@@ -22,6 +22,12 @@ from slimresnet.recipe.settings import Recipe
 # saves 5 to 7 s a million images and takes 15 to 29 s to compile (benchmarks/gpu_step.json).
 COMPILE_FROM_IMAGES = {"cpu": 1_000_000, "cuda": 5_000_000}
 
+# Images that are scored at once. A GPU computes on a thousand of 32 pixels for longer than a CPU takes to launch their
+# kernels, and larger images take more of its memory. CIFAR's 5,000 validation and 10,000 test images make batches of
+# this one size: cuDNN searches anew for each size.
+_EVAL_BATCH_SIZE = 128
+_EVAL_PIXELS_OF_A_GPU = 1000 * 32**2
+
 Value = TypeVar("Value", str, bool)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -94,6 +100,20 @@ def choose_mixed_precision(wanted: str, device_type: str) -> Choice[str]:
     if has_bf16(device_type):
         return Choice("bf16", f"the {device_type} has it")
     return Choice("no", f"the {device_type} has no bf16")
+
+
+def choose_eval_batch_size(wanted: int | None, device_type: str, image_size: int) -> int:
+    """
+    Images that a network takes at once where it is not trained.
+
+    Args:
+        wanted: None where it is left open.
+        device_type: of where the network runs.
+        image_size: height and width of the images, in pixels.
+    """
+    if wanted is not None:
+        return wanted
+    return max(_EVAL_BATCH_SIZE, _EVAL_PIXELS_OF_A_GPU // image_size**2 if device_type == "cuda" else 0)
 
 
 def choose_channels_last(wanted: bool | Literal["auto"], device_type: str, config: SlimResNetConfig) -> Choice[bool]:

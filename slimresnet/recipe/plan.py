@@ -11,6 +11,7 @@ from slimresnet.recipe.hardware import (
     Choice,
     choose_channels_last,
     choose_cuda_graphs,
+    choose_eval_batch_size,
     choose_fused_batchnorm,
     choose_torch_compile,
 )
@@ -37,6 +38,7 @@ class Plan:
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         channels_last, torch_compile, fused_batchnorm, cuda_graphs: as `Recipe`, without `"auto"`.
         batch: images at once, and of a step.
+        eval_batch_size: images that a process scores at once.
         steps_per_epoch, max_steps: optimiser steps of an epoch and of the run.
         reasons: why each choice is as it is, by its setting.
     """
@@ -48,6 +50,7 @@ class Plan:
     fused_batchnorm: bool
     cuda_graphs: bool
     batch: BatchSizes
+    eval_batch_size: int
     steps_per_epoch: int
     max_steps: int
     reasons: dict[str, str]
@@ -59,6 +62,7 @@ class Plan:
             **{name: getattr(self, name) for name in self.reasons},
             "per_device_train_batch_size": self.batch.per_device,
             "total_train_batch_size": self.batch.total,
+            "per_device_eval_batch_size": self.eval_batch_size,
         }
 
     def portable_recipe(self) -> Recipe:
@@ -145,6 +149,7 @@ def make_plan(
         recipe,
         **{name: choice.value for name, choice in choices.items()},
         batch=batch,
+        eval_batch_size=choose_eval_batch_size(recipe.per_device_eval_batch_size, device_type, config.image_size),
         steps_per_epoch=steps_per_epoch,
         max_steps=max_steps,
         reasons={name: choice.reason for name, choice in choices.items()},

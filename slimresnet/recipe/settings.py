@@ -177,8 +177,12 @@ class Recipe:
         affects="rounding",
         low=1,
     )
-    per_device_eval_batch_size: int = _setting(
-        "optimisation", 128, "Images that a process scores at once.", affects="rounding", low=1
+    per_device_eval_batch_size: int | None = _setting(
+        "optimisation",
+        None,
+        "Images that a process scores at once; by default 128, on a CUDA GPU 1,000 of 32 pixels.",
+        affects="rounding",
+        low=1,
     )
     gradient_accumulation_steps: int = _setting(
         "optimisation", 1, "Batches that a process adds up for one optimiser step.", affects="rounding", low=1

@@ -72,7 +72,7 @@ class Run:
         """How this run scores: arguments of `predict_logits`."""
         return {
             "loading": self.loading,
-            "batch_size": self.plan.recipe.per_device_eval_batch_size,
+            "batch_size": self.plan.eval_batch_size,
             "normalize": self.inputs.normalize,
         }
 

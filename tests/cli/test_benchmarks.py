@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from training_runs import read
 
-from benchmarks import ablations, mutants, write_readme
+from benchmarks import ablations, mutants, onednn_backward, training_step, write_readme
 from benchmarks.measuring import FOLDER, take_turns
 from benchmarks.write_readme import FILES, README
 
@@ -134,6 +135,27 @@ def test_every_module_has_tests_its_own_first():
     assert mutants.OWN_TESTS.keys() <= {*mutants.modules()}
     own, others = mutants.tests_of("slimresnet/data/transforms/cutmix.py")
     assert own == ["data/test_cutmix.py"] and "data/test_inputs.py" in others
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_what_computes_in_bf16_is_a_contender_where_the_processor_has_it(has_bf16):
+    """Elsewhere it is emulated, and takes minutes."""
+    fast = {"channels_last": True, "bf16": has_bf16}
+    best = "channels_last + bf16" if has_bf16 else "channels_last"
+    names = training_step.step_contenders(best, fast, training_step.Stepper(**fast)).keys()
+    assert {training_step.FIRST, "channels_last", "compiled", best, f"{best} + compiled", f"{best}, batch 32"} <= names
+    assert any("bf16" in name for name in names) == has_bf16
+
+
+def test_images_side_by_side_have_the_same_gradient_by_weights():
+    convolution = torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    images, gradient = (torch.randn(32, channels, 8, 8) for channels in (3, 4))
+    (convolution(images) * gradient).sum().backward()
+    expected, convolution.weight.grad = convolution.weight.grad, None
+    images, gradient = map(onednn_backward.side_by_side, (images, gradient))
+    assert images.shape == (2, 3, 8, 16 * 9) and images.is_contiguous(memory_format=torch.channels_last)
+    (convolution(images) * gradient).sum().backward()
+    torch.testing.assert_close(convolution.weight.grad, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_contenders_take_turns():

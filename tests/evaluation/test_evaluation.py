@@ -26,9 +26,19 @@ from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
 from slimresnet.evaluation.temperature import fit_temperature
-from slimresnet.evaluation.tta import POLICIES, VIEWS, accuracy, average, best_policy, compare_policies
+from slimresnet.evaluation.tta import (
+    POLICIES,
+    VIEWS,
+    accuracy,
+    average,
+    best_policy,
+    compare_policies,
+    logits_of_views,
+    views_of,
+)
 from slimresnet.formats.format import ForeignNetwork
-from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_normalize
+from slimresnet.formats.registry import find_format
+from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
@@ -352,6 +362,62 @@ def test_views():
     padded = F.pad(pixels.double(), (1, 1, 1, 1), mode="reflect").reshape(9, 1, 10, 10)
     blurred = F.conv2d(padded, torch.outer(kernel, kernel)[None, None]).view(3, 3, 8, 8)
     assert (made["blur"].double() - blurred).abs().max() <= 0.51
+
+
+def test_views_that_show_the_same_image_are_predicted_once():
+    pixels, seen = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), []
+
+    def predict(view):
+        seen.append(view)
+        return view.float().mean(dim=(2, 3))
+
+    logits = logits_of_views(predict, pixels, views_of(*POLICIES))
+    assert list(logits) == views_of(*POLICIES) and logits.keys() == VIEWS.keys()
+    for name, make in VIEWS.items():
+        assert torch.equal(logits[name], make(pixels).float().mean(dim=(2, 3)))
+    assert len(seen) == len(VIEWS) - 1  # the centre crop is the original
+    for views in (["original"], views_of("flip"), views_of("flip_shift")):
+        seen.clear()
+        logits_of_views(predict, pixels, views)
+        assert len(seen) == len(views)
+
+
+def test_logits_are_copied_from_the_device_once(untrained, monkeypatch):
+    """Each copy waits for the device."""
+    copies, plain = [], torch.Tensor.cpu
+    model, split = load_model(untrained), open_split(str(SAMPLE), "test", image_size=32)
+    settings = {"batch_size": 8, "normalize": load_normalize(untrained), "views": ["original", "mirror"]}
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or plain(tensor))
+    logits = predict_logits(model, split, np.arange(20), Loading(torch.device("cpu")), **settings)
+    assert copies == [(2, 20, 10)] and [each.shape for each in logits.values()] == [(20, 10)] * 2
+
+
+def test_a_process_without_a_row_gives_nothing(untrained, monkeypatch):
+    """Two processes share one row."""
+    model, split = load_model(untrained), open_split(str(SAMPLE), "test", image_size=32)
+    shares = []
+
+    def gather(share):
+        shares.append(share)
+        return [logits for each in shares for logits in each]
+
+    monkeypatch.setattr("slimresnet.evaluation.logits.gather_object", gather)
+    for process in range(2):
+        loading = Loading(torch.device("cpu"), process, num_processes=2)
+        scored = predict_logits(model, split, np.array([3]), loading, batch_size=8, normalize=load_normalize(untrained))
+    assert [len(share) for share in shares] == [1, 0] and scored["original"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("asked", [None, 7])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_predictions_are_made_in_batches_of_the_device_that_the_network_runs_on(untrained, monkeypatch, asked, backend):
+    """On a machine with a GPU, all programs but PyTorch run on the CPU."""
+    batches = Mock(return_value=iter([]))
+    monkeypatch.setattr("slimresnet.api.predict._predict_batches", batches)
+    monkeypatch.setattr("slimresnet.api.predict.find_format", lambda *_, **__: find_format("torch"))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    predict(untrained, SAMPLE, backend=backend, per_device_eval_batch_size=asked)
+    assert batches.call_args.args[3] == (asked or {"torch": 1000, "onnxruntime": 128}[backend])
 
 
 def test_policies_are_means():

@@ -72,11 +72,11 @@ def test_a_run_is_saved_before_its_pictures_and_without_them(flags, tmp_path, mo
     """Whether drawing fails or the process ends in it."""
     found = []
 
-    def refuse(figure, path, **_):
+    def refuse(canvas, path):
         found.append(read(tmp_path / "run"))
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", refuse)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", refuse)
     folder = train(flags, "--max_train_steps=1")
     said = capsys.readouterr()
     assert said.err.count("could not be drawn, and is left out: no font") == 7 and "saved to" in said.out
@@ -86,7 +86,7 @@ def test_a_run_is_saved_before_its_pictures_and_without_them(flags, tmp_path, mo
     def die(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", die)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", die)
     with pytest.raises(KeyboardInterrupt):
         train(flags, "--max_train_steps=2", "--overwrite_output_dir")
     assert read(folder)["epoch"] == 2 / 7 and [each.name for each in list_checkpoints(folder)] == ["checkpoint-2"]

@@ -27,6 +27,7 @@ from slimresnet.recipe import hardware
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import (
     choose_channels_last,
+    choose_eval_batch_size,
     choose_fused_batchnorm,
     choose_mixed_precision,
     choose_torch_compile,
@@ -251,6 +252,14 @@ def test_layout_chooses_itself():
     assert choose_channels_last("auto", "cpu", config).value is True
     assert choose_channels_last("auto", "mps", config).value is False
     assert choose_channels_last(False, "cpu", config) == (False, "as asked")
+
+
+def test_a_gpu_scores_the_splits_of_cifar_in_batches_of_one_size():
+    assert choose_eval_batch_size(None, "cpu", 32) == choose_eval_batch_size(None, "mps", 32) == 128
+    size = choose_eval_batch_size(None, "cuda", 32)
+    assert size > 128 and not 5_000 % size and not 10_000 % size
+    assert size > choose_eval_batch_size(None, "cuda", 64) > choose_eval_batch_size(None, "cuda", 224) == 128
+    assert choose_eval_batch_size(7, "cpu", 32) == choose_eval_batch_size(7, "cuda", 32) == 7
 
 
 NARROW = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}

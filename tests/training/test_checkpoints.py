@@ -268,6 +268,11 @@ def test_where_things_are_may_change(interrupted, written, tmp_path):
     assert_same_weights(moved, whole)
 
 
+def test_a_checkpoint_has_the_size_of_batches_that_its_machine_chose(interrupted):
+    """So that a run that goes on elsewhere says of it that last bits may differ."""
+    assert read(interrupted[0] / "checkpoint-14", "run.json")["recipe"]["per_device_eval_batch_size"] == 128
+
+
 def test_another_machine_is_said(interrupted, capsys):
     shutil.rmtree(interrupted[0] / "checkpoint-21")
     train(interrupted[1], "--channels_last=false", "--resume_from_checkpoint=last")

@@ -34,6 +34,19 @@ def counted(size):
     return total
 
 
+def test_multiply_adds_are_counted_once_for_each_network_and_size(monkeypatch):
+    def alike():
+        return SlimResNetConfig(**{**CONFIG.to_dict(), "depths": [2, 1]})
+
+    first = [multiply_adds(alike(), size) for size in (16, 8)]
+    assert first[0] > first[1] and first[0] != multiply_adds(CONFIG, 16) == counted(16)
+    with monkeypatch.context() as patched:
+        patched.setattr("slimresnet.evaluation.flops.FlopCounterMode", None)
+        assert [multiply_adds(alike(), size) for size in (16, 8)] == first
+    more = SlimResNetConfig(**{**CONFIG.to_dict(), "depths": [2, 1], "id2label": dict.fromkeys(range(9), "x")})
+    assert multiply_adds(more, 16) == first[0] + 2 * 10  # two more classes of ten features
+
+
 def test_a_checkpoints_progress_does_not_bring_its_own_length():
     progress = Progress(steps_per_epoch=3, max_steps=12)
     progress.load_state_dict(Progress(steps_per_epoch=5, max_steps=20).state_dict() | {"global_step": 7})

@@ -1,12 +1,11 @@
 """What only a GPU can show: graphs, compiled and fused steps as it takes them. `pytest -m gpu` takes these alone."""
 
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SAMPLE, run_python, tiny_run_flags
+from conftest import SAMPLE, run_python, tiny_run_flags
 from training_runs import Told, assert_same_weights, read, train, weights
 
 import slimresnet.data.inputs
@@ -15,9 +14,6 @@ from slimresnet.data.feed import training_inputs
 from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.data.transforms.normalize import normalize
-from slimresnet.evaluation.logits import predict_logits
-from slimresnet.formats.trained import fold_batchnorm, load_model
 from slimresnet.recipe.settings import Recipe
 
 pytestmark = [
@@ -128,22 +124,6 @@ def test_steps_leave_no_memory_behind(curves, form):
     """In steps 10 to 20 there are the inputs of two groups, as much as there ever is."""
     memory = curves[form][1]
     assert max(memory[30:]) <= 1.01 * max(memory[10:20])
-
-
-def test_logits_are_those_of_the_cpu():
-    """In float32, where the GPU does not round to TensorFloat-32."""
-    split = open_split(str(SAMPLE), "test", image_size=32)
-    model = load_model(REPOSITORY / "pretrained" / "slimresnet-cifar10")
-    logits = {}
-    for device in map(torch.device, ("cpu", "cuda")):
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            logits[device.type] = predict_logits(
-                fold_batchnorm(model).to(device), split, np.arange(200), Loading(device),
-                batch_size=100, normalize=partial(normalize, mean=Recipe().image_mean, std=Recipe().image_std),
-                views=["original", "mirror"],
-            )  # fmt: skip
-    for view, expected in logits["cpu"].items():
-        torch.testing.assert_close(logits["cuda"][view], expected, rtol=0, atol=1e-3)
 
 
 def test_inputs_that_are_made_ahead_are_the_same_and_nothing_is_waited_for(monkeypatch):
