@@ -202,11 +202,7 @@ def write_predictions(
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
         images, names = _Decoded(found, skip_errors), [printable(name) for name in label_names(runnable.config)]
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        batch_size = choose_eval_batch_size(
-            per_device_eval_batch_size, device.type if backend == "torch" else "cpu", runnable.config.image_size
-        )
-        batches = _predict_batches(runnable, images, tta, batch_size, mixed_precision, device)
+        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision, backend)
         count = 0
         with _table(path, names, labels, probabilities) as write:
             for batch in batches:
@@ -247,9 +243,9 @@ def _predict_batches(
     runnable: Runnable,
     images: Iterable[NamedImage],
     tta: str,
-    batch_size: int,
+    per_device_eval_batch_size: int | None,
     mixed_precision: str,
-    device: torch.device,
+    backend: str,
 ) -> Iterator[Batch]:
     """
     Predicts batch by batch, and reads no image before its batch is asked for.
@@ -257,6 +253,9 @@ def _predict_batches(
     Raises:
         ModelError: logits are not finite.
     """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    computes_on = device.type if backend == "torch" else "cpu"
+    batch_size = choose_eval_batch_size(per_device_eval_batch_size, computes_on, runnable.config.image_size)
     runnable.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     stream = iter(images)
     while batch := list(islice(stream, batch_size)):
