@@ -145,7 +145,7 @@ def step_contenders(best: str, fast: dict, compiled: Stepper) -> dict[str, Calla
 
 
 def main() -> None:
-    """Measures and writes `benchmarks/training_step.json`."""
+    """Measures and writes the file of this kind of processor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default=SAMPLE_FOLDER)
     parser.add_argument("--rounds", type=int, default=3)
@@ -174,7 +174,7 @@ def main() -> None:
     for name, parts in profiles.items():
         print(f"  {name}: " + ", ".join(f"{part} {share}" for part, share in parts.items()))
     report(
-        "training_step",
+        "training_step" if fast["bf16"] else "training_step_without_bf16",
         f"python -m benchmarks.training_step --dataset_name {arguments.dataset_name}",
         tables,
         {"profile": profiles},

@@ -23,7 +23,7 @@ from slimresnet.run_folder.reading import read_json
 from slimresnet.training.optim.sam import is_sharpness_aware
 
 README = FOLDER.parent / "README.md"
-FILES = ("training_step", "input_pipeline", "scaling")
+FILES = ("training_step", "training_step_without_bf16", "input_pipeline", "scaling")
 PRETRAINED = FOLDER.parent / "pretrained/slimresnet-cifar10"
 # Of each finished run that the README quotes: all_results.json, recipe.yaml and trainer_state.json, as train.py and
 # eval.py wrote them.
@@ -105,7 +105,7 @@ def speed() -> str:
             lines += [
                 f"| {row} | {values['images_per_second']:,.0f} | {values['ratio']} |" for row, values in rows.items()
             ]
-        if name == "training_step":
+        if "profile" in result.get("notes", {}):
             lines += [
                 "",
                 "| share of a step's time, by torch.profiler | " + " | ".join(result["notes"]["profile"]) + " |",
