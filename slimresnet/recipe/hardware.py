@@ -204,14 +204,17 @@ def choose_cuda_graphs(
     return Choice(obstacle is None, obstacle or "one GPU")
 
 
-def choose_torch_compile(
-    wanted: bool | Literal["auto"], device_type: str, num_images: int, one_size: bool = True
-) -> Choice[bool]:
+def choose_torch_compile(recipe: Recipe, accelerator: Accelerator, num_images: int) -> Choice[bool]:
     """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
-    if wanted != "auto":
-        return Choice(wanted, "as asked")
-    if not one_size:
+    device_type = accelerator.device.type
+    if recipe.torch_compile != "auto":
+        return Choice(recipe.torch_compile, "as asked")
+    if recipe.fused_batchnorm is True:
+        return Choice(False, "--fused_batchnorm does most of its work")
+    if recipe.progressive_resizing:
         return Choice(False, "it would compile anew for each size of images")
+    if device_type == "cuda" and accelerator.num_processes > 1:
+        return Choice(False, "not tried on several GPUs")
     enough = COMPILE_FROM_IMAGES.get(device_type)
     if enough is None:
         return Choice(False, f"not known to be faster on {device_type}")

@@ -131,12 +131,7 @@ def make_plan(
     max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
     device_type = accelerator.device.type
     layout = choose_channels_last(recipe.channels_last, device_type, config)
-    compiling = choose_torch_compile(
-        recipe.torch_compile,
-        device_type,
-        num_images=max_steps * batch.total,
-        one_size=not recipe.progressive_resizing,
-    )
+    compiling = choose_torch_compile(recipe, accelerator, num_images=max_steps * batch.total)
     precision = Choice(accelerator.mixed_precision, precision_reason)
     choices: dict[str, Choice] = {"mixed_precision": precision, "channels_last": layout, "torch_compile": compiling}
     choices["fused_batchnorm"] = choose_fused_batchnorm(

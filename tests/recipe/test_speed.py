@@ -190,21 +190,28 @@ def test_precision_chooses_itself(monkeypatch):
 
 
 def test_compiling_chooses_itself(monkeypatch):
+    def choose(device_type, num_images, num_processes=1, **settings):
+        accelerator = SimpleNamespace(device=torch.device(device_type), num_processes=num_processes)
+        return choose_torch_compile(Recipe(**settings), accelerator, num_images)
+
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/c++")
     headers = Path(sysconfig.get_path("include"), "Python.h")
     monkeypatch.setattr(hardware.Path, "exists", lambda path: path == headers)
-    assert choose_torch_compile("auto", "cpu", 10_000).value is False
-    assert choose_torch_compile("auto", "cpu", 5_000_000).value is True
-    assert choose_torch_compile("auto", "cpu", 5_000_000, one_size=False).value is False
-    assert choose_torch_compile("auto", "cuda", 1_200_000).value is False
-    assert choose_torch_compile("auto", "cuda", 10_000_000).value is True
-    assert choose_torch_compile("auto", "mps", 10**9).value is False
-    assert choose_torch_compile(True, "mps", 1) == (True, "as asked")
+    assert choose("cpu", 10_000).value is False
+    assert choose("cpu", 5_000_000).value is True
+    assert choose("cpu", 5_000_000, num_processes=2).value is True
+    assert choose("cpu", 5_000_000, progressive_resizing=["16:0.5"]).value is False
+    assert choose("cuda", 1_200_000).value is False
+    assert choose("cuda", 10_000_000).value is True
+    assert choose("cuda", 10_000_000, num_processes=2).value is False
+    assert choose("cuda", 10_000_000, fused_batchnorm=True).value is False
+    assert choose("mps", 10**9).value is False
+    assert choose("mps", 1, torch_compile=True, fused_batchnorm=True) == (True, "as asked")
     monkeypatch.setattr(hardware.Path, "exists", lambda path: path != headers)
-    assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
+    assert choose("cpu", 5_000_000).value is False
     monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
-    assert choose_torch_compile("auto", "cpu", 5_000_000).value is False
+    assert choose("cpu", 5_000_000).value is False
 
 
 @pytest.mark.parametrize(
