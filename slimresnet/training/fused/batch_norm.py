@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from slimresnet.training.fused import kernels
 
@@ -93,6 +94,7 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, moments, factors, *rest = ctx.saved_tensors
         grad = grad_outputs[0].contiguous(memory_format=torch.channels_last)
