@@ -3,8 +3,8 @@
 For each size of batch the step of best_long.yaml as it is, with fused BatchNorm, compiled within its CUDA graph, with
 the augmentation of fast.yaml, and at 24 pixels; where asked for, with SGD alone in place of Muon. Measured are images/s
 of the whole loop, data included, kernels a step and the longest of them, and how long the GPU waits between steps and
-within. It takes about three minutes, half of them to compile. Without a GPU it rehearses the same on the CPU, and has no
-kernels to count; fused BatchNorm then needs TRITON_INTERPRET=1, and minutes.
+within. All this takes about three minutes, half of them to compile. Without a GPU it rehearses the same on the CPU, and
+has no kernels to count; fused BatchNorm then needs TRITON_INTERPRET=1, and minutes.
 """
 
 import argparse
