@@ -1,8 +1,8 @@
 """What larger batches cost fast.yaml in accuracy, and save in time: python -m benchmarks.batch_sizes
 
 For each size of batch, all learning rates of fast.yaml by some factors, each in several seeds. The figures are those of
-5,000 validation images after the last epoch; the test split plays no part. Rows that the result has already are not run
-again. On a GPU a row takes a minute; `--steps 3` rehearses all of it.
+5,000 validation images after the last epoch; the test split plays no part. Seeds that the result has already are not
+run again. `--steps 3 --output FILE` rehearses all of it.
 """
 
 import argparse
@@ -12,8 +12,6 @@ import statistics
 import sys
 from pathlib import Path
 
-import torch
-
 from benchmarks.measuring import FOLDER, machine
 from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
@@ -22,8 +20,10 @@ from slimresnet.run_folder.names import TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import write_json
 
+RESULT = FOLDER / "batch_sizes.json"
 RATES = ("learning_rate", "muon_learning_rate", "norm_bias_learning_rate")
-# By size of the batch, factors of the rates that 256 images have: their square root, and towards the ratio itself.
+# Factors of the rates, which were tuned for 256 images: the square root of the ratio of the batches, the ratio itself,
+# and for 1,024 images one between.
 FACTORS = {256: (1.0,), 512: (1.41, 2.0), 1024: (2.0, 2.83, 4.0)}
 SEEDS = (42, 43, 44)
 
@@ -64,8 +64,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--fused_batchnorm", action="store_true")
     parser.add_argument("--steps", type=int, help="of a run, to rehearse; by default all of fast.yaml's 24 epochs")
-    parser.add_argument("--output", type=Path, default=FOLDER / "batch_sizes.json")
+    parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    if arguments.steps and arguments.output == RESULT:
+        parser.error("--steps is a rehearsal: name another file by --output.")
     words = ["--config", "fast", "--dataset_name", arguments.dataset_name, "--output_dir", "runs/batch_sizes"]
     base = dataclasses.replace(
         parse_recipe(words),
@@ -74,10 +76,11 @@ def main() -> None:
         fused_batchnorm=True if arguments.fused_batchnorm else "auto",
     )
     rows = read_json(arguments.output).get("rows", {})
+    form = ", fused" if arguments.fused_batchnorm else ""
     contenders = [(batch, factor) for batch in arguments.batch_sizes for factor in FACTORS[batch]]
     for seed in arguments.seeds:
         for batch, factor in contenders:
-            row = rows.setdefault(f"{batch} images, rates × {factor}", {"seeds": {}})
+            row = rows.setdefault(f"{batch} images, rates × {factor}{form}", {"seeds": {}})
             if str(seed) in row["seeds"]:
                 continue
             row["seeds"][str(seed)] = run(recipe_of(base, batch, factor, seed))
@@ -86,7 +89,7 @@ def main() -> None:
             row["spread"] = round(max(found) - min(found), 5)
             result = {
                 "command": shlex.join(["python", "-m", "benchmarks.batch_sizes", *sys.argv[1:]]),
-                "machine": machine() | {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"},
+                "machine": machine(),
                 "rows": rows,
             }
             write_json(arguments.output, result)

@@ -3,7 +3,7 @@
 For each size of batch the step of best_long.yaml as it is, with fused BatchNorm, compiled within its CUDA graph, with
 the augmentation of fast.yaml, and at 24 pixels; where asked for, with SGD alone in place of Muon. Measured are images/s
 of the whole loop, data included, kernels a step and the longest of them, and how long the GPU waits between steps and
-within. All this takes about three minutes, half of them to compile. Without a GPU it rehearses the same on the CPU, and
+within. All this should take three minutes, half of them to compile. Without a GPU it rehearses the same on the CPU, and
 has no kernels to count; fused BatchNorm then needs TRITON_INTERPRET=1, and minutes.
 """
 
@@ -43,8 +43,7 @@ from slimresnet.training.optim.optimizer import build_optimizer, set_learning_ra
 from slimresnet.training.step import build_train_step
 
 RECIPE = FOLDER.parent / "configuration" / "best_long.yaml"
-# Crop, flip and erasing, as fast.yaml has them, stay.
-FAST = {"trivial_augment": False, "cutmix_prob": 0.0}
+FAST = {"trivial_augment": False, "cutmix_prob": 0.0, "alternating_flip": False}
 FUSED = {"fused_batchnorm": True}
 VARIANTS = {
     "as it is": {},
@@ -189,9 +188,8 @@ def main() -> None:
     split = open_split(arguments.dataset_name, "train", image_size=32, resident_on=device)
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.gpu_step", *sys.argv[1:]]),
-        "machine": machine() | {"device": torch.cuda.get_device_name() if device.type == "cuda" else device.type},
+        "machine": machine(),
         "precision": accelerator.mixed_precision,
-        "pixels": 32,
         "rows": [],
     }
     for size, variant in itertools.product(arguments.batch_sizes, arguments.variants):

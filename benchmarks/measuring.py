@@ -81,6 +81,7 @@ def machine(*packages: str) -> dict[str, str | int]:
         "processor": processor_name(),
         "cores": capabilities.get("num_physical_cores", 0),
         "bf16": has_bf16("cpu"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "vnni": bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate", *packages)},

@@ -120,7 +120,7 @@ def main() -> None:
         in_all = {direction: round(1000 * each) for direction, each in seconds.items()}
         notes[f"milliseconds of all convolutions of a step, {precision}"] = in_all
     print(notes)
-    command = f"python -m benchmarks.onednn_backward --batch_size {arguments.batch_size}"
+    command = f"python -m benchmarks.onednn_backward --batch_size {arguments.batch_size} --rounds {arguments.rounds}"
     report("onednn_backward", command, tables, notes)
 
 

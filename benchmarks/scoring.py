@@ -6,10 +6,12 @@ The first call is that of a run's end: cuDNN has seen none of the shapes. Withou
 import argparse
 import itertools
 import multiprocessing
+import shlex
 import statistics
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from benchmarks.measuring import FOLDER, report
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.diagnosis import SAMPLE_FOLDER
+from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.tta import views_of
 from slimresnet.formats.registry import find_format
@@ -86,14 +89,10 @@ def _predict(
     return logits["original"], time.perf_counter() - started
 
 
-_SPLITS: dict = {}
-
-
-def _split(dataset_name: str, device: torch.device):
+@cache
+def _split(dataset_name: str, device: torch.device) -> ImageSplit:
     """The test images, resident on the device as in a run with `--streaming false`."""
-    if device not in _SPLITS:
-        _SPLITS[device] = open_split(dataset_name, "test", image_size=32, resident_on=device)
-    return _SPLITS[device]
+    return open_split(dataset_name, "test", image_size=32, resident_on=device)
 
 
 def main() -> None:
@@ -109,11 +108,9 @@ def main() -> None:
         # PyTorch keeps the algorithm that a shape once got, whichever way: each way has a process of its own.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             rows |= process.submit(measure, arguments, search).result()
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    name = torch.cuda.get_device_name() if accelerator and accelerator.type == "cuda" else "cpu"
-    command = f"python -m benchmarks.scoring --dataset_name {Path(arguments.dataset_name)} --images {arguments.images}"
+    command = shlex.join(["python", "-m", "benchmarks.scoring", *sys.argv[1:]])
     title = f"scoring {arguments.images:,} images with {len(VIEWS)} views"
-    report("scoring", command, {title: (next(iter(rows)), rows)}, {"device": name})
+    report("scoring", command, {title: (next(iter(rows)), rows)})
 
 
 if __name__ == "__main__":

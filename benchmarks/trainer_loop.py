@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from benchmarks import report_loop
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 
-MORE_STEPS_THAN_ANYBODY_WAITS_FOR = 10**6
+MAX_STEPS = 10**6
 
 
 class TrainerLoop:
@@ -61,7 +61,7 @@ def _train(turns: Connection, dataset_name: str, batch_size: int, bf16: bool) ->
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, max_steps=MORE_STEPS_THAN_ANYBODY_WAITS_FOR, per_device_train_batch_size=batch_size,
+            folder, max_steps=MAX_STEPS, per_device_train_batch_size=batch_size,
             bf16=bf16, use_cpu=True, remove_unused_columns=False, dataloader_num_workers=2, dataloader_drop_last=True,
             dataloader_persistent_workers=True, dataloader_pin_memory=False, report_to="none", save_strategy="no",
             logging_strategy="no", disable_tqdm=True,

@@ -175,7 +175,7 @@ def main() -> None:
         print(f"  {name}: " + ", ".join(f"{part} {share}" for part, share in parts.items()))
     report(
         "training_step" if fast["bf16"] else "training_step_without_bf16",
-        f"python -m benchmarks.training_step --dataset_name {arguments.dataset_name}",
+        f"python -m benchmarks.training_step --dataset_name {arguments.dataset_name} --rounds {arguments.rounds}",
         tables,
         {"profile": profiles},
     )

@@ -117,7 +117,9 @@ def speed() -> str:
             ]
         lines += [
             "",
-            f"`{result['command']}`; {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}",
+            f"`{result['command']}`; {machine['processor']}, {machine['cores']} cores, "
+            + ("bf16, " if machine.get("bf16") else "no bf16, " if "bf16" in machine else "")
+            + f"torch {machine['torch']}",
         ]
     return "\n".join(lines).strip()
 
@@ -170,13 +172,17 @@ def training_speed() -> str:
 def gpu_step() -> str:
     """What a step costs on a GPU, a row for each size of batch and variant; then what augmentation did cost before."""
     result = _read("gpu_step")
+    by_events = any("share_between_steps" in row for row in result["rows"])
     lines = [
-        "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting | idle between steps |",
-        "|---:|---|---:|---:|---:|---:|---:|",
+        "| batch | step | images/s | kernels a step | ms, GPU at work | ms, waiting |"
+        + " idle between steps |" * by_events,
+        "|---:|---|---:|---:|---:|---:|" + "---:|" * by_events,
     ]
     lines += [
         f"| {row['batch_size']:,} | {row['variant']} | {row['images_per_second']:,} | {row['kernels_a_step']:,} "
-        f"| {row['milliseconds_busy']} | {row['milliseconds_waiting']} | {_percent(row.get('share_between_steps'))} |"
+        f"| {row['milliseconds_busy']} | {row['milliseconds_waiting']} |"
+        + f" {_percent(row.get('share_between_steps'))} |"
+        * by_events
         for row in result["rows"]
     ]
     machine = result["machine"]

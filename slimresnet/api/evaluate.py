@@ -145,7 +145,7 @@ def _score(
         loading=Loading(accelerator.device, accelerator.process_index, accelerator.num_processes, num_workers=1),
         batch_size=choose_eval_batch_size(
             recipe.per_device_eval_batch_size,
-            accelerator.device.type if scoring.backend == "torch" else "cpu",
+            accelerator.device.type if format.uses_gpu else "cpu",
             config.image_size,
         ),
         normalize=normalize,

@@ -129,8 +129,8 @@ def predict(
         trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
         skip_errors: whether images that cannot be decoded are left out.
         split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset.
-        per_device_eval_batch_size: number of images that the network takes at once; None for 128, on a
-            CUDA GPU 1,000 of 32 pixels, and fewer larger ones.
+        per_device_eval_batch_size: number of images that the network takes at once; None for 128, and
+            on a CUDA GPU for as many as have the pixels of 1,000 of 32 × 32.
         mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
 
     Raises:
@@ -202,7 +202,7 @@ def write_predictions(
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
         images, names = _Decoded(found, skip_errors), [printable(name) for name in label_names(runnable.config)]
-        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision, backend)
+        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision, format.uses_gpu)
         count = 0
         with _table(path, names, labels, probabilities) as write:
             for batch in batches:
@@ -245,7 +245,7 @@ def _predict_batches(
     tta: str,
     per_device_eval_batch_size: int | None,
     mixed_precision: str,
-    backend: str,
+    uses_gpu: bool,
 ) -> Iterator[Batch]:
     """
     Predicts batch by batch, and reads no image before its batch is asked for.
@@ -254,7 +254,7 @@ def _predict_batches(
         ModelError: logits are not finite.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    computes_on = device.type if backend == "torch" else "cpu"
+    computes_on = device.type if uses_gpu else "cpu"
     batch_size = choose_eval_batch_size(per_device_eval_batch_size, computes_on, runnable.config.image_size)
     runnable.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     stream = iter(images)

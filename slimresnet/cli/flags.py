@@ -85,7 +85,8 @@ def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS, *, from_reci
 
 def add_batch_size_flag(group: Group, *, from_recipe: bool) -> None:
     """Images at once; `from_recipe` as in `add_data_flags`."""
-    default = "that of the recipe of MODEL" if from_recipe else "128, on a CUDA GPU 1,000 of 32 pixels"
+    device = SETTINGS["per_device_eval_batch_size"].help.removesuffix(".").partition("; by default ")[2]
+    default = f"what the recipe of MODEL says, and else {device}" if from_recipe else device
     group.add_argument(
         "--per_device_eval_batch_size",
         type=int,

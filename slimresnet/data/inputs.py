@@ -71,11 +71,6 @@ class TrainingInputs:
                 pixels, targets = mix(pixels, targets, draws)
         return {"pixel_values": self.normalize(pixels), "labels": targets}
 
-    def of(self, batches: Iterator[TrainingBatch]) -> Iterator[dict[str, Tensor]]:
-        """The inputs of each of the batches, which are of one epoch and one size."""
-        for group in grouped(batches):
-            yield from self.together(group)
-
     def together(self, group: Sequence[TrainingBatch]) -> list[dict[str, Tensor]]:
         """The inputs of each of the batches, which are of one epoch and one size, all made at once."""
         inputs = self(joined(group))

@@ -104,7 +104,7 @@ class TrainingLoader:
         The batches of an epoch from optimiser step `first_step` on; a step has `accumulation` batches.
 
         Args:
-            end_step: the step that is no longer loaded; None for the end of the epoch.
+            end_step: the first step that is not loaded; None for the end of the epoch.
         """
         order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
         starts = [

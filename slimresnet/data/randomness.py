@@ -81,7 +81,7 @@ class Draws:
 
 
 class JoinedDraws:
-    """The draws of samples at positions that do not all follow each other, those of each part after the other's."""
+    """The draws of batches with gaps between their positions, part after part."""
 
     def __init__(self, parts: Sequence[Draws]):
         self._parts, self.epoch = parts, parts[0].epoch

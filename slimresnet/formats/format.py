@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
@@ -79,10 +79,12 @@ class Format(ABC):
     Attributes:
         backend: name of the program, as `--backend` takes it.
         precision: what the program computes in: `float32`, or a value of `--quantize`.
+        uses_gpu: whether the program computes on a GPU, where there is one, and not on the CPU alone.
     """
 
     backend: str
     precision: str = "float32"
+    uses_gpu: ClassVar[bool] = False
 
     @property
     def is_quantized(self) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +13,8 @@ from slimresnet.formats.trained import fold_batchnorm, load_model, load_normaliz
 @dataclass(frozen=True, kw_only=True)
 class TorchFolder(Format):
     """A trained folder itself. transformers writes it; nothing in it is code that is run."""
+
+    uses_gpu: ClassVar[bool] = True
 
     @property
     def scored_as(self) -> str:

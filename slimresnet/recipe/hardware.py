@@ -157,16 +157,16 @@ def choose_fused_batchnorm(
     """
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: slow, to try kernels on a CPU
     obstacles = {
-        "Triton runs on GPUs alone": accelerator.device.type != "cuda" and not is_interpreted,
-        "Triton is not installed": importlib.util.find_spec("triton") is None,
-        f"hidden_act is {config.hidden_act}, where relu is fused": config.hidden_act != "relu",
-        "the kernels are for channels_last": not channels_last,
-        "torch.compile fuses by itself": is_compiled,
-        "sync_batchnorm takes statistics over several GPUs": recipe.sync_batchnorm and accelerator.num_processes > 1,
+        "the kernels need a CUDA GPU": accelerator.device.type != "cuda" and not is_interpreted,
+        "Triton is not installed (pip install triton)": not _has_triton(),
+        f"the network's hidden_act is {config.hidden_act}, and relu alone is fused": config.hidden_act != "relu",
+        "the kernels need --channels_last": not channels_last,
+        "--torch_compile true fuses by itself": is_compiled,
+        "--sync_batchnorm takes statistics over several GPUs": recipe.sync_batchnorm and accelerator.num_processes > 1,
     }
     obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
     if recipe.fused_batchnorm is True and obstacle:
-        raise RecipeError(f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out.")
+        raise RecipeError(f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out, or change that.")
     if recipe.fused_batchnorm != "auto":
         return Choice(recipe.fused_batchnorm, "as asked")
     return Choice(False, obstacle or f"not known to be faster on {accelerator.device.type}")
@@ -176,8 +176,8 @@ def choose_cuda_graphs(
     recipe: Recipe, accelerator: Accelerator, *, mixed_precision: str, is_compiled: bool
 ) -> Choice[bool]:
     """
-    True on one GPU. On several it has not been tried, so that it has to be asked for; batches that accumulate are no
-    steps.
+    True on one GPU. On several GPUs graphs are untested and have to be asked for. Steps that accumulate batches are not
+    captured.
 
     Args:
         mixed_precision, is_compiled: as decided for the run.
@@ -204,6 +204,10 @@ def choose_cuda_graphs(
     return Choice(obstacle is None, obstacle or "one GPU")
 
 
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def choose_torch_compile(recipe: Recipe, accelerator: Accelerator, num_images: int) -> Choice[bool]:
     """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
     device_type = accelerator.device.type
@@ -215,6 +219,8 @@ def choose_torch_compile(recipe: Recipe, accelerator: Accelerator, num_images: i
         return Choice(False, "it would compile anew for each size of images")
     if device_type == "cuda" and accelerator.num_processes > 1:
         return Choice(False, "not tried on several GPUs")
+    if device_type == "cuda" and not _has_triton():
+        return Choice(False, "Triton is not installed")
     enough = COMPILE_FROM_IMAGES.get(device_type)
     if enough is None:
         return Choice(False, f"not known to be faster on {device_type}")

@@ -180,7 +180,8 @@ class Recipe:
     per_device_eval_batch_size: int | None = _setting(
         "optimisation",
         None,
-        "Images that a process scores at once; by default 128, on a CUDA GPU 1,000 of 32 pixels.",
+        "Images that a process scores at once; by default 128, and on a CUDA GPU as many as have the pixels of 1,000 "
+        "of 32 × 32.",
         affects="rounding",
         low=1,
     )
@@ -270,7 +271,8 @@ class Recipe:
     fused_batchnorm: bool | Literal["auto"] = _setting(
         "machine",
         "auto",
-        "Do BatchNorm, ReLU and the shortcut's addition in one pass each way, by Triton kernels. auto: not yet.",
+        "Do BatchNorm, ReLU and the shortcut's addition in one pass each way, by Triton kernels. auto: off, as "
+        "nobody has timed them yet.",
         affects="rounding",
     )
     cuda_graphs: bool | Literal["auto"] = _setting(

@@ -26,8 +26,8 @@ def prepare_network(plan: Plan, accelerator: Accelerator, model: nn.Module) -> n
     The network for `build_train_step`: with autocast, and in DistributedDataParallel unless the step averages.
 
     All processes begin with the weights and the buffers of the first one, with DistributedDataParallel and without.
-    That also broadcasts the first one's BatchNorm statistics before each step. No training step reads them, and the
-    loop broadcasts them before it scores or saves, so that what is saved is the same.
+    DistributedDataParallel also broadcasts the first one's BatchNorm statistics before each step. No training step
+    reads them, and the loop broadcasts them before it scores or saves, so that what is saved is the same.
 
     SyncBatchNorm needs no DistributedDataParallel: it gathers statistics over all processes in its own forward and
     backward pass. While a stream is captured it leaves out the one thing that would wait for the GPU, the search for
@@ -39,7 +39,7 @@ def prepare_network(plan: Plan, accelerator: Accelerator, model: nn.Module) -> n
     averages = step_averages(plan, accelerator)
     if averages:
         broadcast([_memory(value.detach()) for value in (*model.parameters(), *model.buffers())])
-    return accelerator.prepare_model(model, evaluation_mode=averages)  # of the two that leaves out the wrapper alone
+    return accelerator.prepare_model(model, evaluation_mode=averages)  # autocast without the wrapper
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from stand_in_gpu import StandInGpu
 
 import slimresnet.data.inputs
 from slimresnet.data.feed import training_inputs
-from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.inputs import TrainingInputs, grouped
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.memory import ResidentImages
@@ -84,7 +84,12 @@ RUNS = [(0, 5 * STEPS), (0, 3), (STEPS + 5, 4 * STEPS + 2), (2 * STEPS, 2 * STEP
 
 def by_epochs(feed, first_step, max_steps):
     """The inputs of a run, an epoch after the other, each of them whole."""
-    every = [inputs for epoch in range(5) for inputs in feed.make_inputs.of(feed.loader.epoch(epoch))]
+    every = [
+        inputs
+        for epoch in range(5)
+        for group in grouped(feed.loader.epoch(epoch))
+        for inputs in feed.make_inputs.together(group)
+    ]
     return every[2 * first_step : 2 * max_steps]
 
 

@@ -15,6 +15,7 @@ from test_trivial_augment import PILLOW
 from transformers import AutoImageProcessor
 
 import slimresnet.data.inputs
+from slimresnet.data.feed import training_inputs
 from slimresnet.data.inputs import TrainingInputs, batches_at_once, build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, TrainingLoader, joined
 from slimresnet.data.randomness import Draws
@@ -208,11 +209,11 @@ def test_batches_that_are_augmented_at_once_are_those_one_by_one(pixels, tiny_co
         shuffle_buffer_size=SAMPLES,
     )
     make_inputs = TrainingInputs(Recipe(**EVERYTHING), tiny_config, NUM_EPOCHS)
-    expected = list(make_inputs.of(loader.epoch(2)))
+    expected = list(training_inputs(loader, make_inputs, 2 * loader.steps_per_epoch, 3 * loader.steps_per_epoch))
     calls = []
     monkeypatch.setattr(slimresnet.data.inputs, "joined", lambda batches: calls.append(len(batches)) or joined(batches))
     monkeypatch.setattr(slimresnet.data.inputs, "batches_at_once", lambda pixels: 3)
-    at_once = list(make_inputs.of(loader.epoch(2)))
+    at_once = list(training_inputs(loader, make_inputs, 2 * loader.steps_per_epoch, 3 * loader.steps_per_epoch))
     assert sum(calls) == len(expected) and max(calls) == 3
     for inputs, others in zip(at_once, expected, strict=True):
         assert inputs.keys() == others.keys()

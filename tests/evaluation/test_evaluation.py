@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import evaluate
@@ -17,9 +18,9 @@ from training_runs import evaluate_folder, read, run_script, snapshot, train
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.models.oneformer import image_processing_pil_oneformer as oneformer
 
-from modeling_slimresnet import SlimResNetForImageClassification
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.api.export import export
-from slimresnet.api.predict import predict
+from slimresnet.api.predict import _predict_batches, predict
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError, ImageSplit
@@ -410,14 +411,14 @@ def test_a_process_without_a_row_gives_nothing(untrained, monkeypatch):
 
 @pytest.mark.parametrize("asked", [None, 7])
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_predictions_are_made_in_batches_of_the_device_that_the_network_runs_on(untrained, monkeypatch, asked, backend):
+def test_predictions_are_made_in_batches_of_the_device_that_the_network_runs_on(monkeypatch, asked, backend):
     """On a machine with a GPU, all programs but PyTorch run on the CPU."""
-    batches = Mock(return_value=iter([]))
-    monkeypatch.setattr("slimresnet.api.predict._predict_batches", batches)
-    monkeypatch.setattr("slimresnet.api.predict.find_format", lambda *_, **__: find_format("torch"))
+    taken = Mock(return_value=[])
+    monkeypatch.setattr("slimresnet.api.predict.islice", taken)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
-    predict(untrained, SAMPLE, backend=backend, per_device_eval_batch_size=asked)
-    assert batches.call_args.args[3] == (asked or {"torch": 1000, "onnxruntime": 128}[backend])
+    runnable = SimpleNamespace(network=Mock(), config=SlimResNetConfig())
+    assert not list(_predict_batches(runnable, [], "none", asked, "no", find_format(backend).uses_gpu))
+    assert taken.call_args.args[1] == (asked or {"torch": 1000, "onnxruntime": 128}[backend])
 
 
 def test_policies_are_means():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 import resource
 import sysconfig
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_compiling_chooses_itself(monkeypatch):
         return choose_torch_compile(Recipe(**settings), accelerator, num_images)
 
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/c++")
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: "found")
     headers = Path(sysconfig.get_path("include"), "Python.h")
     monkeypatch.setattr(hardware.Path, "exists", lambda path: path == headers)
     assert choose("cpu", 10_000).value is False
@@ -207,6 +209,8 @@ def test_compiling_chooses_itself(monkeypatch):
     assert choose("cuda", 10_000_000, fused_batchnorm=True).value is False
     assert choose("mps", 10**9).value is False
     assert choose("mps", 1, torch_compile=True, fused_batchnorm=True) == (True, "as asked")
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    assert choose("cuda", 10_000_000).value is False
     monkeypatch.setattr(hardware.Path, "exists", lambda path: path != headers)
     assert choose("cpu", 5_000_000).value is False
     monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
@@ -218,12 +222,12 @@ def test_compiling_chooses_itself(monkeypatch):
     ("changed", "obstacle"),
     [
         ({}, None),
-        ({"device": torch.device("cpu")}, "Triton runs on GPUs alone"),
-        ({"triton": None}, "Triton is not installed"),
-        ({"hidden_act": "gelu"}, "hidden_act is gelu, where relu is fused"),
-        ({"channels_last": False}, "the kernels are for channels_last"),
-        ({"is_compiled": True}, "torch.compile fuses by itself"),
-        ({"sync_batchnorm": True, "num_processes": 2}, "sync_batchnorm takes statistics over several GPUs"),
+        ({"device": torch.device("cpu")}, "the kernels need a CUDA GPU"),
+        ({"triton": None}, "Triton is not installed (pip install triton)"),
+        ({"hidden_act": "gelu"}, "the network's hidden_act is gelu, and relu alone is fused"),
+        ({"channels_last": False}, "the kernels need --channels_last"),
+        ({"is_compiled": True}, "--torch_compile true fuses by itself"),
+        ({"sync_batchnorm": True, "num_processes": 2}, "--sync_batchnorm takes statistics over several GPUs"),
         ({"sync_batchnorm": True}, None),
         ({"num_processes": 2}, None),
     ],
@@ -249,7 +253,8 @@ def test_fused_batchnorm_is_refused_where_it_cannot_be(monkeypatch, changed, obs
     if obstacle is None:
         assert choose(True) == (True, "as asked")
         return
-    with pytest.raises(RecipeError, match=f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out."):
+    message = f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out, or change that."
+    with pytest.raises(RecipeError, match=re.escape(message)):
         choose(True)
 
 

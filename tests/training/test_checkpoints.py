@@ -50,7 +50,7 @@ DECISIVE = {
 ROUNDING = {
     "per_device_train_batch_size": 64, "per_device_eval_batch_size": 64, "gradient_accumulation_steps": 2,
     "mixed_precision": "bf16", "channels_last": True, "torch_compile": True, "torch_compile_mode": "max-autotune",
-    "cuda_graphs": True, "use_cpu": True, "deterministic": True,
+    "fused_batchnorm": True, "cuda_graphs": True, "use_cpu": True, "deterministic": True,
 }  # fmt: skip
 # … and what they do not.
 FREE = {
@@ -315,6 +315,12 @@ def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
         [*differences], [*machine] = here.differences(there), here.machine_differences(there)
         said = [f"{name} {value} there, {Recipe().to_dict()[name]} here"]
         assert (differences, machine) == (said * (name in DECISIVE), said * (name in ROUNDING)), name
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_is_no_difference(tmp_path):
+    here, there = identity(tmp_path), identity(tmp_path)
+    del there.recipe["fused_batchnorm"]
+    assert not here.machine_differences(there)
 
 
 def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path, monkeypatch):

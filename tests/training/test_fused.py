@@ -1,6 +1,7 @@
 """The fused BatchNorm against PyTorch's. Without a GPU its kernels run in Triton's interpreter."""
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 from training_runs import read, train, weights
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from modeling_slimresnet.modeling_slimresnet import SlimResNetBasicLayer, SlimResNetConvLayer
 
-pytest.importorskip("triton", reason="Triton is there on Linux alone")
+pytest.importorskip("triton", reason="it needs Triton, which the dev extra installs on Linux on x86_64")
 from slimresnet.training.fused.batch_norm import batch_norm
 from slimresnet.training.fused.layers import fuse_layers
 
@@ -88,6 +90,13 @@ def test_one_value_a_channel_has_no_variance():
         batch_norm(torch.ones(1, 8, 1, 1, device=DEVICE), layer(8), relu=True)
 
 
+def test_float16_is_taken():
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    result = batch_norm(x.half(), layer(8), relu=True)
+    assert result.dtype == torch.float16
+    torch.testing.assert_close(result.float(), batch_norm(x, layer(8), relu=True), rtol=1e-2, atol=1e-2)
+
+
 @pytest.fixture
 def networks(tiny_config):
     """The same network twice, the second one with fused layers."""
@@ -95,6 +104,7 @@ def networks(tiny_config):
     plain = SlimResNetForImageClassification(tiny_config).to(DEVICE, memory_format=torch.channels_last)
     fused = copy.deepcopy(plain)
     fuse_layers(fused)
+    assert not {type(module) for module in fused.modules()} & {SlimResNetConvLayer, SlimResNetBasicLayer}
     return plain, fused
 
 
@@ -125,7 +135,7 @@ def test_a_fused_network_is_scored_as_the_plain_one(networks):
     assert torch.equal(plain(pixel_values).logits, fused(pixel_values).logits)
 
 
-def test_a_run_of_fused_steps_is_the_run_of_plain_ones(flags, tmp_path):
+def test_a_run_of_fused_steps_is_the_run_of_plain_ones(flags, tmp_path, monkeypatch):
     """Sharpness-aware: such a step goes through the network twice. The interpreter takes a second for few channels."""
     config = SlimResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], strides=[1])
     config.save_pretrained(tmp_path / "config")
@@ -140,12 +150,25 @@ def test_a_run_of_fused_steps_is_the_run_of_plain_ones(flags, tmp_path):
     if DEVICE == "cuda":
         flags.remove("--use_cpu")
     plain = train(flags)
+    fused_norm = Mock(side_effect=batch_norm)
+    monkeypatch.setattr("slimresnet.training.fused.layers.batch_norm", fused_norm)
     fused = train(flags, f"--output_dir={tmp_path / 'fused'}", "--fused_batchnorm=true")
+    assert fused_norm.call_count == 2 * 2 * 3 or DEVICE == "cuda"  # steps, passes, layers; a graph is captured once
     first, second = (read(folder, "trainer_state.json")["log_history"][-1] for folder in (plain, fused))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-3)
     for name, value in weights(fused).items():
         torch.testing.assert_close(value, weights(plain)[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_frozen_statistics_stay(networks):
+    plain, fused = (network.train() for network in networks)
+    pixel_values = torch.randn(4, 3, 16, 16, device=DEVICE)
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+    assert torch.equal(plain(pixel_values).logits, fused(pixel_values).logits)
 
 
 COMPILE = """

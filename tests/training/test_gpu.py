@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, compiled and fused steps as it takes them. `pytest -m gpu` takes these alone."""
+"""What only a GPU can show of training: graphs, compiled and fused steps, and inputs made ahead."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from training_runs import Told, assert_same_weights, read, train, weights
 import slimresnet.data.inputs
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.feed import training_inputs
-from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.inputs import TrainingInputs, grouped
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.recipe.settings import Recipe
@@ -138,7 +138,9 @@ def test_inputs_that_are_made_ahead_are_the_same_and_nothing_is_waited_for(monke
         seed=3, batch_size=32, accumulation=1, shuffle_buffer_size=500,
     )  # fmt: skip
     make_inputs, together = TrainingInputs(recipe, SlimResNetConfig(), num_epochs=2), TrainingInputs.together
-    expected = [values for epoch in range(2) for values in make_inputs.of(loader.epoch(epoch))]
+    expected = [
+        values for epoch in range(2) for group in grouped(loader.epoch(epoch)) for values in make_inputs.together(group)
+    ]
 
     def held_up(inputs, group):
         torch.cuda._sleep(20_000_000)  # cycles, some ten milliseconds

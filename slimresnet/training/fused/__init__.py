@@ -1,4 +1,4 @@
 """BatchNorm with what follows it in one pass each way, as Triton kernels, and how a network gets them.
 
-Kernels alone know Triton. Nothing here is imported where a plan does not ask for it.
+Only `kernels` imports Triton. Nothing here is imported where a plan does not ask for it.
 """

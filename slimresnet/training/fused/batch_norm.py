@@ -17,7 +17,7 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, residual: Tensor | None = Non
     `relu(norm(x) + residual)` in training, rounded once at its end.
 
     Args:
-        x: `[B, C, H, W]`, float32 or bfloat16; any order of memory, channels_last without a copy.
+        x: `[B, C, H, W]`, float32, bfloat16 or float16; any order of memory, channels_last without a copy.
         norm: its running statistics are brought up to date. It has weight and bias, float32, and a momentum.
         residual: of the same shape and type as `x`; None adds nothing.
         relu: whether values below 0 become 0.

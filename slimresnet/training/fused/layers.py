@@ -8,8 +8,8 @@ from slimresnet.training.fused.batch_norm import batch_norm
 
 class _FusedConvLayer(SlimResNetConvLayer):
     def forward(self, hidden_state: Tensor, residual: Tensor | None = None) -> Tensor:
-        """As `SlimResNetConvLayer`. In training, `residual` is added, and a ReLU follows."""
-        if not self.training:
+        """As `SlimResNetConvLayer`. Where BatchNorm trains, `residual` may be added, and a ReLU then follows."""
+        if not self.normalization.training:
             return super().forward(hidden_state)
         relu = residual is not None or not isinstance(self.activation, nn.Identity)
         return batch_norm(self.convolution(hidden_state), self.normalization, residual=residual, relu=relu)
@@ -17,9 +17,9 @@ class _FusedConvLayer(SlimResNetConvLayer):
 
 class _FusedBasicLayer(SlimResNetBasicLayer):
     def forward(self, hidden_state: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(hidden_state)
         first, last = self.layer
+        if not last.get_submodule("normalization").training:  # in evaluation, or frozen
+            return super().forward(hidden_state)
         return last(first(hidden_state), self.shortcut(hidden_state))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 # Multiply-adds of padding that cost less than one more batch. A batch is about twenty launches, in whose time a GPU
-# does more than 10⁹ multiply-adds. A CPU launches nothing.
+# does more than 10⁹ multiply-adds, by estimate. A CPU launches nothing.
 PADDING_WORTH_A_BATCH = {"cpu": 0, "cuda": 10**9}
 
 

@@ -93,8 +93,10 @@ class RunFingerprint:
 
     def machine_differences(self, there: "RunFingerprint") -> list[str]:
         """What is computed in another way, so that the last bits may differ."""
+        # A setting that an earlier version did not have could not be another there.
+        shared = self.recipe.keys() & there.recipe.keys()
         return _differing(
-            there.recipe, self.recipe, {name for name in self.recipe if _affects(name) == "rounding"}
+            there.recipe, self.recipe, {name for name in shared if _affects(name) == "rounding"}
         ) + _differing(there.machine, self.machine, self.machine.keys() | there.machine.keys())
 
 
