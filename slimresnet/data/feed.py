@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimresnet.data.inputs import TrainingInputs, grouped
 from slimresnet.data.loader import TrainingBatch, TrainingLoader
+from slimresnet.data.sources.source import DatasetError
 
 
 def training_inputs(
@@ -22,7 +23,8 @@ def training_inputs(
     On a CPU each batch is loaded and made when it is asked for, and an epoch's workers end before its last step. On a
     GPU a group of batches is made ahead, on a stream of its own, also across the end of an epoch. The group after the
     present one is asked for in the middle of the present one, so that the GPU has steps in its queue while numbers are
-    drawn. Memory then holds the inputs of up to three groups. An error of the group ahead is raised as early.
+    drawn. Memory then holds the inputs of up to three groups. An error is raised before the
+    first step of its group.
 
     Yields:
         `pixel_values` and `labels`, as `TrainingInputs` makes them. The current stream may read them.
@@ -57,15 +59,20 @@ def _made_ahead(
     main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     side.wait_stream(main)  # which put the images on the device, where they lie there
 
-    def make() -> tuple[list[dict[str, Tensor]], torch.cuda.Event] | None:
+    def make() -> tuple[list[dict[str, Tensor]], torch.cuda.Event] | DatasetError | None:
         # No generator yields from within this context, which would leave the stream set for its caller.
         with torch.cuda.stream(side):
-            group = next(groups, None)
+            try:
+                group = next(groups, None)
+            except DatasetError as error:  # not yet: the steps before it, and maybe the end of their epoch, are sound
+                return error
             return None if group is None else (make_inputs.together(group), side.record_event())
 
     finished: deque[torch.cuda.Event] = deque(maxlen=2)  # of the last two groups, once their steps are done
     made = make()
     while made is not None:
+        if isinstance(made, DatasetError):
+            raise made
         inputs, is_made = made
         main.wait_event(is_made)
         for number, batch in enumerate(inputs):

@@ -159,6 +159,8 @@ def choose_fused_batchnorm(
     obstacles = {
         "the kernels need a CUDA GPU": accelerator.device.type != "cuda" and not is_interpreted,
         "Triton is not installed (pip install triton)": not _has_triton(),
+        "Triton needs a C compiler and Python's headers": not is_interpreted
+        and not _has_compiler("CC", "gcc", "clang"),
         f"the network's hidden_act is {config.hidden_act}, and relu alone is fused": config.hidden_act != "relu",
         "the kernels need --channels_last": not channels_last,
         "--torch_compile true fuses by itself": is_compiled,
@@ -204,6 +206,12 @@ def choose_cuda_graphs(
     return Choice(obstacle is None, obstacle or "one GPU")
 
 
+def _has_compiler(variable: str, *names: str) -> bool:
+    """Whether the compiler that the environment names, or one of these, is there, and Python's headers for it."""
+    found = any(map(shutil.which, [os.environ[variable]] if variable in os.environ else names))
+    return found and Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
@@ -226,7 +234,6 @@ def choose_torch_compile(recipe: Recipe, accelerator: Accelerator, num_images: i
         return Choice(False, f"not known to be faster on {device_type}")
     if num_images < enough:
         return Choice(False, f"a run of {num_images:,} images does not repay it")
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if not compiler or not Path(sysconfig.get_path("include"), "Python.h").exists():
+    if not _has_compiler("CXX", "g++", "clang++"):
         return Choice(False, "it needs a C++ compiler and Python's headers")
     return Choice(True, f"a run of {num_images:,} images repays it")

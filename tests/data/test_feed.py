@@ -161,10 +161,11 @@ def test_an_image_that_cannot_be_read_ends_the_run_at_its_step_on_a_cpu(feed, im
         next(inputs)
 
 
-def test_an_image_that_cannot_be_read_ends_the_run_a_group_early_on_a_gpu(feed, images, gpu):
-    images.broken = 10  # in the fourth group, which is made in the middle of the third
+def test_an_image_that_cannot_be_read_ends_the_run_before_its_group_on_a_gpu(feed, images, gpu):
+    """Its group is loaded in the middle of the group before, whose steps are taken all the same."""
+    images.broken = 10
     inputs = feed(0, 3 * STEPS)
-    for _ in range(7):
+    for _ in range(3 * GROUP):
         next(inputs)
     with pytest.raises(DatasetError, match="a broken image"):
         next(inputs)

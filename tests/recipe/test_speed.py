@@ -224,6 +224,7 @@ def test_compiling_chooses_itself(monkeypatch):
         ({}, None),
         ({"device": torch.device("cpu")}, "the kernels need a CUDA GPU"),
         ({"triton": None}, "Triton is not installed (pip install triton)"),
+        ({"compiler": None}, "Triton needs a C compiler and Python's headers"),
         ({"hidden_act": "gelu"}, "the network's hidden_act is gelu, and relu alone is fused"),
         ({"channels_last": False}, "the kernels need --channels_last"),
         ({"is_compiled": True}, "--torch_compile true fuses by itself"),
@@ -234,6 +235,8 @@ def test_compiling_chooses_itself(monkeypatch):
 )
 def test_fused_batchnorm_is_refused_where_it_cannot_be(monkeypatch, changed, obstacle):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: changed.get("compiler", "/usr/bin/cc"))
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: changed.get("triton", "found"))
     accelerator = SimpleNamespace(
         device=changed.get("device", torch.device("cuda")), num_processes=changed.get("num_processes", 1)

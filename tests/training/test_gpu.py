@@ -101,6 +101,7 @@ def curves(tmp_path_factory):
             [
                 f"--dataset_name={SAMPLE}", f"--output_dir={tmp_path_factory.mktemp('form') / 'run'}",
                 "--validation_size=100", "--max_eval_samples=90", "--total_train_batch_size=64", "--streaming=false",
+                "--max_train_samples=512",
                 "--learning_rate=0.01", "--max_train_steps=40", "--logging_steps=1", "--mixed_precision=bf16",
                 "--checkpointing_steps=no", *FORMS[form],
             ],
@@ -121,9 +122,9 @@ def test_the_loss_curve_is_that_of_the_eager_step(curves, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_steps_leave_no_memory_behind(curves, form):
-    """In steps 10 to 20 there are the inputs of two groups, as much as there ever is."""
+    """An epoch, which is a group of inputs, has 8 steps; there are two groups at most, in the middle of each epoch."""
     memory = curves[form][1]
-    assert max(memory[30:]) <= 1.01 * max(memory[10:20])
+    assert max(memory[26:32]) <= 1.002 * max(memory[10:20])
 
 
 def test_inputs_that_are_made_ahead_are_the_same_and_nothing_is_waited_for(monkeypatch):

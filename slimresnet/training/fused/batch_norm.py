@@ -8,7 +8,6 @@ from torch.autograd.function import once_differentiable
 
 from slimresnet.training.fused import kernels
 
-LARGEST_NUMEL = 2**31 - 1  # places in memory are 32-bit numbers in the kernels
 _PARTS_A_PROCESSOR = 4  # of a GPU; parts that are summed side by side
 
 
@@ -26,11 +25,12 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, residual: Tensor | None = Non
         The shape and type of `x`, channels_last.
 
     Raises:
-        ValueError: a channel has a single value, of which there is no variance; or `x` has 2³¹ values and more.
+        ValueError: a channel has a single value, of which there is no variance; or `x` has nearly 2³¹ values.
     """
     if x.numel() == x.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}.")
-    if x.numel() > LARGEST_NUMEL:
+    # Places in memory are 32-bit numbers in the kernels, those of the rows that fill the last block included.
+    if x.numel() > 2**31 - 1 - kernels.BLOCK_ROWS * max(x.shape[1], kernels.BLOCK_COLUMNS):
         raise ValueError(f"{x.numel():,} values are too many at once: lower --per_device_train_batch_size.")
     return _BatchNorm.apply(x, residual, norm.weight, norm.bias, norm, relu)
 

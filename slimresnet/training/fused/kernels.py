@@ -13,6 +13,8 @@ import triton.language as tl
 BLOCK_ROWS = 16
 BLOCK_COLUMNS = 256
 BLOCK_PARTS = 1024
+# By itself a GPU takes the maximum of NaN and 0 to be 0: a network that diverged would show no sign of it.
+ALL_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -74,7 +76,7 @@ def forward_channels(
     channel = tl.program_id(0)
     first, second = _add_parts(parts, channel, num_parts, num_channels, width, block)
     shift = first / count
-    variance = tl.maximum(second / count - shift * shift, 0.0)
+    variance = tl.maximum(second / count - shift * shift, 0.0, propagate_nan=ALL_NAN)
     mean = tl.load(x + channel).to(tl.float32) + shift
     inverse = 1 / tl.sqrt(variance + eps)
     factor = tl.load(weight + channel) * inverse
@@ -103,7 +105,7 @@ def forward_apply(
     if has_residual:
         value += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
     if relu:
-        value = tl.maximum(value, 0.0)
+        value = tl.maximum(value, 0.0, propagate_nan=ALL_NAN)
     tl.store(out + places, value.to(out.dtype.element_ty), mask=inside)
 
 
