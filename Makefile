@@ -32,5 +32,6 @@ test-everywhere: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	# Modules are compiled as they are first imported: most of torch's and Triton's never are.
+	$(VENV)/bin/pip install --quiet --no-compile --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
