@@ -30,8 +30,8 @@ test-everywhere: $(VENV)/installed
 		printf '%s\n' "$$output" | grep -E "^(FAILED|ERROR) "; \
 	done; exit $$failed
 
+# Modules are compiled as they are first imported: most of torch's and Triton's never are.
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	# Modules are compiled as they are first imported: most of torch's and Triton's never are.
 	$(VENV)/bin/pip install --quiet --no-compile --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
