@@ -37,6 +37,7 @@ from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.plan import batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import write_json
+from slimresnet.training.averaging import prepare_network
 from slimresnet.training.cuda_graphs import NUM_EAGER_STEPS
 from slimresnet.training.network import build_network
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
@@ -67,7 +68,8 @@ class Loop:
         config = SlimResNetConfig()
         plan = make_plan(recipe, accelerator, "", config, batch_sizes(recipe, 1), steps_per_epoch=1)
         model = build_network(plan, config, split.label_names).to(accelerator.device).train()
-        prepared, self._optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+        prepared = prepare_network(plan, accelerator, model)
+        self._optimizer = accelerator.prepare(build_optimizer(model, recipe))
         self._train_step = build_train_step(plan, accelerator, model, prepared, self._optimizer)
         make_inputs = TrainingInputs(recipe, config, NUM_EPOCHS)
         loader = TrainingLoader(

@@ -158,6 +158,16 @@ class Told(TrainerCallback):
             setattr(self, event, lambda args, state, control, _call=function, **facts: _call(state, **facts))
 
 
+def spoils_at(step: int, event: str) -> Told:
+    """At an event of `TrainerCallback` a weight becomes infinite, where `step` steps are taken."""
+
+    def spoil(state, model, **_):
+        if state.global_step == step:
+            model.classifier.bias.data[-1:] = torch.inf
+
+    return Told(**{event: spoil})
+
+
 class Validation(TrainerCallback):
     """Has validation find these accuracies, an epoch each, of the weights that are trained and of the averaged ones."""
 

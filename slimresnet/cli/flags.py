@@ -79,13 +79,19 @@ def add_data_flags(group: Group, names: Sequence[str] = DATA_FLAGS, *, from_reci
         from_recipe: whether the defaults are those of MODEL's recipe, and not those of training.
     """
     for name in names:
-        text, _, default = SETTINGS[name].help.removesuffix(".").partition("; by default")
+        text, default = _split_help(name)
         group.add_argument(f"--{name}", help=f"{text}." if from_recipe or not default else SETTINGS[name].help)
+
+
+def _split_help(name: str) -> tuple[str, str]:
+    """What the help of a setting says, and what it says of the default; empty where it says nothing of it."""
+    text, _, default = SETTINGS[name].help.removesuffix(".").partition("; by default ")
+    return text, default
 
 
 def add_batch_size_flag(group: Group, *, from_recipe: bool) -> None:
     """Images at once; `from_recipe` as in `add_data_flags`."""
-    device = SETTINGS["per_device_eval_batch_size"].help.removesuffix(".").partition("; by default ")[2]
+    _, device = _split_help("per_device_eval_batch_size")
     default = f"what the recipe of MODEL says, and else {device}" if from_recipe else device
     group.add_argument(
         "--per_device_eval_batch_size",

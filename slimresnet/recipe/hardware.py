@@ -166,12 +166,8 @@ def choose_fused_batchnorm(
         "--torch_compile true fuses by itself": is_compiled,
         "--sync_batchnorm takes statistics over several GPUs": recipe.sync_batchnorm and accelerator.num_processes > 1,
     }
-    obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
-    if recipe.fused_batchnorm is True and obstacle:
-        raise RecipeError(f"--fused_batchnorm true is not possible: {obstacle}. Leave the flag out, or change that.")
-    if recipe.fused_batchnorm != "auto":
-        return Choice(recipe.fused_batchnorm, "as asked")
-    return Choice(False, obstacle or f"not known to be faster on {accelerator.device.type}")
+    auto = Choice(False, f"not known to be faster on {accelerator.device.type}")
+    return _choose_among("fused_batchnorm", recipe.fused_batchnorm, obstacles, auto)
 
 
 def choose_cuda_graphs(
@@ -196,14 +192,21 @@ def choose_cuda_graphs(
         # Compiled, it may not notice that it is captured, and wait for the GPU.
         "--sync_batchnorm is compiled": recipe.sync_batchnorm and is_compiled and accelerator.num_processes > 1,
     }
+    several = accelerator.num_processes > 1
+    auto = Choice(False, "not tried on several GPUs") if several else Choice(True, "one GPU")
+    return _choose_among("cuda_graphs", recipe.cuda_graphs, obstacles, auto)
+
+
+def _choose_among(
+    name: str, wanted: bool | Literal["auto"], obstacles: dict[str, bool], auto: Choice[bool]
+) -> Choice[bool]:
+    """What is wanted of a setting; where that is left open, False for the first obstacle that stands, else `auto`."""
     obstacle = next((reason for reason, stands in obstacles.items() if stands), None)
-    if recipe.cuda_graphs is True and obstacle:
-        raise RecipeError(f"--cuda_graphs true is not possible: {obstacle}. Leave the flag out.")
-    if recipe.cuda_graphs != "auto":
-        return Choice(recipe.cuda_graphs, "as asked")
-    if obstacle is None and accelerator.num_processes > 1:
-        return Choice(False, "not tried on several GPUs")
-    return Choice(obstacle is None, obstacle or "one GPU")
+    if wanted is True and obstacle:
+        raise RecipeError(f"--{name} true is not possible: {obstacle}. Leave the flag out, or change that.")
+    if wanted != "auto":
+        return Choice(wanted, "as asked")
+    return Choice(False, obstacle) if obstacle else auto
 
 
 def _has_compiler(variable: str, *names: str) -> bool:

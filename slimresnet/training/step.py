@@ -19,7 +19,7 @@ def build_train_step(
     The training step: compiled, and launched as a CUDA graph, where the plan says so.
 
     Args:
-        model: the plain network, whose weights are trained.
+        model: the plain network, whose weights are trained. Its layers are fused where the plan says so.
         prepared: the same network, as `accelerator` or `prepare_network` prepared it.
         optimizer: of its weights, prepared too.
     """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_run_flags
 from stand_in_gpu import LAUNCH, StandInGpu
-from training_runs import Told, assert_same_weights, read, snapshot, train
+from training_runs import Told, assert_same_weights, read, snapshot, spoils_at, train
 
 import slimresnet.data.inputs
 from slimresnet.recipe.settings import Recipe
@@ -181,14 +181,10 @@ def test_a_run_ahead_that_diverges_keeps_the_checkpoints_before(flags, trained, 
     shutil.copytree(trained / "checkpoint-14", folder / "checkpoint-14")
     before = snapshot(folder)
 
-    def spoil(state, model, **_):
-        if state.global_step == 15:
-            model.classifier.bias.data[-1:] = torch.inf
-
     with pytest.raises(DivergedError, match="the loss of step 16 is nan"):
         run_ahead(
             monkeypatch, flags, "--resume_from_checkpoint=last", "--logging_steps=17", "--checkpointing_steps=18",
-            callbacks=[Told(on_step_begin=spoil)],
+            callbacks=[spoils_at(15, "on_step_begin")],
         )  # fmt: skip
     assert snapshot(folder) == before
 

@@ -13,13 +13,13 @@ from PIL import Image
 from torch.nn import functional as F
 from training_runs import (
     SECONDS,
-    Told,
     Validation,
     assert_accuracy,
     assert_same_weights,
     by_hand,
     read,
     snapshot,
+    spoils_at,
     start,
     train,
     weights,
@@ -403,24 +403,10 @@ def test_a_loss_that_is_no_number(flags, trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "checkpoint-14", folder / "checkpoint-14")
     before = snapshot(folder)
 
-    def spoil(state, model, **_):
-        if state.global_step == 16:
-            model.classifier.bias.data[-1:] = torch.inf
-
     rate = parse_recipe(flags).learning_rate * schedule(parse_recipe(flags), 16, 21)
     with pytest.raises(DivergedError, match=rf"the loss of step 17 is nan at a learning rate of {rate:.4g}: lower"):
-        train(flags, "--resume_from_checkpoint=last", callbacks=[Told(on_step_begin=spoil)])
+        train(flags, "--resume_from_checkpoint=last", callbacks=[spoils_at(16, "on_step_begin")])
     assert snapshot(folder) == before
-
-
-def breaks_at(step):
-    """Behind the finite loss of this step a weight becomes infinite."""
-
-    def break_it(state, model, **_):
-        if state.global_step == step:
-            model.classifier.bias.data[-1:] = torch.inf
-
-    return [Told(on_step_end=break_it)]
 
 
 @pytest.mark.parametrize("more", [["--validation_size=0"], ["--ema_decay=0.9", "--load_best_model_at_end"]])
@@ -428,14 +414,14 @@ def test_a_last_step_that_breaks_the_weights(flags, tmp_path, more):
     """Its loss is that of the weights before, and finite."""
     folder = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"weights are NaN or infinite after step 14 at .*lower --learning_rate"):
-        train(flags, "--num_train_epochs=2", *more, callbacks=breaks_at(14))
+        train(flags, "--num_train_epochs=2", *more, callbacks=[spoils_at(14, "on_step_end")])
     assert sorted(each.name for each in folder.iterdir()) == [".slimresnet", "checkpoint-7"]
     assert find_damage(folder / "checkpoint-7") is None
 
 
 def test_broken_weights_do_not_push_a_checkpoint_out(flags, tmp_path):
     with pytest.raises(DivergedError, match="weights are NaN or infinite after step 3"):
-        train(flags, "--checkpointing_steps=1", "--save_total_limit=1", callbacks=breaks_at(3))
+        train(flags, "--checkpointing_steps=1", "--save_total_limit=1", callbacks=[spoils_at(3, "on_step_end")])
     assert list_checkpoints(tmp_path / "run") == [tmp_path / "run" / "checkpoint-2"]
     assert all(value.isfinite().all() for value in weights(tmp_path / "run" / "checkpoint-2").values())
 

@@ -39,32 +39,30 @@ class _Shape:
     """A feature map as the matrix that the kernels see, and the grids that they are launched over."""
 
     def __init__(self, x: Tensor):
-        self.numel, self.channels = x.numel(), x.shape[1]
-        self.count = self.numel // self.channels
+        numel, self.channels = x.numel(), x.shape[1]
         self.width = self.channels * max(1, kernels.BLOCK_COLUMNS // self.channels)
-        self.rows = -(-self.numel // self.width)
-        self.row_blocks = -(-self.rows // kernels.BLOCK_ROWS)
+        rows = -(-numel // self.width)
+        self.row_blocks = -(-rows // kernels.BLOCK_ROWS)
         self.column_blocks = -(-self.width // kernels.BLOCK_COLUMNS)
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
         self.parts = min(self.row_blocks, _PARTS_A_PROCESSOR * processors)
-        self.sums = {"num_rows": self.rows, "num_parts": self.parts, **self._common(), "num_warps": 8}
-        self.apply = {"num_rows": self.rows, **self._common(), "num_warps": 4}
+        matrix = {
+            "num_rows": rows,
+            "num_channels": self.channels,
+            "width": self.width,
+            "numel": numel,
+            "block_rows": kernels.BLOCK_ROWS,
+            "block_columns": kernels.BLOCK_COLUMNS,
+        }
+        self.sums = {**matrix, "num_parts": self.parts, "num_warps": 8}
+        self.apply = {**matrix, "num_warps": 4}
         self.by_channel = {
             "num_parts": self.parts,
             "num_channels": self.channels,
             "width": self.width,
-            "count": float(self.count),
+            "count": float(numel // self.channels),
             "block": kernels.BLOCK_PARTS,
             "num_warps": 4,
-        }
-
-    def _common(self) -> dict[str, int]:
-        return {
-            "num_channels": self.channels,
-            "width": self.width,
-            "numel": self.numel,
-            "block_rows": kernels.BLOCK_ROWS,
-            "block_columns": kernels.BLOCK_COLUMNS,
         }
 
 
