@@ -86,7 +86,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
     with process_left_as_it_was(), ExitStack() as until_the_end:
         output_dir = check_output_dir(recipe)
         checkpoints_dir = checkpoint_home(recipe, output_dir)
-        run = prepare_run(recipe, checkpoints_dir)
+        run = prepare_run(recipe, output_dir, checkpoints_dir)
         events = Callbacks(callbacks, recipe, run.accelerator, run.progress, run.model)
         events.on_init_end()
         if run.plan.torch_compile:
@@ -132,7 +132,7 @@ def _results(run: Run, scored: Scored) -> dict:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
-        "total_flos": total_flos(plan.recipe, run.config, progress, plan.batch.total),
+        "total_flos": total_flos(plan.recipe, run.config, progress, plan.batch.total, run.teachers),
         "train_samples": len(run.data.train_rows),
         "train_batch_size": plan.batch.total,
         "train_precision": "float32" if plan.mixed_precision == "no" else plan.mixed_precision,
@@ -141,6 +141,9 @@ def _results(run: Run, scored: Scored) -> dict:
         **training_facts(plan.recipe, run.data),
         **scored.results,
     }
+    if run.teachers:
+        results["train_teacher"] = ",".join(teacher.name for teacher in run.teachers)
+        results["train_teacher_parameters"] = sum(teacher.num_parameters for teacher in run.teachers)
     if len(devices) == 1:  # a speed on two machines is that of neither
         results["train_samples_per_second"] = progress.global_step * plan.batch.total / progress.train_runtime
     return results

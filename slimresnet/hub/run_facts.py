@@ -96,7 +96,8 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
         facts.append(_runtime(results, recipe))
     if "total_flos" in results:
         petaflop = results["total_flos"] / 1e15
-        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen)")
+        taught = ", and twice those of the teacher" if "train_teacher" in results else ""
+        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{taught})")
     return facts
 
 

@@ -159,6 +159,25 @@ class Recipe:
         "network", "random", "whitening starts the stem from the principal components of the images' patches."
     )
 
+    # distillation
+    teacher_name_or_path: str | None = _setting(
+        "distillation",
+        None,
+        "Trained network to learn from: a folder, or a model on the Hub, of the same classes; FOLDER,FOLDER for the "
+        "average of several.",
+        affects=None,  # a checkpoint knows teachers by their weights, wherever these lie
+    )
+    distillation_temperature: float = _setting(
+        "distillation", 4.0, "Temperature that student and teacher are compared at.", low=0.01, high=1000
+    )
+    distillation_alpha: float = _setting(
+        "distillation",
+        1.0,
+        "Share of the teacher in the loss, beside the labels; labels that mix images are the teacher's alone.",
+        low=0,
+        high=1,
+    )
+
     # optimisation
     num_train_epochs: int = _setting("optimisation", 100, "Number of epochs; the learning rate falls over them.", low=1)
     max_train_steps: int | None = _setting(
@@ -379,6 +398,11 @@ class Recipe:
             )
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
+        if self.teacher_name_or_path and self.distillation_alpha == 1 and self.label_smoothing_factor:
+            raise RecipeError(
+                "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
+                "to 0, or lower --distillation_alpha."
+            )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
 

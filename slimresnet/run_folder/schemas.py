@@ -61,8 +61,8 @@ _FIGURES = "accuracy|accuracy_low|accuracy_high|loss|expected_calibration_error|
 _RESULTS = Schema(
     {
         rf"epoch|temperature|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
-        r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
-        r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
+        r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
+        r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher)": TEXT,
         r".*_is_local": SWITCH,
         r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
         r".*_tta": POLICY_OR_SCORE,

@@ -14,6 +14,7 @@ from slimresnet.data.feed import training_inputs
 from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
+from slimresnet.training.objective import build_objective
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.optim.sam import is_sharpness_aware
 from slimresnet.training.optim.schedule import learning_rates, schedule
@@ -48,7 +49,10 @@ class TrainingLoop:
         self._modules = [self._model, self._candidate] if self._averaged else [self._model]
         prepared = prepare_network(run.plan, self._accelerator, self._model)
         self._optimizer = self._accelerator.prepare(build_optimizer(self._model, self._recipe))
-        self._train_step = build_train_step(run.plan, self._accelerator, self._model, prepared, self._optimizer)
+        objective = build_objective(run.plan, self._accelerator, run.teachers)
+        self._train_step = build_train_step(
+            run.plan, self._accelerator, self._model, prepared, self._optimizer, objective
+        )
         state = TrainingState(self._model, self._optimizer, self._progress, self._averaged, self._accelerator.scaler)
         self._checkpoints = Checkpoints(
             self._accelerator, state, checkpoints_dir, run.fingerprint, keep=self._recipe.save_total_limit
