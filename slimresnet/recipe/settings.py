@@ -168,7 +168,7 @@ class Recipe:
         affects=None,  # a checkpoint knows teachers by their weights, wherever these lie
     )
     distillation_temperature: float = _setting(
-        "distillation", 4.0, "Temperature that student and teacher are compared at.", low=0.01, high=1000
+        "distillation", 4.0, "Temperature that student and teacher are compared at.", low=0.01
     )
     distillation_alpha: float = _setting(
         "distillation",
