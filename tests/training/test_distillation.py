@@ -15,6 +15,9 @@ from transformers import (
     ConvNextImageProcessorPil,
     ResNetConfig,
     ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
 )
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
@@ -306,6 +309,42 @@ def test_teachers_that_cannot_teach(foreign, tmp_path, prepare, said):
     with pytest.raises(RecipeError, match=f"^--teacher_name_or_path .*{said}") as refused:
         opened(Recipe(teacher_name_or_path=str(foreign)), tmp_path)
     assert str(refused.value).count(str(foreign)) >= 1 and "MODEL" not in str(refused.value)
+
+
+def test_a_head_that_transformers_would_draw_at_random_teaches_nothing(foreign, tmp_path):
+    edit_weights(foreign, lambda tensors: tensors.pop("classifier.1.weight"))
+    with pytest.raises(RecipeError, match=r"its weights lack classifier.1.weight: a teacher has to be trained"):
+        opened(Recipe(teacher_name_or_path=str(foreign)), tmp_path)
+
+
+def test_broken_weights_teach_nothing(foreign, tmp_path):
+    edit_weights(foreign, lambda tensors: tensors["classifier.1.bias"][:1].fill_(torch.nan))
+    with pytest.raises(RecipeError, match="some of its weights are NaN or infinite"):
+        opened(Recipe(teacher_name_or_path=str(foreign)), tmp_path)
+
+
+def test_a_teacher_of_one_size_alone_takes_it_whatever_the_student_sees(tmp_path):
+    """A vision transformer, whose position embeddings are those of its size."""
+    folder = tmp_path / "vit"
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
+        id2label=dict(enumerate(LABELS)), label2id={name: number for number, name in enumerate(LABELS)},
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    resizing = Recipe(teacher_name_or_path=str(folder), progressive_resizing=["24:0.5"])
+    with pytest.raises(RecipeError, match=r"vit takes no images of 24×24 pixels .*or leave --progressive_resizing out"):
+        opened(resizing, tmp_path)
+    assert opened(Recipe(teacher_name_or_path=str(folder)), tmp_path)
+    spoil(folder, problem_type="multi_label_classification")
+    with pytest.raises(RecipeError, match="it does not choose one class for an image"):
+        opened(Recipe(teacher_name_or_path=str(folder)), tmp_path)
+    spoil(folder, problem_type=None, image_size=40)
+    edit_weights(folder, lambda tensors: tensors.update({
+        "vit.embeddings.position_embeddings": torch.zeros(1, 26, 16)
+    }))  # fmt: skip
+    ViTImageProcessorPil(size={"height": 40, "width": 40}).save_pretrained(folder)
+    (teacher,) = opened(resizing, tmp_path)
+    assert teacher(torch.randn(2, 3, 24, 24)).shape == (2, 10)
 
 
 def test_code_and_pickles_of_a_teacher_are_not_run(foreign, tmp_path):

@@ -16,7 +16,7 @@ from slimresnet.data.sources.dataset import shared_name
 from slimresnet.errors import SlimResNetError, first_line
 from slimresnet.formats.image_processor import mean_and_std
 from slimresnet.formats.trained import find_folder, fold_batchnorm, load_model
-from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.checks import RecipeError, parse_resizing
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import sha256
 from slimresnet.run_folder.names import PREPROCESSOR_NAME
@@ -121,16 +121,20 @@ def open_teachers(
         output_dir: folder of the run.
 
     Raises:
-        RecipeError: a teacher cannot be opened, has other classes, or is what the run would replace.
+        RecipeError: a teacher cannot be opened, has other classes, does not take images of a size that the student
+            sees, or is what the run would replace.
     """
     if recipe.teacher_name_or_path is None:
         return []
     student = View(config.image_size, tuple(recipe.image_mean), tuple(recipe.image_std))
     names = [name.strip() for name in recipe.teacher_name_or_path.split(",")]
-    return [_open_teacher(name, student, label_names, output_dir) for name in names]
+    sizes = [config.image_size, *(pixels for pixels, _ in parse_resizing(recipe.progressive_resizing))]
+    return [_open_teacher(name, student, sizes, label_names, output_dir) for name in names]
 
 
-def _open_teacher(name: str, student: View, label_names: Sequence[str], output_dir: Path) -> Teacher:
+def _open_teacher(
+    name: str, student: View, sizes: Sequence[int], label_names: Sequence[str], output_dir: Path
+) -> Teacher:
     if not name:
         raise RecipeError("--teacher_name_or_path has an empty name: give FOLDER, or FOLDER,FOLDER for several.")
     if Path(name).resolve() == output_dir.resolve():
@@ -144,7 +148,7 @@ def _open_teacher(name: str, student: View, label_names: Sequence[str], output_d
         told = reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
         raise RecipeError(f"--teacher_name_or_path {told}") from error
     folds = isinstance(network, SlimResNetForImageClassification)
-    return Teacher(
+    teacher = Teacher(
         fold_batchnorm(network) if folds else network,
         _order(name, network.config, label_names),
         view,
@@ -153,15 +157,39 @@ def _open_teacher(name: str, student: View, label_names: Sequence[str], output_d
         num_parameters=network.num_parameters(),
         digest=[sha256(file) for file in sorted(folder.glob("*.safetensors"))],
     )
+    for size in sizes:
+        try:
+            teacher.multiply_adds(size)
+        except Exception as error:  # each network has its own
+            raise RecipeError(
+                f"--teacher_name_or_path {name} takes no images of {size}×{size} pixels ({first_line(error)}): give "
+                f"its {PREPROCESSOR_NAME} the size that it takes, or leave --progressive_resizing out."
+            ) from error
+    return teacher
 
 
 def _load(folder: Path) -> PreTrainedModel:
     content, _ = PretrainedConfig.get_config_dict(folder)
     if content.get("model_type") == SlimResNetConfig.model_type:
         return load_model(folder)
-    return AutoModelForImageClassification.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, local_files_only=True, dtype=torch.float32
+    network, loading = AutoModelForImageClassification.from_pretrained(
+        folder,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
+    if missing := sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}):
+        # transformers draws them at random, and says so in a warning.
+        raise ValueError(f"its weights lack {', '.join(missing[:3])}: a teacher has to be trained, its head too.")
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise ValueError("some of its weights are NaN or infinite.")
+    if network.config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            f"it does not choose one class for an image: its problem_type is {network.config.problem_type}."
+        )
+    return network
 
 
 def _view(folder: Path, student: View) -> View:
