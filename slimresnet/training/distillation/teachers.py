@@ -25,14 +25,14 @@ from slimresnet.run_folder.names import PREPROCESSOR_NAME
 @dataclass(frozen=True)
 class View:
     """
-    What a teacher takes for its input, where that is not the student's.
+    What a network's image processor makes of an image.
 
     Attributes:
-        side: height and width in pixels; None for the student's own, whatever it is in an epoch.
-        mean, std: of the teacher's channels, in 0–1.
+        side: height and width in pixels.
+        mean, std: that each channel is normalised with, in 0–1.
     """
 
-    side: int | None
+    side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -44,8 +44,8 @@ class Teacher(nn.Module):
     Args:
         network: takes `pixel_values`, gives `logits`.
         order: for each class of the student, its number in the network.
-        view: of the network.
-        student: of the student.
+        view: of the network. Where its side is the student's, the network sees smaller images as the student does.
+        student: the view of the student.
 
     Attributes:
         name: for people, without a path of this machine.
