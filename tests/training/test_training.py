@@ -60,13 +60,13 @@ def test_a_finished_folder(flags, capsys, drawn):
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
         "train_batch_size", "train_precision",
-        "train_num_processes", "total_flos", "temperature", "train_dataset", "train_dataset_is_local",
-        "train_data_fingerprint", "eval_chose", "eval_chose_samples", "temperature_samples",
+        "train_num_processes", "total_flos", "train_dataset", "train_dataset_is_local",
+        "train_data_fingerprint", "calibration_temperature", "calibration_samples", "calibration_source",
         "test_times_scored",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
-          for name in ("samples", "tta", "expected_calibration_error_scaled", "dataset", "split", "num_rows",
-                       "fingerprint", "precision")),
+          for name in ("samples", "tta", "expected_calibration_error_uncalibrated", "loss_uncalibrated", "dataset",
+                       "split", "num_rows", "fingerprint", "precision")),
     }  # fmt: skip
     assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
         3,
