@@ -19,6 +19,7 @@ from slimresnet.recipe.checks import (
     setting_type,
     words,
 )
+from slimresnet.run_folder.schemas import TEMPERATURES
 
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
@@ -319,9 +320,17 @@ class Recipe:
     temperature: float | None = _setting(
         "evaluation",
         None,
-        "Temperature that logits are divided by; by default the one that is best on validation.",
+        "Temperature that the head of the finished network is divided by; by default the one that fits the held-out "
+        "images.",
         affects=None,
-        low=0.01,
+        low=TEMPERATURES[0],
+        high=TEMPERATURES[1],
+    )
+    calibration_run: str | None = _setting(
+        "evaluation",
+        None,
+        "A finished run of the same recipe with held-out images: its temperature calibrates this run, which has none.",
+        affects=None,
     )
 
     # output
@@ -403,6 +412,13 @@ class Recipe:
                 "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
                 "to 0, or lower --distillation_alpha."
             )
+        if self.calibration_run and self.temperature:
+            raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
+        if self.calibration_run and self.validation_size:
+            raise RecipeError(
+                "--calibration_run is for a run that holds no images out, and this one fits its temperature on "
+                f"{self.validation_size:,} of its own: leave it out, or give --validation_size 0."
+            )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
 
@@ -417,8 +433,8 @@ class Recipe:
 
 
 # Settings of one start, not of the run. recipe.yaml leaves them out: a file with overwrite_output_dir would replace its
-# own run.
-OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
+# own run, and calibration_run is a folder of this machine.
+OF_ONE_START = ("calibration_run", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
 SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Recipe)}
 

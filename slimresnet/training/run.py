@@ -20,6 +20,7 @@ from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import find_checkpoint
 from slimresnet.training.bookkeeping import DivergedError
+from slimresnet.training.calibration import Calibration, calibration_of_twin
 from slimresnet.training.distillation.teachers import Teacher, open_teachers
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, load_network_config
@@ -43,6 +44,7 @@ class Run:
         progress: where the run stands.
         checkpoint: what it goes on from; None where it begins.
         fingerprint: what its checkpoints are checkpoints of.
+        twin: the temperature of the run that `--calibration_run` names; None where it names none.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Run:
     progress: Progress
     checkpoint: Path | None
     fingerprint: RunFingerprint
+    twin: Calibration | None
 
     @property
     def validate(self) -> Callable[[nn.Module], dict[str, float]] | None:
@@ -113,7 +116,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         checkpoints_dir: folder of the checkpoints that `--resume_from_checkpoint last` means.
 
     Raises:
-        RecipeError, DatasetError, CheckpointError: what was asked for cannot be.
+        RecipeError, DatasetError, CheckpointError, FolderError: what was asked for cannot be.
     """
     config = load_network_config(recipe)
     accelerator, why_precision = start_accelerator(recipe)
@@ -132,6 +135,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, inputs.normalize(pixels))
+    twin = Path(recipe.calibration_run) if recipe.calibration_run else None
     return Run(
         plan,
         accelerator,
@@ -145,4 +149,5 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         progress=progress,
         checkpoint=checkpoint,
         fingerprint=RunFingerprint.of(plan, config, data, teachers, accelerator),
+        twin=twin and calibration_of_twin(twin, plan.portable_recipe(), config, data.train),
     )

@@ -132,7 +132,7 @@ FROM_0 = [
 RATES = [
     "learning_rate", "norm_bias_learning_rate", "muon_learning_rate", "muon_weight_decay", "weight_decay", "sam_rho",
 ]  # fmt: skip
-ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "temperature", "distillation_temperature"]
+ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "distillation_temperature"]
 BOUNDS = {
     **dict.fromkeys(SHARES, (0, 1)),
     **dict.fromkeys(COUNTS, (1, None)),
@@ -140,6 +140,7 @@ BOUNDS = {
     **dict.fromkeys(RATES, (0, 1e30)),
     **dict.fromkeys(ABOVE_0, (0.01, None)),
     "image_std": (1e-6, 1),
+    "temperature": (0.01, 100),
     "seed": (0, 2**32 - 1),  # NumPy's
 }
 

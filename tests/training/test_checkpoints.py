@@ -58,10 +58,10 @@ FREE = {
     "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
     "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
     "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "tta": "flip", "temperature": 2.0,
-    "output_dir": "elsewhere",
-    "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no", "save_total_limit": 5,
-    "resume_from_checkpoint": "last", "push_to_hub": True, "hub_model_id": "user/name", "license": "mit",
-    "report_to": "tensorboard",
+    "calibration_run": "elsewhere",
+    "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",
+    "save_total_limit": 5, "resume_from_checkpoint": "last", "push_to_hub": True,
+    "hub_model_id": "user/name", "license": "mit", "report_to": "tensorboard",
 }  # fmt: skip
 
 
