@@ -11,12 +11,15 @@ from slimresnet.training.optim.sam import is_sharpness_aware
 from slimresnet.training.state.progress import Progress
 
 
-def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress, total_batch_size: int) -> int:
+def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress, images_per_step: int) -> int:
     """
     Floating-point operations of the steps done: six times the multiply-adds of every image, at the size it was seen.
 
     Six is two, an addition counting as one, for each of forward, the inputs' gradients and the weights' gradients. A
     sharpness-aware step does all that twice.
+
+    Args:
+        images_per_step: images that the network computes on in a step, over all processes and with all copies.
     """
     stages = parse_resizing(recipe.progressive_resizing)
     steps_at: Counter[int] = Counter()
@@ -24,4 +27,4 @@ def total_flos(recipe: Recipe, config: SlimResNetConfig, progress: Progress, tot
         size = resolution(stages, epoch, progress.num_epochs, config.image_size)
         steps = min(progress.steps_per_epoch, progress.global_step - epoch * progress.steps_per_epoch)
         steps_at[size] += max(0, steps) * (2 if is_sharpness_aware(recipe, epoch, progress.num_epochs) else 1)
-    return 6 * total_batch_size * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())
+    return 6 * images_per_step * sum(steps * multiply_adds(config, size) for size, steps in steps_at.items())
