@@ -1,11 +1,11 @@
 """What the settings of configuration/fast.yaml are worth, on validation: python -m benchmarks.ablations
 
 The first row is fast.yaml cut short: 6 epochs on images of 16×16, without random erasing and without a rate of its own
-for BatchNorm's biases, four minutes on two cores. Each other row is the same run with one thing changed. The figures
-are those of the 5,000 validation images after the last epoch; the test split plays no part. Rows that
-`benchmarks/ablations.json` has already are not run again. Its rows were run when the warm-up scaled the fall of the
-learning rate, and have the peaks that they really reached; behind the warm-up the rate is the same, but for the row of
-the cosine.
+for BatchNorm's biases, four minutes on two cores. Each other row is the same run with one thing changed. The row of
+augmented copies has half the epochs, since each of its steps computes twice as much. The figures are those of the 5,000
+validation images after the last epoch; the test split plays no part. Rows that `benchmarks/ablations.json` has already
+are not run again. Its rows were run when the warm-up scaled the fall of the learning rate, and have the peaks that they
+really reached; behind the warm-up the rate is the same, but for the row of the cosine.
 """
 
 import argparse
@@ -59,11 +59,15 @@ ROWS = {
     "averaged weights, decay 0.99": {"ema_decay": 0.99},
     "random erasing of half the images": {"random_erasing_prob": 0.5},
     "TrivialAugment": {"trivial_augment": True},
+    "TrivialAugment, moving images by up to 4 pixels": {"trivial_augment": True, "trivial_augment_translation": 4},
     "CutMix of half the images": {"cutmix_prob": 0.5},
     "CutMix of half the images, but for the last 2 epochs": {
         "cutmix_prob": 0.5,
         "num_final_light_augmentation_epochs": 2,
     },
+    "mixup of half the images": {"mixup_prob": 0.5},
+    "CutMix of a third of the images, mixup of another": {"cutmix_prob": 1 / 3, "mixup_prob": 1 / 3},
+    "two augmented copies, half the epochs: the same arithmetic": {"augmented_copies": 2, "num_train_epochs": 3},
     "sharpness-aware in the last 2 epochs, within 0.2": {"sam_rho": 0.2, "num_final_sam_epochs": 2},
     "BatchNorm's biases at eight times the rate": {"norm_bias_learning_rate": 1.44},
     "the stem starts by whitening patches": {"stem_initialization": "whitening"},

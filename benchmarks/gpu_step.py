@@ -80,6 +80,7 @@ class Loop:
             batch_size=plan.batch.total,
             accumulation=1,
             shuffle_buffer_size=recipe.shuffle_buffer_size,
+            copies=recipe.augmented_copies,
         )
         self._batches = training_inputs(loader, make_inputs, 0, NUM_EPOCHS * loader.steps_per_epoch)
         self.batches_at_once = batches_at_once(next(loader.epoch(0)).pixels)
@@ -205,7 +206,7 @@ def main() -> None:
         }
         loop = Loop(dataclasses.replace(base, **settings), accelerator, split)
         row = {"batch_size": size, "variant": variant}
-        row |= measure(loop, device, size, arguments.rounds, arguments.steps)
+        row |= measure(loop, device, size * base.augmented_copies, arguments.rounds, arguments.steps)
         result["rows"].append(row)
         print({name: value for name, value in row.items() if name != "longest"}, flush=True)
         write_json(arguments.output, result)

@@ -42,6 +42,8 @@ OWN_TESTS = {
     "slimresnet/data/splits.py": ["data/test_dataset.py", "data/test_bad_data.py"],
     "slimresnet/data/sources/dataset.py": ["data/test_dataset.py", "data/test_bad_data.py"],
     "slimresnet/data/sources/prediction.py": ["api/test_predict.py"],
+    "slimresnet/data/transforms/cutmix.py": ["data/test_mixing.py"],
+    "slimresnet/data/transforms/mixup.py": ["data/test_mixing.py"],
     "slimresnet/discovery.py": ["formats/test_registry.py", "data/test_sources.py", "data/test_transforms.py"],
     "slimresnet/errors.py": ["cli/test_sentences.py"],
     "slimresnet/hub_errors.py": ["cli/test_sentences.py"],

@@ -134,7 +134,7 @@ def _results(run: Run, scored: Scored) -> dict:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
-        "total_flos": total_flos(plan.recipe, run.config, progress, plan.batch.total, run.teachers),
+        "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step, run.teachers),
         "train_samples": len(run.data.train_rows),
         "train_batch_size": plan.batch.total,
         "train_precision": "float32" if plan.mixed_precision == "no" else plan.mixed_precision,
@@ -147,7 +147,7 @@ def _results(run: Run, scored: Scored) -> dict:
         results["train_teacher"] = ",".join(teacher.name for teacher in run.teachers)
         results["train_teacher_parameters"] = sum(teacher.num_parameters for teacher in run.teachers)
     if len(devices) == 1:  # a speed on two machines is that of neither
-        results["train_samples_per_second"] = progress.global_step * plan.batch.total / progress.train_runtime
+        results["train_samples_per_second"] = progress.global_step * plan.images_per_step / progress.train_runtime
     return results
 
 
@@ -232,7 +232,7 @@ def _pictures(run: Run, scored: Scored) -> dict[str, Callable[[Path], None]]:
 
 
 def _draw_training_samples(run: Run, path: Path) -> None:
-    """The first images of the last epoch with all augmentations."""
+    """The first images of the last epoch with all augmentations, the first copy of each."""
     recipe, data, epoch = run.plan.recipe, run.data, run.inputs.last_full_epoch
     order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
     rows = data.train_rows[order[:16]]

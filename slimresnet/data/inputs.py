@@ -90,7 +90,7 @@ def grouped(batches: Iterator[TrainingBatch]) -> Iterator[list[TrainingBatch]]:
 
 def batches_at_once(pixels: Tensor) -> int:
     """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; inputs do not depend on it."""
-    if pixels.device.type == "cpu" or len(pixels) % 2:  # CutMix pairs the last sample of an odd batch within the batch
+    if pixels.device.type == "cpu" or len(pixels) % 2:  # the last sample of an odd batch is mixed with one of its batch
         return 1
     return max(1, _BYTES_AT_ONCE // pixels.nbytes)
 

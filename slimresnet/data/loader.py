@@ -20,7 +20,11 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 
 
 class TrainingBatch(NamedTuple):
-    """Pixels uint8 `[B, 3, H, W]` and labels int64 `[B]`, both on the device, and the draws that belong to them."""
+    """
+    Pixels uint8 `[B, 3, H, W]` and labels int64 `[B]`, both on the device, and the draws that belong to them.
+
+    Where the loader makes copies, B counts them: the images one after another, then all of them again, and so on.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -60,10 +64,12 @@ class TrainingLoader:
         batch_size: samples a process takes at once.
         accumulation: batches a process takes for one optimiser step.
         shuffle_buffer_size: samples within which the order is shuffled.
+        copies: copies of each sample in its batch, for which the batch has draws of their own (batch augmentation:
+            Hoffer et al., 2020, "Augment your batch: Improving generalization through instance repetition").
 
     Attributes:
         accumulation: as above.
-        total_batch_size: samples of an optimiser step over all processes.
+        total_batch_size: samples of an optimiser step over all processes, not counting copies.
         steps_per_epoch: optimiser steps of an epoch, at least 1.
 
     Raises:
@@ -80,10 +86,11 @@ class TrainingLoader:
         batch_size: int,
         accumulation: int,
         shuffle_buffer_size: int,
+        copies: int = 1,
     ):
         self._split, self._rows, self._loading = split, rows, loading
         self._seed, self._batch_size, self._shuffle_buffer_size = seed, batch_size, shuffle_buffer_size
-        self.accumulation = accumulation
+        self._copies, self.accumulation = copies, accumulation
         self.total_batch_size = batch_size * loading.num_processes * accumulation
         self.steps_per_epoch = len(rows) // self.total_batch_size
         if self.steps_per_epoch == 0:
@@ -116,7 +123,9 @@ class TrainingLoader:
         batches = [order[start : start + self._batch_size] for start in starts]
         loaded = load_batches(self._split, batches, self._loading)
         for start, rows, (pixels, labels) in zip(starts, batches, loaded, strict=True):
-            yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows))
+            if self._copies > 1:  # copy after copy: neighbours, which may be mixed, are different images
+                pixels, labels = pixels.repeat(self._copies, 1, 1, 1), labels.repeat(self._copies)
+            yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows, self._copies))
 
 
 def evaluation_batches(

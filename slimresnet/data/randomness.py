@@ -15,7 +15,7 @@ import numpy as np
 _WORDS_PER_COUNT = 4  # one count of Philox4x64 gives four 64-bit words
 
 
-@lru_cache(maxsize=64)  # one for each use in an epoch
+@lru_cache(maxsize=1024)  # one for each use and copy in an epoch
 def _key(seed: int, epoch: int, name: str) -> np.ndarray:
     return np.random.SeedSequence([seed, epoch, zlib.crc32(name.encode())]).generate_state(2, np.uint64)
 
@@ -53,35 +53,51 @@ class Draws:
 
     Attributes:
         samples: row numbers of the samples, int64 `[B]`.
+        copies: copies of each sample, K, each with numbers of its own. They lie behind each other: all samples, then
+            all samples again. The numbers of a copy do not depend on how many there are.
     """
 
     seed: int
     epoch: int
     first: int
     samples: np.ndarray
+    copies: int = 1
 
     def uniform(self, name: str, columns: int) -> np.ndarray:
         """
-        Uniform numbers in [0, 1), float64 `[B, columns]`: a row a sample.
+        Uniform numbers in [0, 1), float64 `[K · B, columns]`: a row a sample, copy after copy.
 
         `name` says what the numbers are for. Other names give independent numbers, so that a transform draws the same
         numbers whichever other transforms are used.
         """
         counts_per_sample = -(-columns // _WORDS_PER_COUNT)
-        generator = _philox(self.seed, self.epoch, name, self.first * counts_per_sample)
-        words = generator.random_raw(len(self.samples) * counts_per_sample * _WORDS_PER_COUNT)
-        return _uniform(words.reshape(len(self.samples), -1)[:, :columns])
+        words = [
+            _philox(self.seed, self.epoch, each, self.first * counts_per_sample).random_raw(
+                len(self.samples) * counts_per_sample * _WORDS_PER_COUNT
+            )
+            for each in self._names(name)
+        ]
+        return _uniform(np.concatenate(words).reshape(self.copies * len(self.samples), -1)[:, :columns])
 
     def uniform_of_samples(self, name: str) -> np.ndarray:
-        """Uniform numbers in [0, 1), float64 `[B]`, that a sample keeps in every epoch, wherever it stands."""
+        """
+        Uniform numbers in [0, 1), float64 `[K · B]`, copy after copy.
+
+        Each copy of a sample keeps its number in every epoch, wherever the sample stands.
+        """
         # A shorter stream of words is the beginning of a longer one. The length is rounded up to a power of two, so
         # that the cache serves nearly all batches.
         count = 1 << int(self.samples.max()).bit_length()
-        return _uniform(_words_of_samples(self.seed, name, count)[self.samples])
+        words = [_words_of_samples(self.seed, each, count)[self.samples] for each in self._names(name)]
+        return _uniform(np.concatenate(words))
+
+    def _names(self, name: str) -> list[str]:
+        """What a use is called for each copy; for the first as where there is no other."""
+        return [name, *(f"{name} of copy {copy}" for copy in range(1, self.copies))]
 
 
 class JoinedDraws:
-    """The draws of batches with gaps between their positions, part after part."""
+    """The draws of several batches, batch after batch, whose numbers are not those of consecutive positions."""
 
     def __init__(self, parts: Sequence[Draws]):
         self._parts, self.epoch = parts, parts[0].epoch
@@ -96,14 +112,15 @@ class JoinedDraws:
 
 
 def join_draws(parts: Sequence[Draws]) -> Draws | JoinedDraws:
-    """The draws of several batches of one epoch, as those of one batch that has all their samples."""
+    """The draws of several batches of one epoch, as those of one batch that has all their samples in turn."""
     ends = [part.first + len(part.samples) for part in parts]
-    if [part.first for part in parts[1:]] != ends[:-1]:  # other processes have the positions between
+    have_gaps = [part.first for part in parts[1:]] != ends[:-1]  # other processes have the positions between
+    if have_gaps or parts[0].copies > 1:  # the copies of a batch stand before the next batch
         return JoinedDraws(parts)
     return Draws(parts[0].seed, parts[0].epoch, parts[0].first, np.concatenate([part.samples for part in parts]))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # one for each copy
 def _words_of_samples(seed: int, name: str, count: int) -> np.ndarray:
     return _philox(seed, 0, name).random_raw(count)
 

@@ -83,7 +83,8 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
     if "train_samples" in results:
         epochs = f", {results['epoch']:.4g} epochs" if "epoch" in results else ""
         batch = f", {results['train_batch_size']:,} images an optimiser step" if "train_batch_size" in results else ""
-        facts.append(f"{results['train_samples']:,} training images{epochs}{batch}")
+        copies = f", each in {recipe.augmented_copies} augmented copies" if recipe.augmented_copies > 1 else ""
+        facts.append(f"{results['train_samples']:,} training images{epochs}{batch}{copies}")
     if "train_runtime" in results:
         facts.append(_runtime(results, recipe))
     if "total_flos" in results:

@@ -220,7 +220,12 @@ def _has_triton() -> bool:
 
 
 def choose_torch_compile(recipe: Recipe, accelerator: Accelerator, num_images: int) -> Choice[bool]:
-    """True where a run of `num_images`, over all its epochs and of one size, is long enough to repay compiling."""
+    """
+    True where a run is long enough to repay compiling.
+
+    Args:
+        num_images: images of one size that the run computes on, over all its epochs and with all copies.
+    """
     device_type = accelerator.device.type
     if recipe.torch_compile != "auto":
         return Choice(recipe.torch_compile, "as asked")

@@ -56,6 +56,11 @@ class Plan:
     reasons: dict[str, str]
 
     @property
+    def images_per_step(self) -> int:
+        """Images that the network computes on in an optimiser step over all processes: every copy counts."""
+        return self.batch.total * self.recipe.augmented_copies
+
+    @property
     def settings(self) -> dict:
         """Every setting by name, with what was decided in the place of what was left open."""
         return self.recipe.to_dict() | {
@@ -131,7 +136,8 @@ def make_plan(
     max_steps = recipe.max_train_steps or recipe.num_train_epochs * steps_per_epoch
     device_type = accelerator.device.type
     layout = choose_channels_last(recipe.channels_last, device_type, config)
-    compiling = choose_torch_compile(recipe, accelerator, num_images=max_steps * batch.total)
+    num_images = max_steps * batch.total * recipe.augmented_copies
+    compiling = choose_torch_compile(recipe, accelerator, num_images)
     precision = Choice(accelerator.mixed_precision, precision_reason)
     choices: dict[str, Choice] = {"mixed_precision": precision, "channels_last": layout, "torch_compile": compiling}
     choices["fused_batchnorm"] = choose_fused_batchnorm(

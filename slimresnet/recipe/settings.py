@@ -100,6 +100,14 @@ class Recipe:
         False,
         "Put each image through one of fourteen operations at a random strength (TrivialAugment).",
     )
+    trivial_augment_translation: int = _setting(
+        "augmentation",
+        32,
+        "Pixels that TrivialAugment moves an image by at most. The paper's 32 may leave a small image all black; for "
+        "images of 32 pixels AutoAugment has 10, and RandAugment 14.",
+        low=0,
+        high=1024,
+    )
     crop_padding: int = _setting(
         "augmentation", 4, "Pixels of padding on each side before a random crop of the old size; 0 for no crop.", low=0
     )
@@ -137,6 +145,17 @@ class Recipe:
     cutmix_alpha: float = _setting(
         "augmentation", 1.0, "CutMix draws the share of the patch from Beta(alpha, alpha).", low=0.01
     )
+    mixup_prob: float = _setting(
+        "augmentation",
+        0.0,
+        "Probability that an image is blended with another one (mixup). An image gets CutMix, mixup or neither, so "
+        "that it is at most 1 together with --cutmix_prob.",
+        low=0,
+        high=1,
+    )
+    mixup_alpha: float = _setting(
+        "augmentation", 1.0, "mixup draws the share of the other image from Beta(alpha, alpha).", low=0.01
+    )
     label_smoothing_factor: float = _setting(
         "augmentation", 0.0, "Share of each label that is spread over all classes.", low=0, high=1
     )
@@ -150,6 +169,14 @@ class Recipe:
         "augmentation",
         None,
         "Train on smaller images first: PIXELS:SHARE, the size up to that share of the epochs, such as 16:0.3 24:0.7.",
+    )
+    augmented_copies: int = _setting(
+        "augmentation",
+        1,
+        "Copies of each image in a step, each augmented by its own draws (batch augmentation). "
+        "--total_train_batch_size counts images, not copies: a step computes so many times as much.",
+        low=1,
+        high=64,
     )
 
     # network
@@ -187,7 +214,8 @@ class Recipe:
     total_train_batch_size: int | None = _setting(
         "optimisation",
         None,
-        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default.",
+        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default. "
+        "--augmented_copies multiplies what a step computes.",
         low=1,
     )
     per_device_train_batch_size: int | None = _setting(
@@ -397,6 +425,11 @@ class Recipe:
             raise RecipeError("--nesterov needs a --momentum above 0.")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
             raise RecipeError(f"--warmup_steps must be a whole number or a share below 1, got {self.warmup_steps}.")
+        if self.cutmix_prob + self.mixup_prob > 1:
+            raise RecipeError(
+                f"--cutmix_prob {self.cutmix_prob} and --mixup_prob {self.mixup_prob} are more than 1 together, and an "
+                "image gets one of the two: lower one."
+            )
         if self.num_final_sam_epochs and not self.sam_rho:
             raise RecipeError("--num_final_sam_epochs needs a --sam_rho above 0.")
         tested = {part.partition("[")[0].strip() for part in self.test_split.split("+")}

@@ -55,12 +55,12 @@ class Meter:
     the steps between are still in the queue. Several processes agree at each look whether to stop, and wait anyway.
 
     Args:
-        total_batch_size: images of an optimiser step over all processes.
+        images_per_step: images that the network computes on in an optimiser step over all processes.
     """
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, progress: Progress, total_batch_size: int):
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, progress: Progress, images_per_step: int):
         self._recipe, self._accelerator, self._progress = recipe, accelerator, progress
-        self._total_batch_size = total_batch_size
+        self._images_per_step = images_per_step
         self._clock = clock_of(accelerator.device)
         self._reads_late = self._clock.has_queue and accelerator.num_processes == 1
         self._losses: list[Tensor] = []
@@ -114,7 +114,7 @@ class Meter:
             self._progress.epoch_loss_sum += loss
         self._data_time += sum(self._clock.seconds(begin, end) for begin, end in look.waits)
         seconds = self._clock.seconds(self._looked_at, look.done)
-        images = len(losses) * self._total_batch_size
+        images = len(losses) * self._images_per_step
         self._images += images
         self._progress.train_runtime += seconds
         self._looked_at = look.done

@@ -17,7 +17,7 @@ def total_flos(
     recipe: Recipe,
     config: SlimResNetConfig,
     progress: Progress,
-    total_batch_size: int,
+    images_per_step: int,
     teachers: Sequence[Teacher] = (),
 ) -> int:
     """
@@ -25,6 +25,9 @@ def total_flos(
 
     Six is two, an addition counting as one, for each of forward, the inputs' gradients and the weights' gradients. A
     sharpness-aware step does all that twice. A teacher adds two times its own multiply-adds, once a step.
+
+    Args:
+        images_per_step: images that the network computes on in a step, over all processes and with all copies.
     """
     stages = parse_resizing(recipe.progressive_resizing)
     steps_at: Counter[int] = Counter()
@@ -38,4 +41,4 @@ def total_flos(
     taught = sum(
         steps * teacher.multiply_adds(size) for teacher in teachers for size, steps in steps_at.items() if steps
     )
-    return total_batch_size * (6 * trained + 2 * taught)
+    return images_per_step * (6 * trained + 2 * taught)

@@ -105,7 +105,7 @@ class TrainingLoop:
         sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
         self._model.train()
         self._callbacks.on_epoch_begin()
-        meter = Meter(self._recipe, self._accelerator, progress, self._run.plan.batch.total)
+        meter = Meter(self._recipe, self._accelerator, progress, self._run.plan.images_per_step)
         for step in range(first_step, last_step):
             self._take_step(batches, sharpness_aware, meter)
             self._after_step(meter, ends_epoch=step + 1 == last_step)

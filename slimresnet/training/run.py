@@ -92,6 +92,7 @@ class Run:
     def describe(self) -> str:
         """What is about to run, on what: the launch may have understood something else than was meant."""
         recipe, batch, data, accelerator = self.plan.recipe, self.plan.batch, self.data, self.accelerator
+        copies = f", × {recipe.augmented_copies} augmented copies" if recipe.augmented_copies > 1 else ""
         return "\n".join(
             [
                 f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
@@ -101,7 +102,7 @@ class Run:
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
                 f"batch    {batch.total} images a step = {batch.per_device} × {accelerator.num_processes} processes × "
-                f"{recipe.gradient_accumulation_steps} accumulated",
+                f"{recipe.gradient_accumulation_steps} accumulated{copies}",
                 f"speed    {self.plan.describe()}",
             ]
         )

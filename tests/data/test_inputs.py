@@ -37,6 +37,7 @@ SETTINGS = {
     "image_mean": ([0.6, 0.2, 0.4], {"random_erasing_prob": 0.5}),
     "image_std": ([0.1, 0.4, 0.2], {}),
     "trivial_augment": (True, {}),
+    "trivial_augment_translation": (5, {"trivial_augment": True}),
     "crop_padding": (3, {}),
     "crop_padding_mode": ("reflect", {"crop_padding": 3}),
     "horizontal_flip_prob": (0.3, {}),
@@ -48,6 +49,8 @@ SETTINGS = {
     "random_erasing_area": ([0.3, 0.6], {"random_erasing_prob": 0.3}),
     "cutmix_prob": (0.3, {}),
     "cutmix_alpha": (0.2, {"cutmix_prob": 0.8}),
+    "mixup_prob": (0.4, {"cutmix_prob": 0.3}),
+    "mixup_alpha": (0.2, {"cutmix_prob": 0.1, "mixup_prob": 0.8}),
     "label_smoothing_factor": (0.1, {"cutmix_prob": 0.3}),
     "num_light_augmentation_epochs": (4, {"vertical_flip_prob": 0.3, "cutmix_prob": 0.3}),
     "num_final_light_augmentation_epochs": (2, {"vertical_flip_prob": 0.3, "cutmix_prob": 0.3}),
@@ -79,8 +82,11 @@ def augmented(image, recipe, draws, index, is_full):
     height, width = image.shape[1:]
     if is_full and recipe.trivial_augment:
         number, level = drawn("trivial augment", 2)
-        operation = list(PILLOW.values())[int(number * len(PILLOW))]
-        image = np.asarray(operation(Image.fromarray(image.transpose(1, 2, 0)), 2 * level - 1)).transpose(2, 0, 1)
+        name, operation = list(PILLOW.items())[int(number * len(PILLOW))]
+        level = 2 * level - 1
+        if name.startswith("translate"):
+            level *= recipe.trivial_augment_translation / 32
+        image = np.asarray(operation(Image.fromarray(image.transpose(1, 2, 0)), level)).transpose(2, 0, 1)
     if padding := recipe.crop_padding:
         top, left = (int(share * (2 * padding + 1)) for share in drawn("crop", 2))
         mode = {"zero": "constant", "reflect": "reflect"}[recipe.crop_padding_mode]
@@ -114,16 +120,21 @@ def augmented(image, recipe, draws, index, is_full):
 
 
 def mixed(images, labels, recipe, draws):
-    """Images `[B, 3, H, W]` with patches of their neighbours, and distributions `[B, CLASSES]`."""
+    """Images `[B, 3, H, W]` mixed with their neighbours, and distributions `[B, CLASSES]`."""
     targets, results = np.eye(CLASSES)[labels], images.copy()
     new_targets = targets.copy()
     height, width = images.shape[2:]
     drawn = draws.uniform("cutmix", 4)
-    drawn[:, 1] = np.sqrt(1 - beta(recipe.cutmix_alpha, recipe.cutmix_alpha).ppf(drawn[:, 1]))
-    for index, (chance, cut, row, column) in enumerate(drawn):
-        if chance >= recipe.cutmix_prob:
+    cuts = np.sqrt(1 - beta(recipe.cutmix_alpha, recipe.cutmix_alpha).ppf(drawn[:, 1]))
+    blends = 1 - beta(recipe.mixup_alpha, recipe.mixup_alpha).ppf(drawn[:, 1])
+    for index, ((chance, _, row, column), cut, share) in enumerate(zip(drawn, cuts, blends, strict=True)):
+        if chance >= recipe.cutmix_prob + recipe.mixup_prob:
             continue
         partner = index + 1 if index % 2 == 0 else index - 1
+        if chance >= recipe.cutmix_prob:
+            results[index] = np.rint((1 - share) * images[index] + share * images[partner])
+            new_targets[index] = (1 - share) * targets[index] + share * targets[partner]
+            continue
         box = []
         for size, centre in ((height, row), (width, column)):
             half = int(size * cut) // 2
@@ -171,6 +182,7 @@ def assert_as_by_hand(inputs, recipe, batch):
 
 
 def test_every_setting_of_the_augmentation_is_tested_here():
+    """But for copies, which the loader makes."""
     names = [field.name for field in dataclasses.fields(Recipe)]
     assert names[names.index("image_mean") : names.index("progressive_resizing") + 1] == list(SETTINGS)
 

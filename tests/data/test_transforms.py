@@ -89,7 +89,7 @@ def inputs_of(recipe, config, epoch):
 def test_all_that_lies_here_is_found_in_the_order_of_the_recipe():
     found = [type(transform).__name__ for transform in transforms_of(Recipe(), Transform)]
     assert found == [
-        "TrivialAugment", "RandomCrop", "HorizontalFlip", "VerticalFlip", "GaussianBlur", "RandomErasing", "CutMix",
+        "TrivialAugment", "RandomCrop", "HorizontalFlip", "VerticalFlip", "GaussianBlur", "RandomErasing", "Mixing",
         "LabelSmoothing",
     ]  # fmt: skip
     light = [type(transform).__name__ for transform in transforms_of(Recipe(), Transform) if transform.is_light]

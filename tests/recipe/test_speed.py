@@ -145,7 +145,7 @@ def test_arithmetic_of_a_run_counts_each_image_at_its_size():
 # Settings that light epochs are without.
 FULL = {
     "trivial_augment": True, "vertical_flip_prob": 1.0, "gaussian_blur_prob": 1.0, "random_erasing_prob": 1.0,
-    "cutmix_prob": 1.0,
+    "cutmix_prob": 1.0, "mixup_prob": 1.0,
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ DECISIVE = {
     "gaussian_blur_prob": 0.1, "gaussian_blur_sigma": [0.2, 1.0], "random_erasing_prob": 0.1,
     "random_erasing_area": [0.1, 0.3], "cutmix_prob": 0.1, "cutmix_alpha": 0.5, "label_smoothing_factor": 0.1,
     "num_light_augmentation_epochs": 1, "num_final_light_augmentation_epochs": 1, "progressive_resizing": ["24:0.5"],
+    "trivial_augment_translation": 4, "mixup_prob": 0.1, "mixup_alpha": 0.5, "augmented_copies": 2,
     "stem_initialization": "whitening", "num_train_epochs": 7, "max_train_steps": 7, "total_train_batch_size": 64,
     "distillation_temperature": 2.0, "distillation_alpha": 0.5,
     "optim": "muon", "learning_rate": 0.2, "muon_learning_rate": 0.1, "muon_weight_decay": 0.1, "momentum": 0.8,
