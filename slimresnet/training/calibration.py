@@ -40,15 +40,15 @@ class Calibration(NamedTuple):
 
     def facts(self) -> dict[str, float | str | int]:
         """The entries of `all_results.json`."""
-        facts = {"calibration_temperature": self.temperature, "calibration_source": self.source}
-        return facts if self.samples is None else facts | {"calibration_samples": self.samples}
+        samples = {} if self.samples is None else {"calibration_samples": self.samples}
+        return {"calibration_temperature": self.temperature, "calibration_source": self.source, **samples}
 
 
 @torch.no_grad()
 def divide_head(network: SlimResNetForImageClassification, temperature: float) -> None:
     """Divides the logits of a network, in place: the weights and the bias of its classifier."""
     for parameter in network.classifier.parameters():
-        parameter /= temperature
+        parameter.div_(temperature)
 
 
 def calibration_of_twin(folder: Path, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> Calibration:
@@ -103,6 +103,8 @@ def _differences(folder: Path, results: dict, recipe: Recipe, config: SlimResNet
     differing = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
     if results.get("train_data_fingerprint") != train.fingerprint:
         differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
+    if (read_recipe(folder).teacher_name_or_path is None) != (recipe.teacher_name_or_path is None):
+        differing.append("one of the two has a teacher")
     return differing
 
 

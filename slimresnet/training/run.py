@@ -136,7 +136,9 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, inputs.normalize(pixels))
-    twin = Path(recipe.calibration_run) if recipe.calibration_run else None
+    twin = None
+    if recipe.calibration_run is not None:
+        twin = calibration_of_twin(Path(recipe.calibration_run), plan.portable_recipe(), config, data.train)
     return Run(
         plan,
         accelerator,
@@ -150,5 +152,5 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         progress=progress,
         checkpoint=checkpoint,
         fingerprint=RunFingerprint.of(plan, config, data, teachers, accelerator),
-        twin=twin and calibration_of_twin(twin, plan.portable_recipe(), config, data.train),
+        twin=twin,
     )

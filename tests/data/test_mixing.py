@@ -150,7 +150,7 @@ def test_a_blended_image_and_its_label_have_the_share_that_was_drawn(alpha):
     assert pixels.dtype == torch.uint8 and torch.equal(images, before)
     assert targets.dtype == torch.float32 and torch.equal(targets.sum(dim=1), torch.ones(101))
     share = 1 - beta.ppf(draws.uniform("cutmix", 4)[:, 1], alpha, alpha)
-    assert share.min() < 0.1 and share.max() > 0.9
+    assert share.min() < 0.3 and share.max() > 0.7
     for index in range(101):
         other = 99 if index == 100 else index ^ 1
         blended = (1 - share[index]) * images[index].numpy() + share[index] * images[other].numpy()

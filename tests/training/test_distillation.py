@@ -106,7 +106,7 @@ def test_the_loop_against_a_plain_one(flags, smooth_config_dir, teacher):
     flags += ["--max_train_steps=3", "--cutmix_prob=0", "--random_erasing_prob=0", "--crop_padding=0"]
     flags += ["--horizontal_flip_prob=0", "--lr_scheduler_type=constant", "--channels_last=false", "--sam_rho=0.05"]
     flags += ["--learning_rate=0.02", "--distillation_temperature=3", "--distillation_alpha=0.7"]
-    flags += [f"--config_name={smooth_config_dir}", taught_by(teacher)]
+    flags += [f"--config_name={smooth_config_dir}", taught_by(teacher), "--temperature=1"]
     before = snapshot(teacher)
     folder = train(flags)
     assert snapshot(teacher) == before
@@ -156,7 +156,7 @@ def test_it_resumes_to_the_bit_wherever_the_teachers_lie_by_then(flags, tmp_path
 @pytest.mark.slow
 def test_two_processes(flags, smooth_config_dir, tmp_path, teacher):
     """Each asks the teacher of its own share, as one process does that accumulates both."""
-    flags += [f"--config_name={smooth_config_dir}", "--max_train_steps=1", taught_by(teacher)]
+    flags += [f"--config_name={smooth_config_dir}", "--max_train_steps=1", taught_by(teacher), "--temperature=1"]
     launched = train_on_two(flags, tmp_path)
     accumulated = train(flags, "--gradient_accumulation_steps=2", f"--output_dir={tmp_path / 'accumulated'}")
     at_once = train(flags, f"--output_dir={tmp_path / 'at_once'}")
