@@ -81,7 +81,7 @@ STUDENT_500 = STUDENT | CUTMIX | {
 
 
 def batch_augmentation(epochs: int) -> dict[str, Any]:
-    """Four copies of each image a step: an epoch is the arithmetic of four. Its last epochs are the control's shares."""
+    """Four copies of each image a step: an epoch is the arithmetic of four. Shares of epochs are the control's."""
     shares = {"num_final_light_augmentation_epochs": epochs // 20, "num_final_sam_epochs": 8 * epochs // 100}
     return PLAIN | shares | {"augmented_copies": 4, "num_train_epochs": epochs}
 
@@ -123,7 +123,7 @@ MIXING = {
         for end in (2, 6)
     },
 }
-# Of 24 epochs a quarter at 24 pixels, as it is, or none: what the small images cost. The 16 epochs have the arithmetic to
+# Of 24 epochs a quarter at 24 pixels, as it is, or none: what the small images cost. The 16 epochs have arithmetic to
 # spare, and no time for what needs a long run to pay.
 RESIZING = {"small first": {}, "full size": {"progressive_resizing": None}}
 FAST_SEEDS = (42, 43, 44)
