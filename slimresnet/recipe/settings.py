@@ -181,7 +181,10 @@ class Recipe:
 
     # network
     config_name: str | None = _setting(
-        "network", None, "A config.json, or its folder, for another network than the default one.", affects=None
+        "network",
+        None,
+        "Another network than the default one: a config.json, its folder, or the name of one that ships, such as wide.",
+        affects=None,
     )
     stem_initialization: Literal["random", "whitening"] = _setting(
         "network", "random", "whitening starts the stem from the principal components of the images' patches."
@@ -292,6 +295,12 @@ class Recipe:
         "Decay per step of an exponential moving average of the weights, which is evaluated and saved; 0 for none.",
         low=0,
         high=1,
+    )
+    ema_batchnorm: Literal["average", "recompute"] = _setting(
+        "optimisation",
+        "average",
+        "BatchNorm statistics of the averaged weights: an average too, or recomputed from training images before they "
+        "are scored or saved.",
     )
 
     # machine
@@ -432,6 +441,8 @@ class Recipe:
             )
         if self.num_final_sam_epochs and not self.sam_rho:
             raise RecipeError("--num_final_sam_epochs needs a --sam_rho above 0.")
+        if self.ema_batchnorm == "recompute" and not self.ema_decay:
+            raise RecipeError("--ema_batchnorm recompute needs an --ema_decay above 0.")
         tested = {part.partition("[")[0].strip() for part in self.test_split.split("+")}
         if tested & {TRAIN_SPLIT, ALL_SPLITS}:
             raise RecipeError(

@@ -46,7 +46,8 @@ DECISIVE = {
     "optim": "muon", "learning_rate": 0.2, "muon_learning_rate": 0.1, "muon_weight_decay": 0.1, "momentum": 0.8,
     "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
     "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
-    "num_final_sam_epochs": 2, "ema_decay": 0.9, "sync_batchnorm": True, "seed": 7, "load_best_model_at_end": True,
+    "num_final_sam_epochs": 2, "ema_decay": 0.9, "ema_batchnorm": "recompute", "sync_batchnorm": True, "seed": 7,
+    "load_best_model_at_end": True,
 }  # fmt: skip
 # … what only their last bits depend on, …
 ROUNDING = {
