@@ -321,10 +321,14 @@ def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
         assert (differences, machine) == (said * (name in DECISIVE), said * (name in ROUNDING)), name
 
 
-def test_a_setting_that_an_earlier_version_did_not_have_is_no_difference(tmp_path):
+def test_a_setting_that_an_earlier_version_did_not_have_was_what_its_default_is(tmp_path):
+    """So a run goes on under a later version, unless it makes use of what is new."""
     here, there = identity(tmp_path), identity(tmp_path)
-    del there.recipe["fused_batchnorm"]
-    assert not here.machine_differences(there)
+    for name in ("fused_batchnorm", "mixup_prob", "augmented_copies", "ema_batchnorm"):
+        del there.recipe[name]
+    assert not here.machine_differences(there) and not here.differences(there)
+    mixed = identity(tmp_path, mixup_prob=0.5)
+    assert mixed.differences(there) == ["mixup_prob 0.0 there, 0.5 here"]
 
 
 def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path, monkeypatch):

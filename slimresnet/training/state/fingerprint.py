@@ -13,7 +13,7 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.opening import TrainingData
 from slimresnet.recipe.hardware import processor_name
 from slimresnet.recipe.plan import Plan
-from slimresnet.recipe.settings import SETTINGS
+from slimresnet.recipe.settings import SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
 from slimresnet.training.distillation.teachers import Teacher
 
@@ -92,8 +92,10 @@ class RunFingerprint:
 
     def differences(self, there: "RunFingerprint") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
-        names = self.recipe.keys() | there.recipe.keys()
-        differing = _differing(there.recipe, self.recipe, {name for name in names if _affects(name) == "weights"})
+        # A setting that an earlier version did not have was what its default is.
+        recipe = Recipe().to_dict() | there.recipe
+        names = {name for name in self.recipe.keys() | recipe.keys() if _affects(name) == "weights"}
+        differing = _differing(recipe, self.recipe, names)
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
         differing += [
             f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
