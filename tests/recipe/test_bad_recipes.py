@@ -117,8 +117,8 @@ def test_wrong_nesting(tmp_path, text):
 
 SHARES = [
     "image_mean", "horizontal_flip_prob", "vertical_flip_prob", "gaussian_blur_prob", "random_erasing_prob",
-    "random_erasing_area", "cutmix_prob", "mixup_prob", "label_smoothing_factor", "momentum", "lr_milestones", "lr_gamma",
-    "ema_decay",
+    "random_erasing_area", "cutmix_prob", "mixup_prob", "label_smoothing_factor", "momentum", "lr_milestones",
+    "lr_gamma", "ema_decay",
 ]  # fmt: skip
 COUNTS = [
     "max_train_samples", "max_eval_samples", "shuffle_buffer_size", "num_train_epochs", "max_train_steps",
