@@ -7,18 +7,14 @@ run again. `--steps 3 --output FILE` rehearses all of it.
 
 import argparse
 import dataclasses
-import shlex
-import statistics
-import sys
 from pathlib import Path
 
-from benchmarks.measuring import FOLDER, machine
+from benchmarks.measuring import FOLDER, take_in, write_rows
 from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import TRAINER_STATE_NAME
 from slimresnet.run_folder.reading import read_json
-from slimresnet.run_folder.writing import write_json
 
 RESULT = FOLDER / "batch_sizes.json"
 RATES = ("learning_rate", "muon_learning_rate", "norm_bias_learning_rate")
@@ -83,16 +79,8 @@ def main() -> None:
             row = rows.setdefault(f"{batch} images, rates × {factor}{form}", {"seeds": {}})
             if str(seed) in row["seeds"]:
                 continue
-            row["seeds"][str(seed)] = run(recipe_of(base, batch, factor, seed))
-            found = [each["validation accuracy"] for each in row["seeds"].values()]
-            row["mean validation accuracy"] = round(statistics.mean(found), 5)
-            row["spread"] = round(max(found) - min(found), 5)
-            result = {
-                "command": shlex.join(["python", "-m", "benchmarks.batch_sizes", *sys.argv[1:]]),
-                "machine": machine(),
-                "rows": rows,
-            }
-            write_json(arguments.output, result)
+            take_in(row, seed, run(recipe_of(base, batch, factor, seed)))
+            write_rows(arguments.output, "benchmarks.batch_sizes", rows)
             print(f"{batch} images, rates × {factor}, seed {seed}: {row['seeds'][str(seed)]}", flush=True)
 
 

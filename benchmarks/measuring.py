@@ -1,7 +1,9 @@
 """What the benchmarks share: turns, medians, the table, the file."""
 
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -72,6 +74,20 @@ def report(
     path = FOLDER / f"{name}.json"
     write_json(path, result)
     print(f"\nwritten to {path}")
+
+
+def take_in(row: dict, seed: int, figures: dict) -> None:
+    """Adds the figures of a seed to a row's `seeds`; mean and spread of the validation accuracy are anew."""
+    row["seeds"][str(seed)] = figures
+    found = [each["validation accuracy"] for each in row["seeds"].values()]
+    row["mean validation accuracy"] = round(statistics.mean(found), 5)
+    row["spread"] = round(max(found) - min(found), 5)
+
+
+def write_rows(path: Path, module: str, rows: dict) -> None:
+    """Writes rows with the command of this process, whose program is `module`, and the machine."""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    write_json(path, {"command": command, "machine": machine(), "rows": rows})
 
 
 def machine(*packages: str) -> dict[str, str | int]:

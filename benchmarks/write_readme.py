@@ -347,9 +347,40 @@ def tried(name: str) -> str:
     return "\n\n".join(["\n".join(lines), *corrupted(runs)])
 
 
+def choices() -> str:
+    """A row for each recipe that was compared on validation, means over its seeds."""
+    result = _read("choices")
+    lines = [
+        "| row | seeds | validation | spread | with TTA | calibration error before | as shipped | petaFLOP | minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["rows"].items():
+        seeds = [*row["seeds"].values()]
+
+        def mean(figure: str, seeds=seeds) -> float | None:
+            values = [each[figure] for each in seeds]
+            return None if None in values else statistics.mean(values)
+
+        cells = [
+            name,
+            str(len(seeds)),
+            _percent(row["mean validation accuracy"]),
+            _percent(row["spread"]),
+            _percent(mean("validation accuracy with TTA")),
+            _percent(mean("calibration error before")),
+            _percent(mean("calibration error")),
+            f"{mean('petaFLOP'):.3g}",
+            f"{mean('minutes of steps'):.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    devices = {each["device"] for row in result["rows"].values() for each in row["seeds"].values()}
+    return "\n".join([*lines, "", f"`{result['command']}`; {', '.join(sorted(devices))}"])
+
+
 BLOCKS = {
     "results": results,
     "ablations": ablations,
+    **({"choices": choices} if (FOLDER / "choices.json").is_file() else {}),  # nothing has been run before that
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
     "gpu step": gpu_step,

@@ -1,4 +1,4 @@
-"""What pip installs is all of both packages, and the recipes."""
+"""What pip installs is all of both packages, the recipes and the networks."""
 
 import shutil
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 SOURCES = ("modeling_slimresnet", "slimresnet", "configuration", "pyproject.toml", "README.md", "LICENSE")
+CONFIGURATION = REPOSITORY / "configuration"
 
 
 @pytest.mark.processes
@@ -24,7 +25,8 @@ def test_a_wheel_has_every_module_and_every_file_that_modules_read(tmp_path):
     assert built.returncode == 0, built.stderr
     [wheel] = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {f"slimresnet/configuration/{file.name}" for file in (REPOSITORY / "configuration").glob("*.yaml")}
+    shipped = [file for pattern in ("*.yaml", "networks/*.json") for file in CONFIGURATION.glob(pattern)]
+    expected = {f"slimresnet/configuration/{file.relative_to(CONFIGURATION).as_posix()}" for file in shipped}
     for package in ("modeling_slimresnet", "slimresnet"):
         files = [
             file for file in (REPOSITORY / package).rglob("*") if file.is_file() and file.parent.name != "__pycache__"
@@ -32,3 +34,4 @@ def test_a_wheel_has_every_module_and_every_file_that_modules_read(tmp_path):
         expected |= {file.relative_to(REPOSITORY).as_posix() for file in files}
     assert packed == expected
     assert {"slimresnet/hub/model_card.md.jinja", "slimresnet/configuration/fast.yaml"} < packed
+    assert "slimresnet/configuration/networks/wide.json" in packed

@@ -1,24 +1,20 @@
 """How an evaluation comes into a folder: beside figures that stay true, with pictures, under a card that is renewed."""
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from slimresnet.evaluation.merging import is_refitted, scaled_splits, still_true, without_scaling
-from slimresnet.evaluation.plots import draw, plot_reliability
+from slimresnet.evaluation.merging import still_true
+from slimresnet.evaluation.plots import draw
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import is_fact_of_training
 from slimresnet.formats.trained import refuse_another_model
 from slimresnet.hub.card import renew_model_card, say_if_edited
 from slimresnet.recipe.checks import RecipeError
-from slimresnet.run_folder.changes import Change, change, is_of_an_earlier_version
+from slimresnet.run_folder.changes import change, is_of_an_earlier_version
 from slimresnet.run_folder.names import (
     CARD_NAME,
-    DETAILS_SUFFIX,
     FIGURES_FOLDER,
     RECIPE_NAME,
-    RELIABILITY_SUFFIX,
     RESULTS_NAME,
 )
 from slimresnet.run_folder.ownership import own, refuse_if_owned
@@ -64,15 +60,12 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
     with own(output_dir):
         refuse_another_model(output_dir, weights)
         earlier = read_json(output_dir / RESULTS_NAME)
-        pictures = dict(found.pictures)
         is_run = (output_dir / RECIPE_NAME).is_file()
         with change(output_dir) as made:
             if is_of_an_earlier_version(output_dir):
-                made.own |= {RESULTS_NAME, *found.details, *(f"{FIGURES_FOLDER}/{name}" for name in pictures)}
-            if is_refitted(earlier, found.results):
-                pictures |= _forget_scaling(made, output_dir, earlier, found)
+                made.own |= {RESULTS_NAME, *found.details, *(f"{FIGURES_FOLDER}/{name}" for name in found.pictures)}
             # Remove the old pictures: they show earlier figures, and drawing new ones may fail.
-            made.remove(f"{FIGURES_FOLDER}/{name}" for name in pictures)
+            made.remove(f"{FIGURES_FOLDER}/{name}" for name in found.pictures)
             for name, content in found.details.items():
                 write_json(made.files / name, content)
             write_json(made.files / RESULTS_NAME, still_true(earlier, found.results) | found.results)
@@ -81,32 +74,8 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
         print(f"written to {output_dir / RESULTS_NAME} and {', '.join(found.details)}")
         if is_run:
             say_if_edited(output_dir / CARD_NAME)
-        if pictures:
+        if found.pictures:
             with change(output_dir) as made:
-                draw(pictures, made.files / FIGURES_FOLDER)
+                draw(found.pictures, made.files / FIGURES_FOLDER)
                 if is_run:
                     renew_model_card(made, output_dir)
-
-
-def _forget_scaling(
-    made: Change, output_dir: Path, earlier: dict, found: Evaluation
-) -> dict[str, Callable[[Path], None]]:
-    """
-    Takes what another temperature made of logits out of the details of splits that were not scored now.
-
-    Args:
-        earlier: the folder's figures, which tell the splits that have details.
-
-    Returns:
-        The pictures to draw anew, without the scaling.
-    """
-    pictures: dict[str, Callable[[Path], None]] = {}
-    for prefix in scaled_splits(earlier):
-        name = f"{prefix}{DETAILS_SUFFIX}"
-        before = read_json(output_dir / name)
-        kept = without_scaling(before)
-        if name not in found.details and kept != before:
-            write_json(made.files / name, kept)
-            if "reliability" in kept:
-                pictures[f"{prefix}{RELIABILITY_SUFFIX}"] = partial(plot_reliability, kept["reliability"], None)
-    return pictures

@@ -18,7 +18,7 @@ from slimresnet.data.randomness import Draws, sample_order
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
-from slimresnet.formats.trained import ModelError, fold_batchnorm
+from slimresnet.formats.trained import ModelError
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
 from slimresnet.hub.files import collect
 from slimresnet.hub.upload import create_repository, upload
@@ -86,7 +86,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
     with process_left_as_it_was(), ExitStack() as until_the_end:
         output_dir = check_output_dir(recipe)
         checkpoints_dir = checkpoint_home(recipe, output_dir)
-        run = prepare_run(recipe, checkpoints_dir)
+        run = prepare_run(recipe, output_dir, checkpoints_dir)
         events = Callbacks(callbacks, recipe, run.accelerator, run.progress, run.model)
         events.on_init_end()
         if run.plan.torch_compile:
@@ -100,7 +100,8 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
         settings = {name: str(value) for name, value in run.plan.settings.items()}
         run.accelerator.init_trackers("slimresnet", config=settings)
         weights = TrainingLoop(run, checkpoints_dir, events).fit()
-        # What is scored is what is saved: these weights, in float32, in a network that training never touched.
+        # What is scored is what is saved: these weights, in float32, in a network that training never touched, with the
+        # head divided by the temperature. Checkpoints keep the weights as they were trained.
         final = build_network(run.plan, run.config, run.data.train.label_names).to(run.accelerator.device)
         final.load_state_dict(weights)
         scored = _score(run, final)
@@ -118,8 +119,9 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
 
 
 def _score(run: Run, final: SlimResNetForImageClassification) -> Scored:
+    """Calibrates the network, and scores it."""
     try:
-        return score_finished(run.plan.recipe, run.data, partial(predict_logits, fold_batchnorm(final), **run.scoring))
+        return score_finished(run.plan.recipe, run.data, final, partial(predict_logits, **run.scoring), run.twin)
     except ModelError as error:
         raise run.diverged() from error
 
@@ -132,7 +134,7 @@ def _results(run: Run, scored: Scored) -> dict:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
-        "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step),
+        "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step, run.teachers),
         "train_samples": len(run.data.train_rows),
         "train_batch_size": plan.batch.total,
         "train_precision": "float32" if plan.mixed_precision == "no" else plan.mixed_precision,
@@ -141,6 +143,9 @@ def _results(run: Run, scored: Scored) -> dict:
         **training_facts(plan.recipe, run.data),
         **scored.results,
     }
+    if run.teachers:
+        results["train_teacher"] = ",".join(teacher.name for teacher in run.teachers)
+        results["train_teacher_parameters"] = sum(teacher.num_parameters for teacher in run.teachers)
     if len(devices) == 1:  # a speed on two machines is that of neither
         results["train_samples_per_second"] = progress.global_step * plan.images_per_step / progress.train_runtime
     return results
@@ -164,6 +169,7 @@ def _finish(
     print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
     if results["test_tta"] != "none":
         print(f"  with test-time augmentation, {results['test_tta']}: {results['test_accuracy_tta']:.2%}")
+    print(_describe_calibration(run, results))
     print(f"saved to {output_dir}; load it with")
     print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
     if recipe.push_to_hub and recipe.hub_model_id:
@@ -173,6 +179,19 @@ def _finish(
             raise HubError(
                 f"{error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name."
             ) from error
+
+
+def _describe_calibration(run: Run, results: dict) -> str:
+    """What became of the calibration, and why."""
+    error = "test_expected_calibration_error"
+    if (temperature := results.get("calibration_temperature")) is not None:
+        was = results[f"{error}_uncalibrated"]
+        return (
+            f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
+        )
+    if len(run.data.validation_rows):
+        return "not calibrated: no temperature fits the held-out images; hold out more of them"
+    return "not calibrated: no images were held out; --calibration_run takes the temperature of a run that had some"
 
 
 def _write_files(

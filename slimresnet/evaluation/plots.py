@@ -167,18 +167,18 @@ def plot_classes(scores: dict[str, list[float]], names: list[str], path: Path) -
     _save(figure, path)
 
 
-def plot_reliability(bins: list[dict], scaled: list[dict] | None, path: Path) -> None:
+def plot_reliability(bins: list[dict], uncalibrated: list[dict] | None, path: Path) -> None:
     """
     Draws accuracy over confidence, and how many samples lie where.
 
     Args:
         bins: `confidence`, `accuracy` and `share` of each, as `evaluation/metrics/calibration` gives them.
-        scaled: the same after temperature scaling; None where there was none.
+        uncalibrated: the same before calibration; None where there was none.
     """
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     above, below = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     above.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
-    groups = [(bins, _BLUE, "-", "o", "as it is"), (scaled, _VERMILION, "--", "^", "temperature-scaled")]
+    groups = [(bins, _BLUE, "-", "o", "as it is"), (uncalibrated, _VERMILION, "--", "^", "before calibration")]
     for group, color, line, marker, label in groups:
         if group is not None:
             confidence = [each["confidence"] for each in group]
@@ -297,7 +297,7 @@ def split_pictures(
         f"{prefix}{CONFUSION_MATRIX_SUFFIX}": partial(plot_confusion_matrix, details["confusion_matrix"], names),
         f"{prefix}{CLASSES_SUFFIX}": partial(plot_classes, details, names),
         f"{prefix}{RELIABILITY_SUFFIX}": partial(
-            plot_reliability, details["reliability"], details.get("reliability_scaled")
+            plot_reliability, details["reliability"], details.get("reliability_uncalibrated")
         ),
     }
     if len(missed):

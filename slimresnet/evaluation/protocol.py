@@ -1,4 +1,4 @@
-"""How a split is scored: which views and temperature, under which names, with which facts beside the figures."""
+"""How a split is scored: which views, under which names, with which facts beside the figures."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +13,6 @@ from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.plots import split_pictures
 from slimresnet.evaluation.rows import ScoredRows, count_test
 from slimresnet.evaluation.scores import report_split
-from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.evaluation.tta import POLICIES, compare_policies, views_of
 from slimresnet.run_folder.names import DETAILS_SUFFIX
 
@@ -64,9 +63,7 @@ def score_split(
     network: ScoredNetwork, scored: ScoredRows, *, tta: str, compare_tta: bool, of_model: dict, of_output: dict
 ) -> Evaluation:
     """
-    Scores rows of a split.
-
-    On rows that a run held out, a temperature is fitted; other rows are scaled with the temperature of the run.
+    Scores rows of a split, as the network is shipped, and its calibration before the run divided its head.
 
     Args:
         tta: policy of test-time augmentation that the rows are scored with, beside the original images.
@@ -78,22 +75,12 @@ def score_split(
     started = time.perf_counter()
     logits = network.predict(scored.split, scored.rows, views=views_of(*(POLICIES if compare_tta else [tta])))
     runtime = time.perf_counter() - started
-    is_fitted = scored.are_held_out
-    temperature = fit_temperature(logits["original"], labels) if is_fitted else of_model.get("temperature")
+    temperature = of_model.get("calibration_temperature")
     results, details = report_split(prefix, logits, labels, policy=tta, temperature=temperature)
     results |= scored.facts(prefix) | count_test(scored, of_output)
     results[f"{prefix}_precision"] = network.precision
-    if is_fitted and not network.scored_as:
-        results |= {"temperature": temperature, "temperature_samples": len(labels)} | _choices(of_model)
     results |= {f"{prefix}_runtime": runtime, f"{prefix}_samples_per_second": len(labels) / runtime}
     if compare_tta:
         details["tta"] = compare_policies(logits, labels)
     pictures = split_pictures(prefix, scored.split, scored.rows, logits["original"], details)
     return Evaluation(results, {f"{prefix}{DETAILS_SUFFIX}": details}, pictures)
-
-
-def _choices(before: dict) -> dict[str, str]:
-    """What was chosen on held-out rows, once a temperature is fitted there, and the policy that the run chose."""
-    chosen = [choice for choice in before.get("eval_chose", "").split(", ") if choice]
-    kept = {name: before[name] for name in ("eval_chose_tta",) if name in before}
-    return {"eval_chose": ", ".join(dict.fromkeys([*chosen, "temperature"]))} | kept

@@ -15,7 +15,6 @@ from slimresnet.data.loader import Loading
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.tta import POLICIES, average
-from slimresnet.formats.trained import ModelError
 
 METRICS_FOLDER = Path(__file__).parent / "metrics"
 
@@ -44,12 +43,12 @@ class Metric(NamedTuple):
     Attributes:
         shown: scores that a model card shows, by name.
         renamed: names of details in the files of a run, where they differ from the metric's own.
-        is_scaled: whether the metric is measured after temperature scaling too, under names that end in `_scaled`.
+        uncalibrated: values that are measured before calibration too, under names that end in `_uncalibrated`.
     """
 
     shown: dict[str, Score]
     renamed: dict[str, str]
-    is_scaled: bool = False
+    uncalibrated: tuple[str, ...] = ()
 
 
 METRICS = {
@@ -60,17 +59,18 @@ METRICS = {
             "loss": Score("Cross entropy", "loss", "cross entropy", ".4f"),
         },
         renamed={},
+        uncalibrated=("loss",),
     ),
     "per_class": Metric(shown={}, renamed={}),
     "calibration": Metric(
         shown={
             "expected_calibration_error": Score("Expected calibration error", "ece", "calibration error"),
-            "expected_calibration_error_scaled": Score(
-                "Expected calibration error after temperature scaling", "ece", "after scaling"
+            "expected_calibration_error_uncalibrated": Score(
+                "Expected calibration error before calibration", "ece", "before calibration"
             ),
         },
         renamed={"bins": "reliability"},
-        is_scaled=True,
+        uncalibrated=("expected_calibration_error", "bins"),
     ),
 }
 """Every metric, by the name of its folder in `metrics`. A new one is a folder there, and an entry here."""
@@ -97,25 +97,18 @@ def score_logits(logits: Tensor, labels: np.ndarray, temperature: float | None =
     Scores and details of logits `[N, num_labels]` against class numbers `[N]`.
 
     Args:
-        temperature: above 0, for scores after scaling too; None where there is none.
+        temperature: above 0, what the network's head was divided by; None where it was not.
 
     Returns:
         The scores, floats by name, and the details: a value a class, the confusion matrix, the bins of the reliability
-        diagram.
-
-    Raises:
-        ModelError: the temperature is not above 0, or not finite.
+        diagram. Of a head that was divided, also what its logits say before that, under names in `_uncalibrated`.
     """
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise ModelError(
-            f"temperature {temperature} must be above 0, and finite: fit it anew with python eval.py MODEL --split "
-            "held_out --output_dir MODEL."
-        )
     scores, details = {}, {}
     for name, metric in METRICS.items():
         measured = {"": measure(name, logits, labels)}
-        if metric.is_scaled and temperature is not None:
-            measured["_scaled"] = measure(name, logits / temperature, labels)
+        if metric.uncalibrated and temperature is not None:
+            before = measure(name, logits * temperature, labels)
+            measured["_uncalibrated"] = {figure: before[figure] for figure in metric.uncalibrated}
         for ending, said in measured.items():
             for figure, value in said.items():
                 if isinstance(value, float):
@@ -140,9 +133,6 @@ def report_split(
 
     Returns:
         The scores for `all_results.json`, and the details of the original images.
-
-    Raises:
-        ModelError: as `score_logits`.
     """
     scores, details = score_logits(logits["original"], labels, temperature)
     results = {f"{prefix}_{name}": value for name, value in scores.items()}

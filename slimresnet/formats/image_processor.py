@@ -28,7 +28,7 @@ def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
         ValueError: the processor does other than resize to `image_size` (bilinear), rescale and normalise.
     """
     processor = _load_processor(folder)
-    mean, std = _mean_and_std(processor).tolist()
+    mean, std = mean_and_std(processor).tolist()
     made = partial(normalize, mean=tuple(mean), std=tuple(std))
     _check_sizes(processor, image_size)
     _check_processor(processor, made, image_size)
@@ -50,7 +50,7 @@ def _load_processor(folder: Path) -> BaseImageProcessor:
     return kind.from_dict(settings)
 
 
-def _mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
+def mean_and_std(processor: BaseImageProcessor) -> np.ndarray:
     """Mean and standard deviation of each channel, float64 `[2, 3]`, for pixels in 0–1."""
     for name in ("image_mean", "image_std", "rescale_factor"):
         value = getattr(processor, name)

@@ -14,8 +14,8 @@ from slimresnet.run_folder.reading import read_json
 _CHOICES = {  # by a choice of a run, words for people
     "epoch": "the epoch whose weights were kept",
     "tta": "the test-time augmentation{tta}",
-    "temperature": "the temperature",
 }
+_OF_EARLIER_VERSIONS = "temperature"  # they chose one too, and left it out of the weights
 # Settings that say nothing of what is learnt.
 _QUIET = ("config_name", "license", "push_to_hub", "hub_model_id", "per_device_eval_batch_size")
 
@@ -32,20 +32,11 @@ def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
 
 
 def chosen_together(results: dict, recipe: Recipe) -> list[str]:
-    """
-    What a run chose on the same held-out images, for people.
-
-    A temperature that was fitted anew, on other images, is left out.
-    """
-    apart = results.get("temperature_samples") != results.get("eval_chose_samples")
-    choices = [choice for choice in _chosen(results) if not (apart and choice == "temperature")]
+    """What a run chose on its held-out images, for people."""
+    choices = [each for each in results.get("eval_chose", "").split(", ") if each not in ("", _OF_EARLIER_VERSIONS)]
     policy = _chosen_tta(results, recipe)
     tta = f", `{policy}`" if policy else ""
     return [_CHOICES[choice].format(tta=tta) if choice in _CHOICES else as_text(choice) for choice in choices]
-
-
-def _chosen(results: dict) -> list[str]:
-    return [choice for choice in results.get("eval_chose", "").split(", ") if choice]
 
 
 def _chosen_tta(results: dict, recipe: Recipe) -> str | None:
@@ -55,14 +46,15 @@ def _chosen_tta(results: dict, recipe: Recipe) -> str | None:
     return results.get("eval_chose_tta", results.get(f"{HELD_OUT_PREFIX}_tta"))
 
 
-def temperature_source(results: dict, recipe: Recipe) -> str | None:
-    """Where the temperature of the results comes from; None where nothing tells."""
-    if "temperature" in _chosen(results):
-        count = f"{results['temperature_samples']:,}" if "temperature_samples" in results else "the"
-        return f"fitted on {count} validation images"
-    if "train_dataset" in results and results.get("temperature") == recipe.temperature:
-        return "given by the recipe"
-    return None
+def calibration_source(results: dict) -> str:
+    """Where the temperature of a calibrated network comes from, behind the number; empty where nothing tells."""
+    source, samples = results.get("calibration_source"), results.get("calibration_samples")
+    if source == "recipe":
+        return ", which its recipe gives"
+    if source is None:
+        return ""
+    images = "held-out images" if samples is None else f"{samples:,} held-out images"
+    return f", fitted on {images} of {'another run of its recipe' if source == 'twin' else 'this run'}"
 
 
 def facts_of_exports(folder: Path, results: dict) -> list[dict]:
@@ -97,7 +89,8 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
         facts.append(_runtime(results, recipe))
     if "total_flos" in results:
         petaflop = results["total_flos"] / 1e15
-        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen)")
+        taught = ", and twice those of the teacher" if "train_teacher" in results else ""
+        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{taught})")
     return facts
 
 

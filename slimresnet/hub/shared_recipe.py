@@ -16,17 +16,19 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     """
     The recipe of a finished folder without a path of this machine.
 
-    A local dataset goes by its folder's own name. The network's config is the `config.json` beside the recipe. Output
-    folder, repository and tracker are left out: whoever trains by the recipe has their own, or none.
+    A local dataset and a local teacher go by their folders' own names. The network's config is the `config.json`
+    beside the recipe. Output folder, repository and tracker are left out: whoever trains by the recipe has their own,
+    or none.
 
     Args:
         license: licence of the weights, where it differs from the recipe's.
     """
-    recipe = read_recipe(folder)
+    recipe, results = read_recipe(folder), read_json(folder / RESULTS_NAME)
     return dataclasses.replace(
         recipe,
-        dataset_name=read_json(folder / RESULTS_NAME).get("train_dataset") or _own_name(recipe.dataset_name),
+        dataset_name=results.get("train_dataset") or _own_name(recipe.dataset_name),
         config_name=recipe.config_name and CONFIG_NAME,
+        teacher_name_or_path=results.get("train_teacher"),
         output_dir=Recipe.output_dir,
         hub_model_id=None,
         report_to="none",

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers.hf_argparser import string_to_bool
 
 from slimresnet.recipe.checks import RecipeError, SettingType
 from slimresnet.recipe.settings import OF_ONE_START, SETTINGS, Recipe, setting_types
-from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
 
 Texts = dict[str, list[str]]
 """Values as a command line has them: for each setting one word, or several."""
@@ -69,10 +70,40 @@ def find_config(name: str) -> Path:
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that ship with this package, by name."""
+    return _shipped("*.yaml")
+
+
+def find_network(name: str) -> str:
+    """
+    What `--config_name` means: the name of a network that ships with this package, as its file; else as it stands.
+
+    A file, or a folder with a config.json, goes before the network of its name. A name with a slash may be of the Hub.
+
+    Raises:
+        RecipeError: it is one word, and no file, folder or network of that name is there.
+    """
+    path, shipped = Path(name), shipped_networks()
+    known = name.removesuffix(".json")
+    if known in shipped and not (path.is_file() or (path / CONFIG_NAME).is_file()):
+        return str(shipped[known])
+    if name and path.name == name and not os.path.lexists(path):
+        otherwise = f"give a config.json, its folder, or one of {', '.join(shipped)}."
+        raise RecipeError(
+            f"--config_name {name} cannot be used: it is not there: {_suggestion(name, shipped, otherwise)}"
+        )
+    return name
+
+
+def shipped_networks() -> dict[str, Path]:
+    """The configs of networks that ship with this package, by name."""
+    return _shipped("networks/*.json")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
     package = Path(__file__).parents[1]
     folders = (package / "configuration", package.parent / "configuration")  # as installed, and in the repository
     folder = next((each for each in folders if each.is_dir()), package)
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return {file.stem: file for file in sorted(folder.glob(pattern))}
 
 
 def texts_of_config(name: str) -> Texts:

@@ -19,6 +19,7 @@ from slimresnet.recipe.checks import (
     setting_type,
     words,
 )
+from slimresnet.run_folder.schemas import TEMPERATURES
 
 TRAIN_SPLIT = "train"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
@@ -180,10 +181,32 @@ class Recipe:
 
     # network
     config_name: str | None = _setting(
-        "network", None, "A config.json, or its folder, for another network than the default one.", affects=None
+        "network",
+        None,
+        "Another network than the default one: a config.json, its folder, or the name of one that ships, such as wide.",
+        affects=None,
     )
     stem_initialization: Literal["random", "whitening"] = _setting(
         "network", "random", "whitening starts the stem from the principal components of the images' patches."
+    )
+
+    # distillation
+    teacher_name_or_path: str | None = _setting(
+        "distillation",
+        None,
+        "Trained network to learn from: a folder, or a model on the Hub, of the same classes; FOLDER,FOLDER for the "
+        "average of several.",
+        affects=None,  # a checkpoint knows teachers by their weights, wherever these lie
+    )
+    distillation_temperature: float = _setting(
+        "distillation", 4.0, "Temperature that student and teacher are compared at.", low=0.01
+    )
+    distillation_alpha: float = _setting(
+        "distillation",
+        1.0,
+        "Share of the teacher in the loss, beside the labels; labels that mix images are the teacher's alone.",
+        low=0,
+        high=1,
     )
 
     # optimisation
@@ -273,6 +296,12 @@ class Recipe:
         low=0,
         high=1,
     )
+    ema_batchnorm: Literal["average", "recompute"] = _setting(
+        "optimisation",
+        "average",
+        "BatchNorm statistics of the averaged weights: an average too, or recomputed from training images before they "
+        "are scored or saved.",
+    )
 
     # machine
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _setting(
@@ -328,9 +357,17 @@ class Recipe:
     temperature: float | None = _setting(
         "evaluation",
         None,
-        "Temperature that logits are divided by; by default the one that is best on validation.",
+        "Temperature that the head of the finished network is divided by; by default the one that fits the held-out "
+        "images.",
         affects=None,
-        low=0.01,
+        low=TEMPERATURES[0],
+        high=TEMPERATURES[1],
+    )
+    calibration_run: str | None = _setting(
+        "evaluation",
+        None,
+        "A finished run of the same recipe with held-out images: its temperature calibrates this run, which has none.",
+        affects=None,
     )
 
     # output
@@ -404,6 +441,8 @@ class Recipe:
             )
         if self.num_final_sam_epochs and not self.sam_rho:
             raise RecipeError("--num_final_sam_epochs needs a --sam_rho above 0.")
+        if self.ema_batchnorm == "recompute" and not self.ema_decay:
+            raise RecipeError("--ema_batchnorm recompute needs an --ema_decay above 0.")
         tested = {part.partition("[")[0].strip() for part in self.test_split.split("+")}
         if tested & {TRAIN_SPLIT, ALL_SPLITS}:
             raise RecipeError(
@@ -412,6 +451,18 @@ class Recipe:
             )
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
+        if self.teacher_name_or_path and self.distillation_alpha == 1 and self.label_smoothing_factor:
+            raise RecipeError(
+                "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
+                "to 0, or lower --distillation_alpha."
+            )
+        if self.calibration_run and self.temperature:
+            raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
+        if self.calibration_run and self.validation_size:
+            raise RecipeError(
+                "--calibration_run is for a run that holds no images out, and this one fits its temperature on "
+                f"{self.validation_size:,} of its own: leave it out, or give --validation_size 0."
+            )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
 
@@ -426,8 +477,8 @@ class Recipe:
 
 
 # Settings of one start, not of the run. recipe.yaml leaves them out: a file with overwrite_output_dir would replace its
-# own run.
-OF_ONE_START = ("overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
+# own run, and calibration_run is a folder of this machine.
+OF_ONE_START = ("calibration_run", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub")
 
 SETTINGS: dict[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Recipe)}
 

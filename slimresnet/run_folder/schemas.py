@@ -30,6 +30,13 @@ POLICY = Kind(f"one of {', '.join(POLICIES)}", lambda value: isinstance(value, s
 POLICY_OR_SCORE = Kind(  # of other data, or of a metric that is not known here
     f"{POLICY.words}, or a number", lambda value: POLICY.holds(value) or _is_number(value)
 )
+TEMPERATURES = (0.01, 100.0)  # least and largest that a head is divided by; beyond, it would answer one thing to all
+TEMPERATURE = Kind(
+    f"a number from {TEMPERATURES[0]} to {TEMPERATURES[1]:g}",
+    lambda value: _is_number(value) and TEMPERATURES[0] <= value <= TEMPERATURES[1],
+)
+SOURCES = ("held_out", "twin", "recipe")  # of a temperature, as `training.calibration` writes them
+SOURCE = Kind(f"one of {', '.join(SOURCES)}", lambda value: isinstance(value, str) and value in SOURCES)
 NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
 BINS = Kind(
     "a list of bins, each with the numbers confidence, accuracy and share",
@@ -57,12 +64,14 @@ class Schema(NamedTuple):
     required: tuple[str, ...] = ()
 
 
-_FIGURES = "accuracy|accuracy_low|accuracy_high|loss|expected_calibration_error|expected_calibration_error_scaled"
+_FIGURES = r"accuracy|accuracy_low|accuracy_high|(loss|expected_calibration_error)(_uncalibrated)?"
 _RESULTS = Schema(
     {
-        rf"epoch|temperature|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
-        r".*_(samples|num_rows|times_scored|num_processes|corruptions)": COUNT,
-        r".*_(dataset|split|fingerprint|precision|frost|device|chose)": TEXT,
+        "calibration_temperature": TEMPERATURE,
+        "calibration_source": SOURCE,
+        rf"epoch|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
+        r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
+        r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher)": TEXT,
         r".*_is_local": SWITCH,
         r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
         r".*_tta": POLICY_OR_SCORE,
@@ -82,7 +91,7 @@ _SCHEMAS = {
     RESULTS_NAME: _RESULTS,  # a run has the figures that it measured
     EXPORTS_NAME: Schema({".*": _EXPORT}),
     f"*{CORRUPTIONS_SUFFIX}": Schema({".*": Schema({".*": NUMBERS})}),
-    f"*{DETAILS_SUFFIX}": Schema({"reliability|reliability_scaled": BINS}),
+    f"*{DETAILS_SUFFIX}": Schema({"reliability|reliability_uncalibrated": BINS}),
 }
 
 

@@ -1,26 +1,36 @@
-"""The end of a run: what is left to choose is chosen on validation, then the test split is scored once."""
+"""The end of a run: what is left to choose is chosen on validation, the head calibrated, the test split scored once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.data.opening import TrainingData
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, ScoredRows, rows_of_run
 from slimresnet.evaluation.scores import report_split
 from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.evaluation.tta import POLICIES, best_policy, compare_policies, views_of
+from slimresnet.formats.trained import fold_batchnorm
 from slimresnet.recipe.settings import Recipe
+from slimresnet.training.calibration import GIVEN, HELD_OUT_IMAGES, Calibration, divide_head
 
 Predict = Callable[..., dict[str, Tensor]]
-"""`predict_logits` with its model: of a split, row numbers and views."""
+"""`predict_logits`: of a network, a split, row numbers and views."""
 
 
 class Chosen(NamedTuple):
-    """Test-time augmentation, and the temperature; None where there is none."""
+    """Test-time augmentation, and what the head is divided by; None where nothing says."""
 
     tta: str
-    temperature: float | None
+    calibration: Calibration | None
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of the calibration, if there is one."""
+        return self.calibration.temperature if self.calibration else None
 
 
 class Scored(NamedTuple):
@@ -31,51 +41,62 @@ class Scored(NamedTuple):
     test_logits: Tensor
 
 
-def score_finished(recipe: Recipe, data: TrainingData, predict: Predict) -> Scored:
+def score_finished(
+    recipe: Recipe,
+    data: TrainingData,
+    network: SlimResNetForImageClassification,
+    predict: Predict,
+    twin: Calibration | None = None,
+) -> Scored:
     """
-    Chooses on validation what the recipe leaves open, then scores the test split once.
+    Chooses on validation what the recipe leaves open, calibrates the network, then scores the test split once.
 
-    Without validation images an open choice is no test-time augmentation, and no temperature.
+    Without validation images an open choice is no test-time augmentation, and the temperature is that of the recipe or
+    of a twin, or there is none.
+
+    Args:
+        network: with the weights of the run. Its head is divided in place, on every process by the same temperature.
+        twin: what `--calibration_run` gives.
     """
     held_out, test = rows_of_run(recipe, data)
+    given = Calibration(recipe.temperature, GIVEN) if recipe.temperature else twin
     if len(data.validation_rows):
-        chosen, results, details = _choose(recipe, data, held_out, predict)
+        chosen, results, details = _choose(recipe, data, held_out, partial(predict, fold_batchnorm(network)), given)
     else:
-        chosen = Chosen("none" if recipe.tta == "auto" else recipe.tta, recipe.temperature)
-        results, details = {}, {}
-    logits = predict(data.test, data.test_rows, views=views_of(chosen.tta))
+        chosen, results, details = Chosen("none" if recipe.tta == "auto" else recipe.tta, given), {}, {}
+    if chosen.calibration:
+        divide_head(network, chosen.calibration.temperature)
+        results |= chosen.calibration.facts()
+    logits = predict(fold_batchnorm(network), data.test, data.test_rows, views=views_of(chosen.tta))
     labels = data.test.labels[data.test_rows]
     tested, details["test"] = report_split(
         TEST_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature
     )
     tested |= test.facts(TEST_PREFIX) | {"test_precision": "float32", TIMES_SCORED: 1}
-    if chosen.temperature:
-        results["temperature"] = chosen.temperature
     return Scored(results | tested, details, logits["original"])
 
 
 def _choose(
-    recipe: Recipe, data: TrainingData, held_out: ScoredRows, predict: Predict
+    recipe: Recipe, data: TrainingData, held_out: ScoredRows, predict: Predict, given: Calibration | None
 ) -> tuple[Chosen, dict, dict[str, dict]]:
-    """What is chosen on validation, the figures of validation with it, and their details."""
-    is_chosen = {
-        "epoch": recipe.load_best_model_at_end,
-        "tta": recipe.tta == "auto",
-        "temperature": recipe.temperature is None,
-    }
+    """
+    What is chosen on validation, the figures of validation with it, and their details.
+
+    Args:
+        predict: `Predict` with the network, whose head is not divided yet.
+        given: a temperature that is not to be fitted.
+    """
+    is_chosen = {"epoch": recipe.load_best_model_at_end, "tta": recipe.tta == "auto"}
     labels = data.train.labels[data.validation_rows]
     contenders = list(POLICIES) if recipe.tta == "auto" else [recipe.tta]
     logits = predict(data.train, data.validation_rows, views=views_of(*contenders))
     accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
-    chosen = Chosen(
-        best_policy(accuracies) if accuracies else recipe.tta,
-        recipe.temperature or fit_temperature(logits["original"], labels),
-    )
+    chosen = Chosen(best_policy(accuracies) if accuracies else recipe.tta, given or _fit(logits["original"], labels))
+    if chosen.temperature:  # as the divided head gives them
+        logits = {view: each / chosen.temperature for view, each in logits.items()}
     results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)
     results |= held_out.facts(HELD_OUT_PREFIX)
     results["eval_precision"] = "float32"
-    if is_chosen["temperature"]:
-        results["temperature_samples"] = len(labels)
     if any(is_chosen.values()):
         results["eval_chose_samples"] = len(labels)
         results["eval_chose"] = ", ".join(name for name, was_chosen in is_chosen.items() if was_chosen)
@@ -83,3 +104,9 @@ def _choose(
         results["eval_chose_tta"] = chosen.tta  # eval_tta is of what was scored last
         details["tta"] = accuracies
     return chosen, results, {"eval": details}
+
+
+def _fit(logits: Tensor, labels: np.ndarray) -> Calibration | None:
+    """The temperature that fits held-out logits, `[N, num_labels]`, of class numbers `[N]`; None where none does."""
+    temperature = fit_temperature(logits, labels)
+    return None if temperature is None else Calibration(temperature, HELD_OUT_IMAGES, len(labels))

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from slimresnet.data.feed import training_inputs
+from slimresnet.training.averaged_weights import AveragedWeights
 from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
+from slimresnet.training.objective import build_objective
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.optim.sam import is_sharpness_aware
 from slimresnet.training.optim.schedule import learning_rates, schedule
@@ -37,19 +38,19 @@ class TrainingLoop:
     def __init__(self, run: Run, checkpoints_dir: Path, callbacks: Callbacks):
         self._run, self._recipe, self._progress = run, run.plan.recipe, run.progress
         self._accelerator, self._model, self._callbacks = run.accelerator, run.model, callbacks
-        # A copy of the plain model: prepare() changes the forward of the original in place.
-        self._averaged = None
-        if self._recipe.ema_decay:
-            average = get_ema_multi_avg_fn(self._recipe.ema_decay)
-            self._averaged = AveragedModel(self._model, multi_avg_fn=average, use_buffers=True)
+        self._averaged = AveragedWeights(run) if self._recipe.ema_decay else None
         # The weights that are chosen among and kept.
         self._candidate: nn.Module = self._averaged.module if self._averaged else self._model
         # In the same order on every process.
         self._modules = [self._model, self._candidate] if self._averaged else [self._model]
         prepared = prepare_network(run.plan, self._accelerator, self._model)
         self._optimizer = self._accelerator.prepare(build_optimizer(self._model, self._recipe))
-        self._train_step = build_train_step(run.plan, self._accelerator, self._model, prepared, self._optimizer)
-        state = TrainingState(self._model, self._optimizer, self._progress, self._averaged, self._accelerator.scaler)
+        objective = build_objective(run.plan, self._accelerator, run.teachers)
+        self._train_step = build_train_step(
+            run.plan, self._accelerator, self._model, prepared, self._optimizer, objective
+        )
+        averaged = self._averaged.model if self._averaged else None
+        state = TrainingState(self._model, self._optimizer, self._progress, averaged, self._accelerator.scaler)
         self._checkpoints = Checkpoints(
             self._accelerator, state, checkpoints_dir, run.fingerprint, keep=self._recipe.save_total_limit
         )
@@ -91,6 +92,8 @@ class TrainingLoop:
             self._callbacks.on_train_end()
         if self._recipe.load_best_model_at_end and progress.best_weights is not None:
             return progress.best_weights
+        if self._averaged:
+            self._averaged.complete()
         return _copy(self._candidate)
 
     def _train_epoch(self, batches: Iterator[dict[str, Tensor]]) -> None:
@@ -118,7 +121,7 @@ class TrainingLoop:
             meter.took(self._train_step(inputs, sharpness_aware))
             self._callbacks.on_substep_end(inputs=inputs)
         if self._averaged:
-            self._averaged.update_parameters(self._model)
+            self._averaged.update()
         progress.global_step += 1
         self._bar.update()
         self._callbacks.on_step_end()
@@ -184,6 +187,7 @@ class TrainingLoop:
         progress = self._progress
         metrics = {f"eval_{name}": value for name, value in validate(self._model).items()}
         if self._averaged:
+            self._averaged.complete()
             metrics |= {f"eval_{name}_ema": value for name, value in validate(self._candidate).items()}
         self._callbacks.on_evaluate(metrics=metrics)
         accuracy = metrics["eval_accuracy_ema" if self._averaged else "eval_accuracy"]

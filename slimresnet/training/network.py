@@ -6,6 +6,7 @@ from torch import nn
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import Plan
+from slimresnet.recipe.reading import find_network
 from slimresnet.recipe.settings import Recipe
 
 
@@ -18,9 +19,10 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
     """
     if recipe.config_name is None:
         return SlimResNetConfig()
+    source = find_network(recipe.config_name)
     try:
         try:
-            content, _ = SlimResNetConfig.get_config_dict(recipe.config_name)
+            content, _ = SlimResNetConfig.get_config_dict(source)
         except (AttributeError, RecursionError, TypeError):
             content = None
         if not isinstance(content, dict):

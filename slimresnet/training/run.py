@@ -20,6 +20,8 @@ from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import find_checkpoint
 from slimresnet.training.bookkeeping import DivergedError
+from slimresnet.training.calibration import Calibration, calibration_of_twin
+from slimresnet.training.distillation.teachers import Teacher, open_teachers
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, load_network_config
 from slimresnet.training.state.fingerprint import RunFingerprint
@@ -35,12 +37,14 @@ class Run:
         plan: the recipe, and what this launch, machine and data make of it.
         config: of the network, with the classes of the data.
         model: the network on its device, with its first weights.
+        teachers: networks that it learns from; none where it learns from labels alone.
         loading: how this process gets its batches.
         loader: the training batches of this process.
         inputs: makes the network's inputs of them.
         progress: where the run stands.
         checkpoint: what it goes on from; None where it begins.
         fingerprint: what its checkpoints are checkpoints of.
+        twin: the temperature of the run that `--calibration_run` names; None where it names none.
     """
 
     plan: Plan
@@ -48,12 +52,14 @@ class Run:
     config: SlimResNetConfig
     data: TrainingData
     model: SlimResNetForImageClassification
+    teachers: list[Teacher]
     loading: Loading
     loader: TrainingLoader
     inputs: TrainingInputs
     progress: Progress
     checkpoint: Path | None
     fingerprint: RunFingerprint
+    twin: Calibration | None
 
     @property
     def validate(self) -> Callable[[nn.Module], dict[str, float]] | None:
@@ -92,6 +98,7 @@ class Run:
                 f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
                 f"{len(data.validation_rows):,} for validation, {len(data.test_rows):,} to test on",
                 f"network  {self.model.num_parameters():,} parameters",
+                *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
                 f"batch    {batch.total} images a step = {batch.per_device} × {accelerator.num_processes} processes × "
@@ -101,15 +108,16 @@ class Run:
         )
 
 
-def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
+def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     """
-    Starts the launch, opens the data, builds the network.
+    Starts the launch, opens the data, builds the network, opens its teachers.
 
     Args:
+        output_dir: folder of the run, as `check_output_dir` gives it.
         checkpoints_dir: folder of the checkpoints that `--resume_from_checkpoint last` means.
 
     Raises:
-        RecipeError, DatasetError, CheckpointError: what was asked for cannot be.
+        RecipeError, DatasetError, CheckpointError, FolderError: what was asked for cannot be.
     """
     config = load_network_config(recipe)
     accelerator, why_precision = start_accelerator(recipe)
@@ -119,6 +127,7 @@ def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
+    teachers = open_teachers(recipe, config, data.train.label_names, output_dir)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
     progress = Progress(plan.steps_per_epoch, plan.max_steps)
@@ -127,16 +136,21 @@ def prepare_run(recipe: Recipe, checkpoints_dir: Path) -> Run:
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, inputs.normalize(pixels))
+    twin = None
+    if recipe.calibration_run is not None:
+        twin = calibration_of_twin(Path(recipe.calibration_run), plan.portable_recipe(), config, data.train)
     return Run(
         plan,
         accelerator,
         config,
         data,
         model,
+        teachers,
         loading,
         loader,
         inputs,
         progress=progress,
         checkpoint=checkpoint,
-        fingerprint=RunFingerprint.of(plan, config, data, accelerator),
+        fingerprint=RunFingerprint.of(plan, config, data, teachers, accelerator),
+        twin=twin,
     )

@@ -9,11 +9,17 @@ from torch import Tensor, nn
 from slimresnet.recipe.plan import Plan
 from slimresnet.training.averaging import average_gradients, step_averages
 from slimresnet.training.cuda_graphs import GraphedStep, Step
+from slimresnet.training.objective import Objective, of_labels
 from slimresnet.training.optim.sam import worst_weights
 
 
 def build_train_step(
-    plan: Plan, accelerator: Accelerator, model: nn.Module, prepared: nn.Module, optimizer: torch.optim.Optimizer
+    plan: Plan,
+    accelerator: Accelerator,
+    model: nn.Module,
+    prepared: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective = of_labels,
 ) -> Step:
     """
     The training step: compiled, and launched as a CUDA graph, where the plan says so.
@@ -22,6 +28,7 @@ def build_train_step(
         model: the plain network, whose weights are trained. Its layers are fused where the plan says so.
         prepared: the same network, as `accelerator` or `prepare_network` prepared it.
         optimizer: of its weights, prepared too.
+        objective: what the step makes smaller.
     """
     if plan.fused_batchnorm:
         from slimresnet.training.fused.layers import fuse_layers  # needs Triton
@@ -37,15 +44,16 @@ def build_train_step(
     def train_step(inputs: dict[str, Tensor], sharpness_aware: bool) -> Tensor:
         """Forward, backward, and the optimiser where its batches are complete; returns the loss, a scalar."""
         with accelerator.accumulate(stepped):
+            loss_of = objective(inputs)
             if sharpness_aware:
                 # On each process's own share of the batch, as Foret et al. do (section 4.1).
                 with accelerator.no_sync(stepped):
-                    loss = stepped(**inputs).loss
+                    loss = loss_of(stepped)
                 scaled = accelerator.scaler.scale(loss) if accelerator.scaler else loss
                 with worst_weights(model, scaled, plan.recipe.sam_rho):
-                    accelerator.backward(stepped(**inputs).loss)
+                    accelerator.backward(loss_of(stepped))
             else:
-                loss = stepped(**inputs).loss
+                loss = loss_of(stepped)
                 accelerator.backward(loss)
             if averages:
                 average_gradients(model.parameters())

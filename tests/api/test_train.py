@@ -176,7 +176,14 @@ def test_what_is_asked_again_elsewhere_is_found_out_anew(flags, tmp_path):
     assert "tta: auto" in config.read_text() and "temperature: null" in config.read_text()
     second = train(parse_recipe([f"--config={config}", f"--output_dir={tmp_path / 'second'}"]))
     assert_same_weights(first.folder, second.folder)
-    facts = ("eval_chose", "test_tta", "temperature", "temperature_samples", "test_accuracy", "train_batch_size")
+    facts = (
+        "eval_chose",
+        "test_tta",
+        "calibration_temperature",
+        "calibration_samples",
+        "test_loss",
+        "train_batch_size",
+    )
     assert {name: first.results[name] for name in facts} == {name: second.results[name] for name in facts}
 
 

@@ -195,24 +195,35 @@ def test_calibration_has_fifteen_bins():
         metric.compute(predictions=logits, references=labels, num_bins=0)
 
 
-def test_logits_are_divided_by_the_temperature():
+def test_what_a_head_gave_before_it_was_divided_stands_beside_what_it_gives():
     probabilities = torch.softmax(2 * torch.randn(2000, 5), dim=1)
     labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
-    scores, details = score_logits(3 * probabilities.log(), labels, temperature=3.0)
-    confidence = sum(each["share"] * each["confidence"] for each in details["reliability_scaled"])
+    scores, details = score_logits(probabilities.log(), labels, temperature=3.0)
+    before, bins_before = score_logits(3 * probabilities.log(), labels)
+    assert not [name for name in (*before, *bins_before) if name.endswith("_uncalibrated")]
+    for name in ("loss", "expected_calibration_error"):
+        assert scores[f"{name}_uncalibrated"] == pytest.approx(before[name], abs=1e-6)
+    bins = [pytest.approx(each, abs=1e-6) for each in bins_before["reliability"]]
+    assert details["reliability_uncalibrated"] == bins
+    confidence = sum(each["share"] * each["confidence"] for each in details["reliability"])
     assert confidence == pytest.approx(probabilities.max(dim=1).values.mean().item(), abs=1e-5)
-    assert scores["expected_calibration_error_scaled"] < 0.05 < scores["expected_calibration_error"]
-    without, details = score_logits(probabilities.log(), labels)
-    assert "expected_calibration_error_scaled" not in without and "reliability_scaled" not in details
-    for temperature in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ModelError, match=f"temperature {temperature} must be above 0, and finite"):
-            score_logits(probabilities.log(), labels, temperature)
+    assert scores["expected_calibration_error"] < 0.05 < scores["expected_calibration_error_uncalibrated"]
+    assert scores.keys() - before.keys() == {"loss_uncalibrated", "expected_calibration_error_uncalibrated"}
 
 
 def test_temperature_finds_what_the_logits_were_scaled_with():
     probabilities = torch.softmax(2 * torch.randn(20000, 5), dim=1)
     labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
     assert fit_temperature(3 * probabilities.log(), labels) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("margin", [3.0, 60.0, 5000.0])  # at 60 the loss is 0 in float64, whatever the temperature
+def test_logits_that_fit_no_temperature_get_none(margin):
+    labels = np.arange(40) % 4
+    right = margin * torch.eye(4)[labels]
+    assert fit_temperature(right, labels) is None  # the smaller, the better
+    assert fit_temperature(-right, labels) is None  # the larger, the better
+    assert fit_temperature(torch.zeros(40, 4), labels) is None  # all the same
 
 
 def test_metrics_load_and_combine_as_any(logits):
@@ -449,13 +460,15 @@ def test_training_chooses_on_validation_and_says_it_all(trained):
     results = read(trained)
     details = {prefix: json.loads((trained / f"{prefix}_details.json").read_text()) for prefix in ("eval", "test")}
     assert results["test_tta"] == results["eval_tta"] == best_policy(details["eval"]["tta"])
-    assert "tta" not in details["test"] and results["temperature"] > 0
+    assert "tta" not in details["test"] and results["calibration_temperature"] > 0
+    assert (results["calibration_source"], results["calibration_samples"]) == ("held_out", 90)
     assert ("test_accuracy_tta" in results) == (results["test_tta"] != "none")
     recipe = (trained / "recipe.yaml").read_text()
     assert "tta: auto\n" in recipe and "temperature: null\n" in recipe  # as asked
     for prefix in ("eval", "test"):
         assert results[f"{prefix}_accuracy_low"] < results[f"{prefix}_accuracy"] < results[f"{prefix}_accuracy_high"]
-        assert {f"{prefix}_top_5_accuracy", f"{prefix}_expected_calibration_error_scaled"} <= results.keys()
+        assert {f"{prefix}_top_5_accuracy", f"{prefix}_expected_calibration_error_uncalibrated"} <= results.keys()
+    assert results["eval_loss"] < results["eval_loss_uncalibrated"]  # which is what the temperature is fitted for
     assert {file.name for file in (trained / "figures").iterdir()} == {
         "curves.png", "learning_rate.png", "training_samples.png",
         "test_confusion_matrix.png", "test_classes.png", "test_reliability.png", "test_mistakes.png",
@@ -463,14 +476,19 @@ def test_training_chooses_on_validation_and_says_it_all(trained):
 
 
 def test_without_validation_nothing_is_chosen(flags):
-    results = read(train(flags, "--validation_size=0", "--max_train_steps=1"))
-    assert results["test_tta"] == "none" and not {"temperature", "eval_accuracy"} & results.keys()
+    folder = train(flags, "--validation_size=0", "--max_train_steps=1")
+    results = read(folder)
+    assert results["test_tta"] == "none" and "eval_accuracy" not in results
+    assert not [name for name in results if "calibrat" in name.replace("_expected_calibration_error", "")]
+    assert "The network is not calibrated" in (folder / "README.md").read_text()
     given = ["--tta=flip", "--temperature=0.5", "--overwrite_output_dir"]
     folder = train(flags, "--validation_size=0", "--max_train_steps=1", *given)
     results = read(folder)
     assert results["test_tta"] == "flip" and "test_accuracy_tta" in results
-    assert results["temperature"] == 0.5 and "test_expected_calibration_error_scaled" in results
-    assert "Dividing the logits by 0.500, given by the recipe," in (folder / "README.md").read_text()
+    assert (results["calibration_temperature"], results["calibration_source"]) == (0.5, "recipe")
+    assert "calibration_samples" not in results and "test_expected_calibration_error_uncalibrated" in results
+    card = " ".join((folder / "README.md").read_text().split())
+    assert "divided by the temperature 0.500, which its recipe gives. Nothing" in card
 
 
 def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):
@@ -519,9 +537,10 @@ def test_choices_can_be_made_again_on_validation(trained, tmp_path, capsys):
     evaluate_folder(folder, "--split=validation", "--compare_tta", f"--output_dir={folder}")
     output = capsys.readouterr().out
     assert "paper without blur" in output and f"best on validation: --tta {read(trained)['eval_tta']}" in output
-    assert read(folder)["temperature"] == pytest.approx(read(trained)["temperature"], rel=1e-4)
-    evaluate_folder(folder, f"--output_dir={folder}")
-    assert "test_expected_calibration_error_scaled" in read(folder)
+    before = read(trained)
+    for name in ("eval_accuracy", "eval_loss", "eval_expected_calibration_error"):  # as shipped, and fitted no more
+        assert read(folder)[name] == pytest.approx(before[name], abs=1e-5)
+    assert not [name for name in read(folder) if "temperature" in name or name.endswith("_uncalibrated")]
 
 
 def test_without_an_output_dir_nothing_is_written(trained, capsys):

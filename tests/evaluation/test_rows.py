@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ from conftest import SAMPLE, write_dataset
 from datasets import load_dataset
 from training_runs import evaluate_folder, read, snapshot
 
-from modeling_slimresnet import SlimResNetForImageClassification
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.api.evaluation_files import write_evaluation
 from slimresnet.api.predict import predict
 from slimresnet.data.loader import Loading
@@ -209,7 +210,7 @@ def test_names_of_files_that_are_free_stay_as_they_are():
 def test_facts_of_training_are_known():
     facts = ["epoch", "train_loss", "train_samples", "train_runtime", "train_dataset", "train_device", "total_flos"]
     assert all(map(is_fact_of_training, facts))
-    assert not any(map(is_fact_of_training, ["test_loss", "eval_samples", "epochs_accuracy", "temperature"]))
+    assert not any(map(is_fact_of_training, ["test_loss", "eval_samples", "epochs_accuracy", "calibration_samples"]))
 
 
 def test_where_local_data_lies_is_nobodys_business(tmp_path, monkeypatch):
@@ -228,18 +229,18 @@ def scored(recipe, **settings):
     data = open_data(dataclasses.replace(recipe, **settings), CPU, image_size=8)
     recipe = dataclasses.replace(recipe, **settings)
 
-    def predict(split, rows, views):
+    def predict(network, split, rows, views):
         return {view: torch.randn(len(rows), 3) for view in VIEWS if view in views}
 
-    return score_finished(recipe, data, predict).results
+    return score_finished(recipe, data, SlimResNetForImageClassification(SlimResNetConfig()), predict).results
 
 
 @pytest.mark.parametrize(
     ("settings", "chose"),
     [
-        ({}, "tta, temperature"),
-        ({"load_best_model_at_end": True}, "epoch, tta, temperature"),
-        ({"tta": "flip"}, "temperature"),
+        ({}, "tta"),
+        ({"load_best_model_at_end": True}, "epoch, tta"),
+        ({"load_best_model_at_end": True, "tta": "flip"}, "epoch"),
         ({"tta": "none", "temperature": 2.0}, None),
         ({"validation_size": 0}, None),
     ],
@@ -263,7 +264,7 @@ def test_a_finished_run_records_its_data(trained):
         "train",
         "test",
     )
-    assert results["eval_chose"] == "tta, temperature" and results["test_times_scored"] == 1
+    assert results["eval_chose"] == "tta" and results["test_times_scored"] == 1
 
 
 def test_only_test_rows_count_where_a_count_was_kept():
@@ -290,8 +291,7 @@ def other(tmp_path):
 
 
 def test_no_score_changes_a_fact_or_a_figure_of_other_rows(folder, other):
-    before = read(folder) | {"eval_chose": "tta"}  # as of a run whose recipe gave the temperature
-    (folder / "all_results.json").write_text(json.dumps(before))
+    before = read(folder)
     evaluate_folder(folder, "--split=train", "--max_eval_samples=40", f"--output_dir={folder}")
     evaluate_folder(folder, f"--dataset_name={other}", f"--output_dir={folder}")
     after = read(folder)
@@ -314,13 +314,6 @@ def test_the_runs_own_test_rows_are_counted_and_are_so_in_a_copy(folder, tmp_pat
     assert "test_times_scored" not in read(tmp_path / "elsewhere")
 
 
-def test_a_choice_that_is_made_later_is_recorded(folder):
-    results = read(folder) | {"eval_chose": "epoch"}
-    (folder / "all_results.json").write_text(json.dumps(results))
-    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
-    assert read(folder)["eval_chose"] == "epoch, temperature"
-
-
 def test_figures_of_other_data_with_the_same_name_do_not_stay_behind():
     before = {"new_test_fingerprint": "a", "new_test_accuracy": 1, "new_test_corruption_accuracy": 1, "test_loss": 2}
     assert still_true(before, {"new_test_fingerprint": "a", "new_test_loss": 3}).keys() == before.keys() - {
@@ -331,27 +324,32 @@ def test_figures_of_other_data_with_the_same_name_do_not_stay_behind():
     assert still_true(policies, {"test_loss": 4}) == {"eval_loss_tta": 3}
 
 
-def test_a_new_temperature_takes_what_the_old_one_made_along(folder):
-    """Figures, details and the curve in the picture; those of the same temperature stay."""
-    results = read(folder)
-    scaled, temperature = "test_expected_calibration_error_scaled", results["temperature"]
-    assert scaled in still_true(results, {"temperature": temperature * (1 + 1e-6)})
-    assert scaled not in still_true(results, {"temperature": temperature * 1.01})
-    assert scaled in still_true(results | {"temperature": None}, {}) and scaled in still_true(results, {})
-    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=90", f"--output_dir={folder}")
-    assert read(folder)[scaled] == results[scaled]  # fitted on the same images
-    before = read(folder, "test_details.json")
-    evaluate_folder(folder, "--split=held_out", "--max_eval_samples=40", f"--output_dir={folder}")
-    after = read(folder)
-    assert after["temperature"] != temperature and after["temperature_samples"] == 40
-    assert scaled not in after and "eval_expected_calibration_error_scaled" in after
-    assert read(folder, "test_details.json") == {n: v for n, v in before.items() if n != "reliability_scaled"} != before
-    assert "reliability_scaled" in read(folder, "eval_details.json")
-    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
-    assert "On 90 of them the run chose the test-time augmentation" in card and "40 of them" not in card
+def test_a_folder_from_before_heads_were_divided_is_scored_as_it_is(folder):
+    """Its temperature is in no weights: what it made leaves with the next score, and the card says "not calibrated"."""
+    after_scaling = {"expected_calibration_error_scaled": 0.01, "onnxruntime_expected_calibration_error_scaled": 0.02}
+    results = {
+        name: value for name, value in read(folder).items() if not re.search("^calibration_|_uncalibrated", name)
+    }
+    results |= {"temperature": 1.5, "temperature_samples": 90, "eval_chose": "tta, temperature"}
+    results |= {f"{prefix}_{name}": value for prefix in ("eval", "test") for name, value in after_scaling.items()}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    details = read(folder, "test_details.json")
+    (folder / "test_details.json").write_text(json.dumps(details | {"reliability_scaled": details["reliability"]}))
     evaluate_folder(folder, f"--output_dir={folder}")
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"by {after['temperature']:.3f}, fitted on 40 validation images, gives" in card
+    after = read(folder)
+    scaled = [name for name in after if name.endswith("_scaled")]
+    assert scaled == [f"eval_{name}" for name in after_scaling]  # which were not scored now
+    assert after["test_loss"] == pytest.approx(results["test_loss"], abs=1e-5)
+    assert not [name for name in after if name.startswith("calibration_") or name.endswith("_uncalibrated")]
+    assert "reliability" in read(folder, "test_details.json") and "reliability_scaled" not in read(
+        folder, "test_details.json"
+    )
+    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert "The network is not calibrated: its probabilities are those of training" in card and "1.500" not in card
+    assert f"On the test images its calibration error is {after['test_expected_calibration_error']:.2%}. " in card
+    assert "the temperature" not in card and "before calibration" not in card
+    evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
+    assert not [name for name in read(folder) if name.endswith("_scaled")]
 
 
 def test_a_score_in_bf16_says_so(folder):

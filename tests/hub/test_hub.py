@@ -123,9 +123,17 @@ def test_every_number_of_the_card_is_one_of_the_run(folder, hub):
         assert f"{results[name]:.2%}" in card.text, name
     low, value, high = (f"{results[f'test_accuracy{bound}_tta']:.2%}" for bound in ("_low", "", "_high"))
     assert f"| {value} ({low} – {high}) |" in card.text
+    assert "`flip`, averages the logits of\n2 views of an image." in card.text
+    calibrated = f"divided by the temperature {results['calibration_temperature']:.3f}, fitted on 90 held-out images of"
+    assert calibrated in card.text
+    errors = [f"{results[f'test_expected_calibration_error{ending}']:.2%}" for ending in ("", "_uncalibrated")]
     assert (
-        f"`flip`, averages the logits of\n2 views of an image. Dividing the logits by {results['temperature']:.3f}"
-        in card.text
+        f"On the test images its calibration error is {errors[0]}; before calibration it was {errors[1]}." in card.text
+    )
+    assert "| calibration error | before calibration |" in card.text and f"| {' | '.join(errors)} |" in card.text
+    assert (
+        by_name["test (90 images)", "Expected calibration error before calibration"]
+        == results["test_expected_calibration_error_uncalibrated"]
     )
     config = SlimResNetConfig.from_pretrained(folder)
     assert f"parameters and {multiply_adds(config, 32) / 1e6:.1f} million multiply-adds" in card.text
@@ -149,7 +157,7 @@ def test_what_was_not_measured_is_left_out(folder):
     assert [each.metric_name for each in eval_results(folder)] == ["Accuracy", "Cross entropy"]
     absent = (
         "| validation |", "![", "None", "of CIFAR-10-C", "minutes", "images a second", "were scored", "chose",
-        "Wilson", "It was trained on", "huggingface.co/datasets", "temperature, ",
+        "Wilson", "It was trained on", "huggingface.co/datasets", "the temperature", "calibration error",
     )  # fmt: skip
     assert not [words for words in absent if words in card]
     assert "| top-5 |" not in card and f"{results['test_accuracy']:.2%}" in card
@@ -163,32 +171,50 @@ def test_what_was_not_measured_is_left_out(folder):
         ({"eval_samples": 30}, "On 90 of them the run chose", ["30 of them"]),  # scored anew, which chose nothing
         ({"eval_chose": "epoch"}, "the run chose the epoch whose weights were kept.", ["test-time augmentation."]),
         (
-            {"eval_chose": "tta, temperature"},
-            "chose the test-time augmentation, `flip`, the temperature.",
-            ["the epoch whose"],
+            {"eval_chose": "epoch, tta, temperature"},  # as an earlier version counted what is in no weights
+            "chose the epoch whose weights were kept, the test-time augmentation, `flip`.",
+            [],
         ),
         (
             {"eval_chose": "tta", "test_tta": "paper"},
             "chose the test-time augmentation, `flip`.",
             ["augmentation, `paper`."],
         ),
-        (
-            {"eval_chose": "tta, temperature", "temperature": 1.5, "temperature_samples": 30},
-            "by 1.500, fitted on 30 validation images, gives",
-            ["the temperature."],
-        ),
+        ({"eval_chose": "temperature"}, "by a draw of seed 42. The test images were scored", ["chose"]),
         ({"eval_chose": None}, "held out of the training split", ["chose"]),
         ({"test_times_scored": 1}, "The test images were scored once, as far as the files of the run record.", []),
         ({"test_times_scored": 3}, "The test images were scored 3 times, as far as", ["once"]),
         ({"test_times_scored": None}, "held out", ["images were scored once"]),
-        ({"temperature": 1.5}, "by 1.500, fitted on 90 validation images, gives", ["given by the recipe"]),
         (
-            {"temperature": 1.5, "temperature_samples": None, "eval_chose_samples": None},
-            "by 1.500, fitted on the validation images, gives",
-            [],
+            {"calibration_temperature": 1.5},
+            "by the temperature 1.500, fitted on 90 held-out images of this run. Nothing is left to divide.",
+            ["not calibrated", "which its recipe gives", "another run"],
         ),
+        (
+            {"calibration_temperature": 1.5, "calibration_source": "twin", "calibration_samples": 10_000},
+            "by the temperature 1.500, fitted on 10,000 held-out images of another run of its recipe. Nothing",
+            ["not calibrated", "of this run"],
+        ),
+        ({"calibration_samples": None}, ", fitted on held-out images of this run. Nothing", []),
+        (
+            {"calibration_temperature": 1.5, "calibration_source": "recipe", "calibration_samples": None},
+            "by the temperature 1.500, which its recipe gives. Nothing",
+            ["fitted"],
+        ),
+        ({"calibration_temperature": 1.5, "calibration_source": None}, "by the temperature 1.500. Nothing", ["fitted"]),
+        (
+            {
+                "calibration_temperature": None,
+                "test_expected_calibration_error": 0.0625,
+                "test_expected_calibration_error_uncalibrated": None,
+            },
+            "The network is not calibrated: its probabilities are those of training, and may be too sure or not sure "
+            "enough. On the test images its calibration error is 6.25%.",
+            ["divided by", "before calibration it was"],
+        ),
+        ({"temperature": 1.5, "test_expected_calibration_error_scaled": 0.0625}, "calibrated", ["1.500", "6.25%"]),
         ({"test_precision": "bf16"}, "The test figures are of a network in bf16.", ["The validation figures"]),
-        ({}, "gives the calibration error after scaling.", ["are of a network in"]),
+        ({}, "; before calibration it was ", ["are of a network in"]),
         (
             {
                 "test_corruption_accuracy": 0.5,
@@ -211,7 +237,6 @@ def test_what_was_not_measured_is_left_out(folder):
             "| 62.50%, `flip_shift` |",
             ["75.00%, `flip`"],
         ),
-        ({"eval_chose": "tta", "temperature": 1.5}, "by 1.500 gives", ["fitted", "given by the recipe"]),
         ({"train_device": "Abacus", "train_runtime": 150}, "- 2 minutes of training steps on Abacus,", ["processes"]),
         ({"train_num_processes": 4}, ", 4 processes, ", []),
         ({"train_samples_per_second": None}, "minutes of training steps on", ["images a second"]),
@@ -228,22 +253,22 @@ def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, uns
 def test_what_a_run_found_comes_from_its_results(folder):
     """Its recipe says what was asked: to choose."""
     set_recipe(folder, tta="auto", temperature=None, mixed_precision="auto")
-    found = {"eval_chose": "tta, temperature", "eval_chose_tta": "flip", "test_tta": "flip", "temperature": 1.5}
+    found = {"eval_chose": "tta", "eval_chose_tta": "flip", "test_tta": "flip", "calibration_temperature": 1.5}
     state(folder, **found, train_precision="bf16", train_batch_size=32, train_samples=224)
     card = " ".join(render_model_card(folder, "user/name").split())
-    assert "the run chose the test-time augmentation, `flip`, the temperature." in card
-    assert "by 1.500, fitted on 90 validation images, gives" in card
+    assert "the run chose the test-time augmentation, `flip`." in card
+    assert "by the temperature 1.500, fitted on 90 held-out images of this run. " in card
     assert ", precision bf16 " in card and "- 224 training images, 3 epochs, 32 images an optimiser step" in card
     assert not [words for words in ("`auto`", "precision auto", "None", "null") if words in card]
     state(folder, train_precision=None)
     assert ", precision" not in render_model_card(folder, "user/name")  # nothing tells
     state(folder, eval_chose_tta=None, eval_tta=None)
-    assert "chose the test-time augmentation, the temperature." in render_model_card(folder, "user/name")
+    assert "chose the test-time augmentation." in render_model_card(folder, "user/name")
 
 
 def test_the_policy_that_a_run_chose_is_still_said_when_it_is_scored_with_another(folder):
     set_recipe(folder, tta="auto")
-    state(folder, eval_chose="tta, temperature", eval_chose_tta="flip_shift", eval_tta="flip_shift")
+    state(folder, eval_chose="tta", eval_chose_tta="flip_shift", eval_tta="flip_shift")
     evaluate_folder(folder, "--split=held_out", f"--output_dir={folder}")
     evaluate_folder(folder, "--tta=flip", f"--output_dir={folder}")
     assert (read(folder)["eval_tta"], read(folder)["test_tta"]) == ("none", "flip")
@@ -319,9 +344,9 @@ def test_what_was_exported_is_in_the_card_with_the_figures_of_each_file(folder):
 
 def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(folder):
     set_recipe(folder, validation_size=0, temperature=1.25)
-    state(folder, eval_chose=None, temperature=1.25)
+    state(folder, eval_chose=None, calibration_temperature=1.25, calibration_source="recipe", calibration_samples=None)
     card = " ".join(render_model_card(folder, "user/name").split())
-    assert "No images were held out for validation in this run." in card and "by 1.250, given by the recipe, g" in card
+    assert "No images were held out for validation in this run." in card and "1.250, which its recipe gives. N" in card
     assert "has the loss of every epoch" in card
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.reading import shipped_networks
 from slimresnet.recipe.settings import Recipe
 from slimresnet.training.network import load_network_config
 
@@ -157,3 +158,34 @@ def test_a_saved_network_is_taken_whole(tmp_path):
     loaded = load_network_config(Recipe(config_name=str(tmp_path)))
     for field in ("hidden_sizes", "depths", "strides", "hidden_act", "id2label", "label2id", "out_indices"):
         assert getattr(loaded, field) == getattr(config, field)
+
+
+def test_the_networks_that_ship_go_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("wide", "wide.json"):
+        config = load_network_config(Recipe(config_name=name))
+        assert (config.hidden_sizes, config.embedding_size) == ([64, 128, 256, 512], 64)
+        assert config.depths == SlimResNetConfig().depths
+    (tmp_path / "wide").mkdir()  # such as the folder of a run that is yet to begin
+    assert load_network_config(Recipe(config_name="wide")).embedding_size == 64
+    SlimResNetConfig(**SMALL).save_pretrained(tmp_path / "wide")
+    assert load_network_config(Recipe(config_name="wide")).hidden_sizes == [4, 8]
+
+
+def test_every_network_that_ships_can_be_built():
+    for file in shipped_networks().values():
+        assert config_or_refused(file) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wdie", r"did you mean wide\?"),
+        ("zebra", "give a config.json, its folder, or one of wide."),
+        ("z.json", "one of"),
+    ],
+)
+def test_an_unknown_name_is_not_looked_for_on_the_hub(name, said, monkeypatch):
+    monkeypatch.setattr(SlimResNetConfig, "get_config_dict", None)
+    with pytest.raises(RecipeError, match=f"--config_name {name} cannot be used: it is not there: .*{said}"):
+        load_network_config(Recipe(config_name=name))

@@ -118,7 +118,7 @@ def test_wrong_nesting(tmp_path, text):
 SHARES = [
     "image_mean", "horizontal_flip_prob", "vertical_flip_prob", "gaussian_blur_prob", "random_erasing_prob",
     "random_erasing_area", "cutmix_prob", "mixup_prob", "label_smoothing_factor", "momentum", "lr_milestones",
-    "lr_gamma", "ema_decay",
+    "lr_gamma", "ema_decay", "distillation_alpha",
 ]  # fmt: skip
 COUNTS = [
     "max_train_samples", "max_eval_samples", "shuffle_buffer_size", "num_train_epochs", "max_train_steps",
@@ -132,7 +132,7 @@ FROM_0 = [
 RATES = [
     "learning_rate", "norm_bias_learning_rate", "muon_learning_rate", "muon_weight_decay", "weight_decay", "sam_rho",
 ]  # fmt: skip
-ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "mixup_alpha", "temperature"]
+ABOVE_0 = ["gaussian_blur_sigma", "cutmix_alpha", "mixup_alpha", "distillation_temperature"]
 BOUNDS = {
     **dict.fromkeys(SHARES, (0, 1)),
     **dict.fromkeys(COUNTS, (1, None)),
@@ -140,6 +140,7 @@ BOUNDS = {
     **dict.fromkeys(RATES, (0, 1e30)),
     **dict.fromkeys(ABOVE_0, (0.01, None)),
     "image_std": (1e-6, 1),
+    "temperature": (0.01, 100),
     "trivial_augment_translation": (0, 1024),
     "augmented_copies": (1, 64),
     "seed": (0, 2**32 - 1),  # NumPy's
@@ -171,7 +172,9 @@ def test_the_largest_rates_diverge_without_a_traceback(flags, name):
         parse_recipe([f"--{name}=1e308"])
 
 
-@pytest.mark.parametrize("name", ["output_dir", "dataset_name", "config_name", "resume_from_checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["output_dir", "dataset_name", "config_name", "resume_from_checkpoint", "teacher_name_or_path"]
+)
 def test_names_of_folders_are_text(name):
     """safetensors opens no others, so that a run would be written and never read."""
     with pytest.raises(RecipeError, match=rf"--{name} runs/\\xff is no UTF-8"):

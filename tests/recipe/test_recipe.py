@@ -79,12 +79,18 @@ def test_every_value_comes_back(tmp_path):
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]) == recipe
 
 
-STARTS = {"overwrite_output_dir": "true", "resume_from_checkpoint": "last", "push_to_hub": "yes"}
+STARTS = {
+    "calibration_run": "runs/twin",
+    "overwrite_output_dir": "true",
+    "resume_from_checkpoint": "last",
+    "push_to_hub": "yes",
+}
 
 
 @pytest.mark.parametrize("name", OF_ONE_START)
 def test_what_is_of_one_start_is_no_part_of_a_recipe(tmp_path, name):
-    recipe = parse_recipe([f"--{name}={STARTS[name]}", "--hub_model_id=user/name", "--momentum=0.7"])
+    others = ["--hub_model_id=user/name", "--validation_size=0", "--momentum=0.7"]
+    recipe = parse_recipe([f"--{name}={STARTS[name]}", *others])
     assert getattr(recipe, name) != getattr(Recipe(), name) and name not in recipe.to_yaml()
     assert parse_recipe([write(tmp_path, recipe.to_yaml())]).momentum == 0.7
     earlier = write(tmp_path, f"{name}: {STARTS[name]}\nmomentum: 0.7\n")  # as an earlier version wrote it

@@ -19,7 +19,20 @@ from slimresnet.run_folder.writing import FolderError
 
 EXPORT = {"pixel_values": "uint8", "bytes": 9, "same_class": 1.0, "checked_images": 20}
 WRONG = [
-    ("all_results.json", {"temperature": "warm"}, "temperature must be a number, got 'warm'"),
+    *(
+        (
+            "all_results.json",
+            {"calibration_temperature": each},
+            "calibration_temperature must be a number from 0.01 to 100, got",
+        )
+        for each in ("warm", 0, -1.0, 0.009, 101, True)
+    ),
+    (
+        "all_results.json",
+        {"calibration_source": "a guess"},
+        "calibration_source must be one of held_out, twin, recipe, got",
+    ),
+    ("all_results.json", {"calibration_source": ["twin"]}, "calibration_source must be one of"),
     ("all_results.json", {"test_tta": "wild"}, "test_tta must be one of none, flip, flip_shift, paper, got 'wild'"),
     ("all_results.json", {"eval_tta": ["flip"]}, "eval_tta must be one of"),
     ("all_results.json", {"test_accuracy": "high"}, "test_accuracy must be a number, got 'high'"),
@@ -27,7 +40,7 @@ WRONG = [
     ("all_results.json", {"test_loss": True}, "test_loss must be a number, got True"),
     ("all_results.json", {"test_times_scored": "two"}, "test_times_scored must be a whole number"),
     ("all_results.json", {"test_samples": -1}, "test_samples must be a whole number, 0 or more, got -1"),
-    ("all_results.json", {"temperature_samples": 1.5}, "temperature_samples must be a whole number"),
+    ("all_results.json", {"calibration_samples": 1.5}, "calibration_samples must be a whole number"),
     ("all_results.json", {"eval_chose": 3}, "eval_chose must be text, got 3"),
     ("all_results.json", {"train_dataset": ["x"]}, "train_dataset must be text, got ['x']"),
     ("all_results.json", {"train_dataset_is_local": "yes"}, "train_dataset_is_local must be true or false"),
@@ -44,7 +57,11 @@ WRONG = [
     ("test_corruptions.json", {"none": 3}, "none must be an object of names and values, got 3"),
     ("test_corruptions.json", {"none": {"fog": ["a"]}}, "none: fog must be a list of numbers, got ['a']"),
     ("test_details.json", {"reliability": "none"}, "reliability must be a list of bins"),
-    ("eval_details.json", {"reliability_scaled": [{"share": 1}]}, "reliability_scaled must be a list of bins"),
+    (
+        "eval_details.json",
+        {"reliability_uncalibrated": [{"share": 1}]},
+        "reliability_uncalibrated must be a list of bins",
+    ),
 ]
 
 
@@ -79,7 +96,7 @@ def test_a_fact_of_an_export_that_is_missing_is_named(name):
 
 def test_what_others_put_there_is_free(tmp_path):
     assert find_fault("all_results.json", {"mine": [1], "comment": None, "a_tta_b": 3}) is None
-    assert find_fault("mine.json", {"temperature": "warm"}) is None
+    assert find_fault("mine.json", {"calibration_temperature": "warm"}) is None
     assert find_fault("all_results.json", {"test_loss": 1, "test_samples": 90.0, "test_tta": "none"}) is None
 
 
@@ -100,8 +117,8 @@ def test_scoring_and_pushing_say_it(trained, tmp_path):
     with pytest.raises(FolderError, match=r"exports\.json: onnx/model\.onnx must be"):
         evaluate_folder(folder, f"--output_dir={folder}")
     results = json.loads((folder / "all_results.json").read_text())
-    (folder / "all_results.json").write_text(json.dumps(results | {"temperature": "warm"}))
-    with pytest.raises(FolderError, match="temperature must be a number, got 'warm'"):
+    (folder / "all_results.json").write_text(json.dumps(results | {"calibration_temperature": "warm"}))
+    with pytest.raises(FolderError, match=r"calibration_temperature must be a number from 0\.01 to 100, got 'warm'"):
         evaluate_folder(folder)
 
 

@@ -42,10 +42,12 @@ DECISIVE = {
     "num_light_augmentation_epochs": 1, "num_final_light_augmentation_epochs": 1, "progressive_resizing": ["24:0.5"],
     "trivial_augment_translation": 4, "mixup_prob": 0.1, "mixup_alpha": 0.5, "augmented_copies": 2,
     "stem_initialization": "whitening", "num_train_epochs": 7, "max_train_steps": 7, "total_train_batch_size": 64,
+    "distillation_temperature": 2.0, "distillation_alpha": 0.5,
     "optim": "muon", "learning_rate": 0.2, "muon_learning_rate": 0.1, "muon_weight_decay": 0.1, "momentum": 0.8,
     "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
     "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
-    "num_final_sam_epochs": 2, "ema_decay": 0.9, "sync_batchnorm": True, "seed": 7, "load_best_model_at_end": True,
+    "num_final_sam_epochs": 2, "ema_decay": 0.9, "ema_batchnorm": "recompute", "sync_batchnorm": True, "seed": 7,
+    "load_best_model_at_end": True,
 }  # fmt: skip
 # … what only their last bits depend on, …
 ROUNDING = {
@@ -57,10 +59,11 @@ ROUNDING = {
 FREE = {
     "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
     "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
-    "config_name": "elsewhere", "tta": "flip", "temperature": 2.0, "output_dir": "elsewhere",
-    "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no", "save_total_limit": 5,
-    "resume_from_checkpoint": "last", "push_to_hub": True, "hub_model_id": "user/name", "license": "mit",
-    "report_to": "tensorboard",
+    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "tta": "flip", "temperature": 2.0,
+    "calibration_run": "elsewhere",
+    "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",
+    "save_total_limit": 5, "resume_from_checkpoint": "last", "push_to_hub": True,
+    "hub_model_id": "user/name", "license": "mit", "report_to": "tensorboard",
 }  # fmt: skip
 
 
@@ -302,7 +305,7 @@ def identity(tmp_path, **settings):
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     # Of settings alone: some need another beside them to be a recipe.
     plan = SimpleNamespace(settings=Recipe().to_dict() | settings)
-    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), accelerator)
+    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), [], accelerator)
     made.save(tmp_path)
     assert RunFingerprint.load(tmp_path) == made
     return made

@@ -55,6 +55,25 @@ def test_a_run_on_the_gpu_is_the_run_on_the_cpu(on_cpu, smooth_config_dir, tmp_p
     assert read(folder)["test_loss"] == pytest.approx(read(on_cpu)["test_loss"], rel=2e-3)
 
 
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_a_teacher_is_asked_within_the_graph(smooth_config_dir, tmp_path, capsys, compiled):
+    """Its images are enlarged, and its classes put in order; labels have a half."""
+    teacher = run(smooth_config_dir, tmp_path / "teacher", "--image_mean", "0.5", "0.4", "0.3", device="cpu")
+    config = SlimResNetConfig.from_pretrained(teacher)
+    config.id2label = dict(enumerate(reversed(list(config.id2label.values()))))
+    config.save_pretrained(teacher)
+    processor = (teacher / "preprocessor_config.json").read_text()
+    (teacher / "preprocessor_config.json").write_text(processor.replace("32", "40"))
+    flags = [f"--teacher_name_or_path={teacher}", "--distillation_alpha=0.5"]
+    expected = run(smooth_config_dir, tmp_path / "cpu", *flags, device="cpu")
+    folder = run(smooth_config_dir, tmp_path / "run", *flags, f"--torch_compile={compiled}")
+    assert "cuda_graphs True" in capsys.readouterr().out
+    histories = (read(each, "trainer_state.json")["log_history"] for each in (folder, expected))
+    for entry, on_cpu in zip(*histories, strict=True):
+        assert entry["loss"] == pytest.approx(on_cpu["loss"], rel=2e-3)
+        assert entry["eval_loss"] == pytest.approx(on_cpu["eval_loss"], rel=4e-3)
+
+
 def test_graphs_and_bf16_choose_themselves(tiny_config_dir, tmp_path, capsys):
     run(tiny_config_dir, tmp_path / "run", "--mixed_precision=auto")
     output = capsys.readouterr().out

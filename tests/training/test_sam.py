@@ -63,7 +63,7 @@ def test_the_loop_against_a_plain_one(flags, smooth_config_dir):
     flags += ["--max_train_steps=3", "--cutmix_prob=0", "--random_erasing_prob=0"]
     flags += ["--crop_padding=0", "--horizontal_flip_prob=0", "--lr_scheduler_type=constant", "--channels_last=false"]
     flags += ["--gradient_accumulation_steps=2", "--sam_rho=0.1", "--learning_rate=0.02"]
-    flags += [f"--config_name={smooth_config_dir}"]
+    flags += [f"--config_name={smooth_config_dir}", "--temperature=1"]
     folder = train(flags)
     recipe = parse_recipe(flags)
     model, batches = by_hand(recipe, smooth_config_dir, batch_size=16)
@@ -118,7 +118,7 @@ def test_the_last_epochs_alone(flags, tmp_path):
 @pytest.mark.slow
 def test_two_processes(flags, smooth_config_dir, tmp_path):
     """Each looks around on its share, as one process does that accumulates both."""
-    flags += [f"--config_name={smooth_config_dir}", "--sam_rho=0.1", "--max_train_steps=1"]
+    flags += [f"--config_name={smooth_config_dir}", "--sam_rho=0.1", "--max_train_steps=1", "--temperature=1"]
     launched = train_on_two(flags, tmp_path)
     accumulated = train(flags, "--gradient_accumulation_steps=2", f"--output_dir={tmp_path / 'accumulated'}")
     at_once = train(flags, f"--output_dir={tmp_path / 'at_once'}")

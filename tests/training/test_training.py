@@ -35,6 +35,8 @@ from slimresnet.run_folder.checkpoints import find_damage, list_checkpoints
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.optim.schedule import schedule
 
+AS_TRAINED = "--temperature=1"  # the head, which is divided at the end, is that of the checkpoint
+
 FINISHED = {
     ".slimresnet",
     "README.md",
@@ -60,13 +62,13 @@ def test_a_finished_folder(flags, capsys, drawn):
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
         "train_batch_size", "train_precision",
-        "train_num_processes", "total_flos", "temperature", "train_dataset", "train_dataset_is_local",
-        "train_data_fingerprint", "eval_chose", "eval_chose_samples", "temperature_samples",
+        "train_num_processes", "total_flos", "train_dataset", "train_dataset_is_local",
+        "train_data_fingerprint", "calibration_temperature", "calibration_samples", "calibration_source",
         "test_times_scored",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
-          for name in ("samples", "tta", "expected_calibration_error_scaled", "dataset", "split", "num_rows",
-                       "fingerprint", "precision")),
+          for name in ("samples", "tta", "expected_calibration_error_uncalibrated", "loss_uncalibrated", "dataset",
+                       "split", "num_rows", "fingerprint", "precision")),
     }  # fmt: skip
     assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
         3,
@@ -201,6 +203,7 @@ def test_no_checkpoints(flags):
 def test_the_best_epoch_is_kept(flags, monkeypatch):
     """The first of equals; each epoch is a step, so that its weights are those of a checkpoint."""
     flags += ["--max_train_samples=32", "--num_train_epochs=4", "--save_total_limit=100", "--load_best_model_at_end"]
+    flags += [AS_TRAINED]
     folder = train(flags, callbacks=[Validation(raw=[0.2, 0.4, 0.4, 0.3])])
     state = read(folder, "trainer_state.json")
     assert [entry["eval_accuracy"] for entry in state["log_history"]] == [0.2, 0.4, 0.4, 0.3]
@@ -211,7 +214,7 @@ def test_the_best_epoch_is_kept(flags, monkeypatch):
 
 def test_without_being_told_so_the_last_epoch_is_kept(flags, monkeypatch):
     validation = Validation(raw=[0.4, 0.2])
-    folder = train(flags, "--max_train_samples=32", "--num_train_epochs=2", callbacks=[validation])
+    folder = train(flags, "--max_train_samples=32", "--num_train_epochs=2", AS_TRAINED, callbacks=[validation])
     assert_same_weights(folder, folder / "checkpoint-2")
     assert read(folder, "trainer_state.json")["best_global_step"] == 1
 
@@ -219,7 +222,13 @@ def test_without_being_told_so_the_last_epoch_is_kept(flags, monkeypatch):
 @pytest.mark.parametrize("best", [2, None])
 def test_the_average_is_exponential_and_what_is_chosen_among_and_kept(flags, monkeypatch, best):
     """By the averaged weights the second epoch is the best one, by those that are trained the third."""
-    flags += ["--max_train_samples=32", "--num_train_epochs=3", "--save_total_limit=100", "--ema_decay=0.75"]
+    flags += [
+        "--max_train_samples=32",
+        "--num_train_epochs=3",
+        "--save_total_limit=100",
+        "--ema_decay=0.75",
+        AS_TRAINED,
+    ]
     raw, averaged = [0.3, 0.2, 0.9], [0.5, 0.6, 0.4]
     validation = Validation(raw=raw, averaged=averaged)
     folder = train(flags, *(["--load_best_model_at_end"] if best else []), callbacks=[validation])
@@ -240,7 +249,7 @@ def test_the_average_is_exponential_and_what_is_chosen_among_and_kept(flags, mon
 
 def test_averaged_weights_are_scored(flags):
     """In validation as at the end; after two steps they are far from those that are trained."""
-    folder = train(flags, "--ema_decay=0.8", "--max_train_steps=2")
+    folder = train(flags, "--ema_decay=0.8", "--max_train_steps=2", AS_TRAINED)
     entry = read(folder, "trainer_state.json")["log_history"][-1]
     assert read(folder)["eval_loss"] == pytest.approx(entry["eval_loss_ema"], abs=1e-6)
     assert abs(entry["eval_loss"] - entry["eval_loss_ema"]) > 1e-5
@@ -260,7 +269,7 @@ def test_the_loop_against_a_plain_one_with_accumulation(flags, smooth_config_dir
     flags += ["--max_train_steps=3", "--gradient_accumulation_steps=2", "--total_train_batch_size=64", "--nesterov"]
     flags += ["--cutmix_prob=0", "--random_erasing_prob=0", "--crop_padding=0"]
     flags += ["--horizontal_flip_prob=0", "--label_smoothing_factor=0.1", "--warmup_steps=1", "--channels_last=false"]
-    flags += ["--seed=7", f"--config_name={smooth_config_dir}"]
+    flags += ["--seed=7", f"--config_name={smooth_config_dir}", AS_TRAINED]
     folder = train(flags)
     recipe = parse_recipe(flags)
     model, batches = by_hand(recipe, smooth_config_dir, batch_size=32)

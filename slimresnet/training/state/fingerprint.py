@@ -1,6 +1,7 @@
 """What a checkpoint is a checkpoint of: which of two runs are the same run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from slimresnet.recipe.hardware import processor_name
 from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.settings import SETTINGS
 from slimresnet.run_folder.names import FINGERPRINT_NAME
+from slimresnet.training.distillation.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class RunFingerprint:
 
     Attributes:
         recipe: every setting as resolved.
-        network: the fields of its config.
+        network: the fields of its config; of its teachers, where it has some, the digests of their weights.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
@@ -34,12 +36,22 @@ class RunFingerprint:
     machine: dict
 
     @classmethod
-    def of(cls, plan: Plan, config: SlimResNetConfig, data: TrainingData, accelerator: Accelerator) -> "RunFingerprint":
+    def of(
+        cls,
+        plan: Plan,
+        config: SlimResNetConfig,
+        data: TrainingData,
+        teachers: Sequence[Teacher],
+        accelerator: Accelerator,
+    ) -> "RunFingerprint":
         """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
+        network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
+        if teachers:  # no entry of a run without: its earlier checkpoints have none
+            network["teachers"] = [teacher.digest for teacher in teachers]
         return cls(
             recipe=plan.settings,
-            network={field: getattr(config, field) for field in SlimResNetConfig.__annotations__},
+            network=network,
             data={"training": data.train.fingerprint, "test": data.test.fingerprint},
             machine={
                 "processes": accelerator.num_processes,

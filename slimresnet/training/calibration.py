@@ -1,0 +1,119 @@
+"""The temperature that the head of a finished network is divided by, so that every client gets calibrated logits."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.sources.source import ImageSplit
+from slimresnet.formats.trained import ModelError, explain_unfinished, load_config
+from slimresnet.recipe.checks import RecipeError
+from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE
+from slimresnet.recipe.reading import read_recipe
+from slimresnet.recipe.settings import SETTINGS, Recipe
+from slimresnet.run_folder.names import CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
+from slimresnet.run_folder.ownership import prepare_to_read
+from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.schemas import SOURCES
+
+HELD_OUT_IMAGES, TWIN, GIVEN = SOURCES
+# What two runs of one recipe may have apart: a twin holds images out, and has other draws.
+_OWN_TO_A_RUN = ("validation_size", "max_train_samples", "max_eval_samples", "seed")
+
+
+class Calibration(NamedTuple):
+    """
+    What a head is divided by.
+
+    Attributes:
+        temperature: above 0.
+        source: `"held_out"`: fitted on the run's own held-out images; `"twin"`: on those of a run of the same recipe;
+            `"recipe"`: given by the recipe.
+        samples: number of the images that it was fitted on; None where it was given.
+    """
+
+    temperature: float
+    source: str
+    samples: int | None = None
+
+    def facts(self) -> dict[str, float | str | int]:
+        """The entries of `all_results.json`."""
+        samples = {} if self.samples is None else {"calibration_samples": self.samples}
+        return {"calibration_temperature": self.temperature, "calibration_source": self.source, **samples}
+
+
+@torch.no_grad()
+def divide_head(network: SlimResNetForImageClassification, temperature: float) -> None:
+    """Divides the logits of a network, in place: the weights and the bias of its classifier."""
+    for parameter in network.classifier.parameters():
+        parameter.div_(temperature)
+
+
+def calibration_of_twin(folder: Path, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> Calibration:
+    """
+    The temperature of a finished run that `--calibration_run` names, for a run that begins now.
+
+    Args:
+        recipe: of the run that begins.
+        config: of its network.
+        train: its training split.
+
+    Raises:
+        RecipeError: the folder is no finished run, fitted no temperature on held-out images of its own, or was trained
+            by another recipe, with another network, or on other data.
+        FolderError: files of the folder are changing places, or cannot be read.
+    """
+    _check_finished(folder)
+    results = read_json(folder / RESULTS_NAME)
+    if results.get("calibration_source") != HELD_OUT_IMAGES or "calibration_temperature" not in results:
+        raise RecipeError(
+            f"--calibration_run {folder} fitted no temperature on held-out images of its own: give a run of this "
+            "recipe with a --validation_size above 0, trained by this version."
+        )
+    if differing := _differences(folder, results, recipe, config, train):
+        raise RecipeError(
+            f"--calibration_run {folder} is of another recipe ({'; '.join(differing)}), and a temperature fits the "
+            "recipe that it was fitted for alone: give a run of this one."
+        )
+    return Calibration(results["calibration_temperature"], TWIN, results.get("calibration_samples"))
+
+
+def _check_finished(folder: Path) -> None:
+    if not folder.is_dir():
+        raise RecipeError(f"--calibration_run {folder} is no folder: give that of a finished run.")
+    prepare_to_read(folder)
+    if reason := explain_unfinished(folder):
+        raise RecipeError(f"--calibration_run {reason}")
+    missing = [name for name in (RESULTS_NAME, RECIPE_NAME, CONFIG_NAME) if not (folder / name).is_file()]
+    if missing:
+        raise RecipeError(f"--calibration_run {folder} holds no {missing[0]}: give the folder of a finished run.")
+
+
+def _differences(folder: Path, results: dict, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> list[str]:
+    """What a twin was trained with other than the run that begins, each with both values."""
+    there, here = _decisive(read_recipe(folder)), _decisive(recipe)
+    try:
+        network = load_config(folder)
+    except ModelError as error:
+        raise RecipeError(f"--calibration_run: {error}") from error
+    there |= {field: getattr(network, field) for field in SlimResNetConfig.__annotations__}
+    here |= {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
+    differing = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+    if results.get("train_data_fingerprint") != train.fingerprint:
+        differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
+    if (read_recipe(folder).teacher_name_or_path is None) != (recipe.teacher_name_or_path is None):
+        differing.append("one of the two has a teacher")
+    return differing
+
+
+def _decisive(recipe: Recipe) -> dict:
+    """The settings that decide what is learnt, by name."""
+    if recipe.total_train_batch_size is None:
+        recipe = dataclasses.replace(recipe, total_train_batch_size=DEFAULT_TOTAL_TRAIN_BATCH_SIZE)
+    return {
+        name: value
+        for name, value in recipe.to_dict().items()
+        if SETTINGS[name].affects == "weights" and name not in _OWN_TO_A_RUN
+    }

@@ -1,0 +1,65 @@
+"""What a step makes smaller: the network's own loss on labels, or what it is to learn from teachers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from slimresnet.recipe.plan import Plan
+from slimresnet.training.distillation.loss import averaged_log_probabilities, distillation_loss
+from slimresnet.training.distillation.teachers import Teacher
+
+Objective = Callable[[dict[str, Tensor]], Callable[[nn.Module], Tensor]]
+"""Takes a batch's inputs; returns the function that gives the loss of a network on them, a scalar."""
+
+
+def of_labels(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
+    """The network's own loss: cross entropy with `labels`."""
+    return lambda network: network(**inputs).loss
+
+
+def build_objective(plan: Plan, accelerator: Accelerator, teachers: Sequence[Teacher]) -> Objective:
+    """
+    The objective of a run.
+
+    Args:
+        teachers: none for the labels alone. They go to the device, in the layout and the precision of the run.
+    """
+    if not teachers:
+        return of_labels
+    recipe = plan.recipe
+    temperature = recipe.distillation_temperature
+    prepared = [_prepared(plan, accelerator, teacher) for teacher in teachers]
+
+    def of_batch(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
+        # Once a batch: a sharpness-aware step looks twice at the same images.
+        with torch.no_grad(), accelerator.autocast():
+            logits = [teacher(inputs["pixel_values"]) for teacher in prepared]
+            taught = averaged_log_probabilities(logits, temperature)
+
+        def loss(network: nn.Module) -> Tensor:
+            return distillation_loss(
+                network(pixel_values=inputs["pixel_values"]).logits,
+                taught,
+                inputs["labels"],
+                temperature=temperature,
+                alpha=recipe.distillation_alpha,
+                smoothing=recipe.label_smoothing_factor,
+            )
+
+        return loss
+
+    return of_batch
+
+
+def _prepared(plan: Plan, accelerator: Accelerator, teacher: Teacher) -> Any:
+    teacher.to(accelerator.device)
+    if plan.mixed_precision == "bf16":
+        teacher.network.to(torch.bfloat16)  # autocast would cast the same weights anew in every step
+    if plan.channels_last:
+        teacher.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's gap
+    if plan.torch_compile:
+        return torch.compile(teacher, mode=plan.recipe.torch_compile_mode, dynamic=False)
+    return teacher
