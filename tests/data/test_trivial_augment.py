@@ -8,7 +8,8 @@ from datasets import load_dataset
 from PIL import Image, ImageEnhance, ImageOps
 
 from slimresnet.data.randomness import Draws
-from slimresnet.data.transforms.trivial_augment import OPERATIONS, trivial_augment
+from slimresnet.data.transforms.trivial_augment import OPERATIONS, TrivialAugment, trivial_augment
+from slimresnet.recipe.settings import Recipe
 
 LEVELS = [-1.0, -0.63, -0.2, -0.01, 0.0, 0.01, 0.35, 0.8, 1.0]
 
@@ -89,3 +90,45 @@ def test_small_images(size):
     result = trivial_augment(image, np.random.default_rng(0).random((500, 2)))
     assert result.shape == image.shape and result.dtype == torch.uint8
     assert torch.equal(image, before)
+
+
+def translated(pixels, translation, drawn):
+    """What of a batch went through a translation, of which dimension, and the images that came out of it."""
+    result = trivial_augment(pixels, drawn, translation)
+    for dimension, name in ((3, "translate_x"), (2, "translate_y")):
+        chosen = (drawn[:, 0] * 14).astype(int) == list(OPERATIONS).index(name)
+        yield dimension, np.flatnonzero(chosen), result[chosen]
+
+
+@pytest.mark.parametrize("translation", [0, 1, 4, 5, 32])
+def test_an_image_is_moved_by_up_to_as_many_pixels_as_asked_for(pixels, translation):
+    """Against NumPy: shifted by the rounded number of pixels, black where nothing is left; other operations as ever."""
+    drawn = Draws(0, 0, 0, np.arange(104 * 20)).uniform("trivial augment", 2)
+    images, seen = pixels.repeat(20, 1, 1, 1), set()
+    whole = trivial_augment(images, drawn)
+    for dimension, chosen, moved in translated(images, translation, drawn):
+        for index, result in zip(chosen, moved, strict=True):
+            shift = int(np.floor(0.5 + translation * np.float32(2 * drawn[index, 1] - 1)))
+            padded = np.pad(
+                images[index].numpy(), [(0, 0), *[(33, 33) if axis == dimension else (0, 0) for axis in (2, 3)]]
+            )
+            first = 33 + shift
+            expected = padded[:, :, first : first + 32] if dimension == 3 else padded[:, first : first + 32]
+            assert (result.numpy() == expected).all()
+            seen.add(shift)
+        whole[chosen] = moved
+    assert {-translation, translation} <= seen and max(map(abs, seen)) == translation
+    assert torch.equal(whole, trivial_augment(images, drawn, translation))
+
+
+def test_the_papers_reach_is_the_default_and_may_leave_an_image_black(pixels):
+    light = torch.full_like(pixels, 200).repeat(20, 1, 1, 1)
+    draws = Draws(0, 0, 0, np.arange(len(light)))
+    drawn = draws.uniform("trivial augment", 2)
+    for translation, has_black in ((32, True), (8, False)):
+        moved = torch.cat([images for _, _, images in translated(light, translation, drawn)])
+        assert (moved == 0).flatten(1).all(dim=1).any().item() == has_black
+    by_default = TrivialAugment.of(Recipe(trivial_augment=True))(light, draws)
+    assert torch.equal(by_default, trivial_augment(light, drawn, 32)) and torch.equal(
+        by_default, trivial_augment(light, drawn)
+    )

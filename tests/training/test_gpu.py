@@ -151,11 +151,12 @@ def test_inputs_that_are_made_ahead_are_the_same_and_nothing_is_waited_for(monke
     monkeypatch.setattr(slimresnet.data.inputs, "batches_at_once", lambda pixels: 3)
     gpu, recipe = torch.device("cuda"), Recipe(
         crop_padding=4, crop_padding_mode="reflect", trivial_augment=True, gaussian_blur_prob=0.3,
-        random_erasing_prob=0.5, cutmix_prob=0.5, label_smoothing_factor=0.1, progressive_resizing=["24:0.5"],
+        random_erasing_prob=0.5, cutmix_prob=0.4, mixup_prob=0.4, label_smoothing_factor=0.1,
+        progressive_resizing=["24:0.5"], augmented_copies=2,
     )  # fmt: skip
     loader = TrainingLoader(
         open_split(str(SAMPLE), "test", image_size=32, resident_on=gpu), np.arange(500), Loading(gpu),
-        seed=3, batch_size=32, accumulation=1, shuffle_buffer_size=500,
+        seed=3, batch_size=32, accumulation=1, shuffle_buffer_size=500, copies=recipe.augmented_copies,
     )  # fmt: skip
     make_inputs, together = TrainingInputs(recipe, SlimResNetConfig(), num_epochs=2), TrainingInputs.together
     expected = [
