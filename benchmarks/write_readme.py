@@ -11,6 +11,7 @@ from functools import partial
 
 import yaml
 
+from benchmarks.distillation import LABELS, THE_TEACHER
 from benchmarks.measuring import FOLDER
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.inputs import resolution
@@ -347,8 +348,23 @@ def tried(name: str) -> str:
     return "\n\n".join(["\n".join(lines), *corrupted(runs)])
 
 
+def distillation() -> str:
+    """A row for each way to teach the small network of benchmarks/distillation.py, means over its seeds."""
+    result = _read("distillation")
+    lines = ["| what it learns from | seeds | validation | points | validation loss |", "|---|---:|---:|---:|---:|"]
+    base = result["rows"][LABELS]["mean validation accuracy"]
+    for name, row in result["rows"].items():
+        gained = "" if name in (THE_TEACHER, LABELS) else f"{100 * (row['mean validation accuracy'] - base):+.2f}"
+        loss = statistics.mean(each["validation loss"] for each in row["seeds"].values())
+        accuracy = _percent(row["mean validation accuracy"])
+        lines.append(f"| {name} | {len(row['seeds'])} | {accuracy} | {gained} | {loss:.3f} |")
+    return "\n".join([*lines, "", f"`{result['command']}`"])
+
+
 def choices() -> str:
     """A row for each recipe that was compared on validation, means over its seeds."""
+    if not (FOLDER / "choices.json").is_file():
+        return "None of these runs has been made yet: they ask for a GPU."
     result = _read("choices")
     lines = [
         "| row | seeds | validation | spread | with TTA | calibration error before | as shipped | petaFLOP | minutes |",
@@ -380,7 +396,8 @@ def choices() -> str:
 BLOCKS = {
     "results": results,
     "ablations": ablations,
-    **({"choices": choices} if (FOLDER / "choices.json").is_file() else {}),  # nothing has been run before that
+    "distillation": distillation,
+    "choices": choices,
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
     "gpu step": gpu_step,

@@ -10,7 +10,7 @@ import torch
 from conftest import REPOSITORY
 from training_runs import read
 
-from benchmarks import ablations, mutants, onednn_backward, training_step, write_readme
+from benchmarks import ablations, distillation, mutants, onednn_backward, training_step, write_readme
 from benchmarks.measuring import FOLDER, take_turns
 from benchmarks.write_readme import FILES, README
 from slimresnet.recipe.settings import Recipe
@@ -110,6 +110,49 @@ def test_the_rows_of_ablations_are_those_of_the_program():
     for changes in ablations.ROWS.values():
         settings = {name: value for name, value in (ablations.SHORT | changes).items() if name != "network"}
         Recipe(**settings)  # a row that waits for its run can be run
+
+
+def test_the_rows_of_distillation_are_those_of_the_program():
+    rows = json.loads((FOLDER / "distillation.json").read_text())["rows"]
+    expected = {distillation.THE_TEACHER: distillation.TEACHER} | distillation.ROWS
+    assert {name: row["changes"] for name, row in rows.items()} == expected
+    table, teacher = rows_of("distillation"), distillation.THE_TEACHER
+    for name, row in rows.items():
+        found = [seed["validation accuracy"] for seed in row["seeds"].values()]
+        assert table[name]["validation"] == f"{100 * sum(found) / len(found):.2f}%"
+    assert (table[teacher]["points"], table[distillation.LABELS]["points"]) == ("", "")
+    with_labels = rows["the teacher and the labels by halves, T 4"]["mean validation accuracy"]
+    gained = 100 * (with_labels - rows[distillation.LABELS]["mean validation accuracy"])
+    assert table["the teacher and the labels by halves, T 4"]["points"] == f"{gained:+.2f}"
+
+
+def test_a_seed_has_a_teacher_of_its_own(monkeypatch, tmp_path):
+    """What is trained, in which order, with which teacher; the teacher is not trained twice."""
+    asked = []
+
+    def run(changes, dataset_name, folder):
+        asked.append((folder.name, changes.get("teacher_name_or_path"), changes["seed"]))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "all_results.json").write_text('{"train_runtime": 60.0}')
+        return {"validation accuracy": 0.5, "validation loss": 1.0}
+
+    monkeypatch.setattr(distillation, "run", run)
+    monkeypatch.setattr(distillation, "RUNS", tmp_path)
+    monkeypatch.setattr(distillation, "RESULT", tmp_path / "distillation.json")
+    rows = ["labels alone", "the teacher alone, T 4", "the teacher alone, T 2"]
+    monkeypatch.setattr(sys, "argv", ["distillation", "--seeds", "7", "8", "--rows", *rows])
+    for _ in range(2):  # the second time nothing is left to do
+        distillation.main()
+    teachers = {seed: str(tmp_path / f"teacher-{seed}") for seed in (7, 8)}
+    assert asked == [
+        each
+        for seed in (7, 8)
+        for each in (
+            ("student", None, seed), (f"teacher-{seed}", None, seed),
+            ("student", teachers[seed], seed), ("student", teachers[seed], seed),
+        )
+    ]  # fmt: skip
+    assert [*read(tmp_path, "distillation.json")["rows"]] == [distillation.THE_TEACHER, *rows]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
