@@ -57,6 +57,7 @@ ROWS = {
     "every image mirrored in every other epoch": {"alternating_flip": True},
     "zeros around the crop, not the reflection": {"crop_padding_mode": "zero"},
     "averaged weights, decay 0.99": {"ema_decay": 0.99},
+    "averaged weights, decay 0.99, BatchNorm recomputed": {"ema_decay": 0.99, "ema_batchnorm": "recompute"},
     "random erasing of half the images": {"random_erasing_prob": 0.5},
     "TrivialAugment": {"trivial_augment": True},
     "TrivialAugment, moving images by up to 4 pixels": {"trivial_augment": True, "trivial_augment_translation": 4},

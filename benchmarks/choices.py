@@ -34,7 +34,7 @@ from slimresnet.run_folder.reading import read_json
 RESULT = FOLDER / "choices.json"
 HELD_OUT = 10_000
 NUM_TEST_IMAGES = 100  # of the copy; they are training images
-FINISH = "the same command goes on"
+HOW_TO_GO_ON = "repeat the command to go on"
 
 
 class Row(NamedTuple):
@@ -63,8 +63,8 @@ CONTROL_400 = PLAIN | {
     "progressive_resizing": ["24:0.15"],
 }
 CUTMIX, MIXUP = {"cutmix_prob": 1.0}, {"cutmix_prob": 0.0, "mixup_prob": 1.0}
-# Every image is mixed up to the end: its labels are the teacher's, and no lie that light epochs would have to mend. The
-# teacher ended at 32 pixels, and knows less of smaller images.
+# Every image is mixed up to the end: its label comes from the teacher, so that it fits the mixed image, and light last
+# epochs are not needed. The teacher ended at 32 pixels, and knows less of smaller images.
 STUDENT = PLAIN | {
     "distillation_alpha": 1.0,
     "num_final_light_augmentation_epochs": 0,
@@ -110,7 +110,8 @@ LONG_ROWS = {
 
 # Muon's pairs of rate and decay: fast.yaml's, and best.yaml's, which was ahead in runs of six epochs (ablations.py).
 MUON = {rate: {"muon_learning_rate": rate, "muon_weight_decay": decay} for rate, decay in ((0.045, 0.02), (0.09, 0.04))}
-# In six epochs erasing cost two points and CutMix too, less where it ended early. How long a run repays them is asked.
+# In six epochs erasing cost two points and CutMix too, less where it ended early. These rows ask what more epochs make
+# of that.
 MIXING = {
     "erasing": {},
     "neither": {"random_erasing_prob": 0.0},
@@ -123,8 +124,8 @@ MIXING = {
         for end in (2, 6)
     },
 }
-# Of 24 epochs a quarter at 24 pixels, as it is, or none: what the small images cost. The 16 epochs have arithmetic to
-# spare, and no time for what needs a long run to pay.
+# Of 24 epochs a quarter at 24 pixels, as it is, or none: what the small images cost. The rows of 16 epochs have images
+# of full size and no CutMix: CutMix needs longer runs.
 RESIZING = {"small first": {}, "full size": {"progressive_resizing": None}}
 FAST_SEEDS = (42, 43, 44)
 FAST_ROWS = {
@@ -157,7 +158,7 @@ class _Deadline(TrainerCallback):
 
 def without_test_images(dataset_name: str, folder: Path) -> str:
     """A folder with the training split of a dataset, and training images in the place of its test split."""
-    copy = folder / Path(dataset_name).name
+    copy = folder / Path(dataset_name).resolve().name
     if not copy.is_dir():
         rows = load_dataset(dataset_name, split="train")
         unfinished = copy.with_name(f"{copy.name}.unfinished")
@@ -190,11 +191,20 @@ def recipe_of(name: str, seed: int, runs: Path, dataset_name: str, steps: int | 
     return dataclasses.replace(parse_recipe(words), **row.changes | settings)
 
 
+def is_finished(name: str, seed: int, runs: Path, dataset_name: str, steps: int | None) -> bool:
+    """Whether the run of a row is there, by the recipe that the row has now."""
+    folder = folder_of(name, seed, runs)
+    recipe = recipe_of(name, seed, runs, dataset_name, steps)
+    return (folder / RESULTS_NAME).is_file() and read_recipe(folder) == recipe
+
+
 def results_of(recipe: Recipe, deadline: _Deadline | None) -> dict:
     """Trains, or goes on, or finds the run finished; returns its results."""
     folder = Path(recipe.output_dir)
     if (folder / RESULTS_NAME).is_file() and read_recipe(folder) == recipe:
         return read_json(folder / RESULTS_NAME)
+    if (folder / RESULTS_NAME).is_file():
+        sys.exit(f"choices: {folder} holds the run of another recipe: remove it, or name another folder by --runs.")
     resume = "last" if checkpoint_folders(folder) else None
     callbacks = [deadline] if deadline else []
     return train(dataclasses.replace(recipe, resume_from_checkpoint=resume), callbacks).results
@@ -226,7 +236,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="some of them alone")
     parser.add_argument("--list", action="store_true", help="print the names of the rows, and do nothing else")
     parser.add_argument("--seeds", type=int, nargs="+", help="by default each row's own: two, and three of fast.yaml")
-    parser.add_argument("--minutes", type=float, help=f"time to stop after, behind a checkpoint; {FINISH}")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help=f"time to stop after, behind a checkpoint, besides the minute that the end of a run takes; {HOW_TO_GO_ON}",
+    )
     parser.add_argument("--steps", type=int, help="of a run, to rehearse")
     parser.add_argument("--runs", type=Path, default=Path("runs/choices"), help="folder of the runs and of the data")
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -257,9 +271,9 @@ def main() -> None:
             if str(seed) in rows[name]["seeds"] or not (arguments.seeds or seed in row.seeds):
                 continue
             if deadline and deadline.is_past:
-                print(f"time is up before {name}, seed {seed}: {FINISH}")
+                print(f"time is up before {name}, seed {seed}: {HOW_TO_GO_ON}")
                 return
-            if row.teacher and not (folder_of(row.teacher, seed, arguments.runs) / RESULTS_NAME).is_file():
+            if row.teacher and not is_finished(row.teacher, seed, arguments.runs, dataset_name, arguments.steps):
                 sys.exit(f"choices: {name} learns from a run that is not finished: run --rows {row.teacher!r} "
                          f"--seeds {seed} first.")  # fmt: skip
             recipe = recipe_of(name, seed, arguments.runs, dataset_name, arguments.steps)
@@ -268,7 +282,7 @@ def main() -> None:
             except InterruptedRun as stopped:
                 if not (deadline and deadline.has_asked):
                     raise
-                print(f"time is up within {name}, seed {seed} ({stopped}): {FINISH}")
+                print(f"time is up within {name}, seed {seed} ({stopped}): {HOW_TO_GO_ON}")
                 return
             take_in(rows[name], seed, figures)
             write_rows(arguments.output, "benchmarks.choices", {each: rows[each] for each in ROWS if each in rows})

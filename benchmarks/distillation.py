@@ -20,7 +20,7 @@ RUNS = REPOSITORY / "runs/distillation"
 SHARED = {"max_train_samples": 20_000}
 TEACHER = SHARED | {"num_train_epochs": 12, "label_smoothing_factor": 0.0}
 STUDENT = SHARED | {"num_train_epochs": 15, "network": {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128]}}
-DISTILLED = {"label_smoothing_factor": 0.0, "distillation_alpha": 1.0}  # rows with an alpha have a teacher
+DISTILLED = {"label_smoothing_factor": 0.0, "distillation_alpha": 1.0}
 THE_TEACHER, LABELS = "the teacher itself", "labels alone"
 ROWS = {
     LABELS: {},

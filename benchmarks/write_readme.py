@@ -367,7 +367,8 @@ def choices() -> str:
         return "None of these runs has been made yet: they ask for a GPU."
     result = _read("choices")
     lines = [
-        "| row | seeds | validation | spread | with TTA | calibration error before | as shipped | petaFLOP | minutes |",
+        "| row | seeds | validation | spread | with TTA | calibration error | after a fit on these images | petaFLOP "
+        "| minutes |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in result["rows"].items():

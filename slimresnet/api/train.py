@@ -18,6 +18,7 @@ from slimresnet.data.randomness import Draws, sample_order
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
+from slimresnet.evaluation.temperature import TEMPERATURES
 from slimresnet.formats.trained import ModelError
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
 from slimresnet.hub.files import collect
@@ -145,6 +146,7 @@ def _results(run: Run, scored: Scored) -> dict:
     }
     if run.teachers:
         results["train_teacher"] = ",".join(teacher.name for teacher in run.teachers)
+        results["train_teacher_is_local"] = any(teacher.is_local for teacher in run.teachers)
         results["train_teacher_parameters"] = sum(teacher.num_parameters for teacher in run.teachers)
     if len(devices) == 1:  # a speed on two machines is that of neither
         results["train_samples_per_second"] = progress.global_step * plan.images_per_step / progress.train_runtime
@@ -190,7 +192,10 @@ def _describe_calibration(run: Run, results: dict) -> str:
             f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
         )
     if len(run.data.validation_rows):
-        return "not calibrated: no temperature fits the held-out images; hold out more of them"
+        return (
+            f"not calibrated: no temperature within {TEMPERATURES[0]:.2f} and {TEMPERATURES[1]:.0f} is best on the "
+            f"{len(run.data.validation_rows):,} held-out images; raise --validation_size, or give --temperature"
+        )
     return "not calibrated: no images were held out; --calibration_run takes the temperature of a run that had some"
 
 

@@ -21,8 +21,9 @@ SYNONYMS = {
     "num_workers": "dataloader_num_workers", "data": "dataset_name", "dataset": "dataset_name",
     "amp": "mixed_precision", "precision": "mixed_precision", "compile": "torch_compile",
     "resume": "resume_from_checkpoint", "label_smoothing": "label_smoothing_factor", "cutmix": "cutmix_prob",
-    "mixup": "mixup_prob", "ema": "ema_decay", "sam": "sam_rho", "out": "output_dir",
-    "overwrite": "overwrite_output_dir", "cpu": "use_cpu", "no_cuda": "use_cpu",
+    "mixup": "mixup_prob", "copies": "augmented_copies", "teacher": "teacher_name_or_path",
+    "distill": "teacher_name_or_path", "twin": "calibration_run", "ema": "ema_decay", "sam": "sam_rho",
+    "out": "output_dir", "overwrite": "overwrite_output_dir", "cpu": "use_cpu", "no_cuda": "use_cpu",
 }  # fmt: skip
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 

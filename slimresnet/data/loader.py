@@ -123,7 +123,7 @@ class TrainingLoader:
         batches = [order[start : start + self._batch_size] for start in starts]
         loaded = load_batches(self._split, batches, self._loading)
         for start, rows, (pixels, labels) in zip(starts, batches, loaded, strict=True):
-            if self._copies > 1:  # copy after copy: neighbours, which may be mixed, are different images
+            if self._copies > 1:  # copy after copy: neighbours, which may be mixed, are two images
                 pixels, labels = pixels.repeat(self._copies, 1, 1, 1), labels.repeat(self._copies)
             yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows, self._copies))
 

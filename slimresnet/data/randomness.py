@@ -53,8 +53,8 @@ class Draws:
 
     Attributes:
         samples: row numbers of the samples, int64 `[B]`.
-        copies: copies of each sample, K, each with numbers of its own. They lie behind each other: all samples, then
-            all samples again. The numbers of a copy do not depend on how many there are.
+        copies: copies of each sample, K, each with numbers of its own. They are stacked copy after copy: all samples,
+            then all samples again. The numbers of a copy do not depend on how many there are.
     """
 
     seed: int

@@ -5,8 +5,8 @@ def still_true(before: dict, results: dict) -> dict:
     """
     The earlier figures that may stand beside new ones.
 
-    Left out are figures of the same rows with another policy, figures of other data under the same names, and what an
-    earlier version measured of the scored rows after scaling, which is in no weights.
+    Left out are figures of the same rows with another policy, figures of other data under the same names, and
+    `_scaled` figures of an earlier version for the rows scored now: that temperature was never part of the weights.
     """
     scored = tuple(name.removesuffix("fingerprint") for name in results if name.endswith("_fingerprint"))
     elsewhere = tuple(
@@ -15,7 +15,8 @@ def still_true(before: dict, results: dict) -> dict:
     return {
         name: value
         for name, value in before.items()
-        if name.removesuffix("_tta") not in results
+        if name not in ("temperature", "temperature_samples")  # of an earlier version, which divided no head by it
+        and name.removesuffix("_tta") not in results
         and not name.startswith(elsewhere)
         and not (name.startswith(scored) and name.endswith("_scaled"))
     }

@@ -6,25 +6,27 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-_RANGE = (-3.0, 3.0)  # of the temperature's logarithm
+TEMPERATURES = (0.05, 20.0)
+"""The range that a temperature is sought in."""
 
 
 def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
     """
-    The temperature, in e⁻³ – e³, that makes the cross entropy least (Guo et al., 2017, section 4.2).
+    The temperature, within `TEMPERATURES`, that makes the cross entropy least (Guo et al., 2017, section 4.2).
 
     Args:
         logits: logits of held-out images, float `[N, num_labels]`.
         labels: class numbers, int64 `[N]`.
 
     Returns:
-        The temperature; None where no other is better than both ends of the range. So it is where all images are right,
-        when confidence cannot be too large, and where logits tell nothing.
+        The temperature; None where the loss is least at an end of the range, or flat: all images right, all wrong, or
+        logits without information.
     """
     targets = torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
         return F.cross_entropy(logits.double() / np.exp(log_temperature), targets).item()
 
-    best = float(minimize_scalar(loss, bounds=_RANGE, method="bounded").x)
-    return None if min(map(loss, _RANGE)) <= loss(best) else float(np.exp(best))
+    bounds = tuple(np.log(TEMPERATURES))
+    best = float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    return None if min(map(loss, bounds)) <= loss(best) else float(np.exp(best))

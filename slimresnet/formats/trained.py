@@ -21,6 +21,8 @@ from slimresnet.run_folder.changes import sha256
 from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 
+OF_TRAIN = "give a folder that train.py wrote"
+
 
 class ModelError(SlimResNetError):
     """The model cannot be used; the message, one line, names it and says what to do."""
@@ -42,19 +44,19 @@ def find_folder(name: str | PathLike[str]) -> Path:
         if folder.exists():
             raise ModelError(f"MODEL {name} is a file: give the folder that train.py wrote.")
         if looks_like_path(name):
-            raise ModelError(f"MODEL {name} is not there{nearest(name)}: give a folder that train.py wrote.")
+            raise ModelError(f"MODEL {name} is not there{nearest(name)}: {OF_TRAIN}.")
         try:
             folder = Path(snapshot_download(name))
         except Exception as error:  # huggingface_hub's, httpx's and OSErrors
             raise ModelError(
                 f"MODEL {name} is no folder here{nearest(name)}, and {explain_hub_error(error, name, 'model')}; or "
-                "give a folder that train.py wrote."
+                f"{OF_TRAIN}."
             ) from error
     prepare_to_read(folder)
     if reason := explain_unfinished(folder):
         raise ModelError(f"MODEL {reason}")
     if not (folder / CONFIG_NAME).is_file():
-        raise ModelError(f"MODEL {name} holds no config.json: give a folder that train.py wrote.")
+        raise ModelError(f"MODEL {name} holds no config.json: {OF_TRAIN}.")
     return folder
 
 
@@ -129,7 +131,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
         raise ModelError(
             f"MODEL {folder} has no model.safetensors"
             + (f", and a pickle such as its {pickles[0]} is a program, which is not run" if pickles else "")
-            + ": give a folder that train.py wrote."
+            + f": {OF_TRAIN}."
         )
     with torch.device("meta"):
         model = SlimResNetForImageClassification(load_config(folder))

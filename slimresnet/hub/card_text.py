@@ -18,7 +18,7 @@ from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.results_table import TITLES, results_table
 from slimresnet.hub.run_facts import (
-    calibration_source,
+    calibration_clause,
     changed_settings,
     chosen_together,
     facts_of_exports,
@@ -148,7 +148,7 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, .
             if results.get(f"{prefix}_precision", "float32") != "float32"
         },
         "num_views": len(POLICIES[results.get("test_tta", "none")]),
-        "calibration_source": calibration_source(results),
+        "calibration_clause": calibration_clause(results),
         "frost": _FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
         "overlapping": list(overlapping_augmentations(recipe)),
         "corruptions": read_json(folder / _CORRUPTIONS_NAME).get("none"),

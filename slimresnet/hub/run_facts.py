@@ -46,8 +46,8 @@ def _chosen_tta(results: dict, recipe: Recipe) -> str | None:
     return results.get("eval_chose_tta", results.get(f"{HELD_OUT_PREFIX}_tta"))
 
 
-def calibration_source(results: dict) -> str:
-    """Where the temperature of a calibrated network comes from, behind the number; empty where nothing tells."""
+def calibration_clause(results: dict) -> str:
+    """What follows the temperature in a card, with its leading comma; empty where the source is unknown."""
     source, samples = results.get("calibration_source"), results.get("calibration_samples")
     if source == "recipe":
         return ", which its recipe gives"
@@ -89,7 +89,7 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
         facts.append(_runtime(results, recipe))
     if "total_flos" in results:
         petaflop = results["total_flos"] / 1e15
-        taught = ", and twice those of the teacher" if "train_teacher" in results else ""
+        taught = ", and twice those of its teachers" if "train_teacher" in results else ""
         facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{taught})")
     return facts
 

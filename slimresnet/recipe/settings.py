@@ -103,8 +103,8 @@ class Recipe:
     trivial_augment_translation: int = _setting(
         "augmentation",
         32,
-        "Pixels that TrivialAugment moves an image by at most. The paper's 32 may leave a small image all black; for "
-        "images of 32 pixels AutoAugment has 10, and RandAugment 14.",
+        "Pixels that TrivialAugment moves an image by at most. The paper's 32 may leave a small image all black; its "
+        "code has 10 in AutoAugment's space, and 14.4 in RandAugment's.",
         low=0,
         high=1024,
     )
@@ -148,8 +148,8 @@ class Recipe:
     mixup_prob: float = _setting(
         "augmentation",
         0.0,
-        "Probability that an image is blended with another one (mixup). An image gets CutMix, mixup or neither, so "
-        "that it is at most 1 together with --cutmix_prob.",
+        "Probability that an image is blended with another one (mixup). An image gets CutMix, mixup or neither: the "
+        "two probabilities add up to at most 1.",
         low=0,
         high=1,
     )
@@ -174,7 +174,7 @@ class Recipe:
         "augmentation",
         1,
         "Copies of each image in a step, each augmented by its own draws (batch augmentation). "
-        "--total_train_batch_size counts images, not copies: a step computes so many times as much.",
+        "--total_train_batch_size counts images, not copies: a step costs that many times as much.",
         low=1,
         high=64,
     )
@@ -204,7 +204,8 @@ class Recipe:
     distillation_alpha: float = _setting(
         "distillation",
         1.0,
-        "Share of the teacher in the loss, beside the labels; labels that mix images are the teacher's alone.",
+        "Share of the teacher in the loss, beside the labels. An image that is mixed with one of another class learns "
+        "from the teacher alone.",
         low=0,
         high=1,
     )
@@ -217,8 +218,7 @@ class Recipe:
     total_train_batch_size: int | None = _setting(
         "optimisation",
         None,
-        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default. "
-        "--augmented_copies multiplies what a step computes.",
+        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default.",
         low=1,
     )
     per_device_train_batch_size: int | None = _setting(
@@ -366,7 +366,8 @@ class Recipe:
     calibration_run: str | None = _setting(
         "evaluation",
         None,
-        "A finished run of the same recipe with held-out images: its temperature calibrates this run, which has none.",
+        "Folder of a finished run of the same recipe that held images out. Its temperature calibrates this run, which "
+        "needs --validation_size 0. Without one, and without --temperature, such a run is not calibrated.",
         affects=None,
     )
 
@@ -451,14 +452,19 @@ class Recipe:
             )
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
+        teaching = ("distillation_temperature", "distillation_alpha")
+        if self.teacher_name_or_path is None and (
+            useless := [name for name in teaching if getattr(self, name) != getattr(Recipe, name)]
+        ):
+            raise RecipeError(f"--{useless[0]} needs a --teacher_name_or_path.")
         if self.teacher_name_or_path and self.distillation_alpha == 1 and self.label_smoothing_factor:
             raise RecipeError(
                 "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
                 "to 0, or lower --distillation_alpha."
             )
-        if self.calibration_run and self.temperature:
+        if self.calibration_run is not None and self.temperature:
             raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
-        if self.calibration_run and self.validation_size:
+        if self.calibration_run is not None and self.validation_size:
             raise RecipeError(
                 "--calibration_run is for a run that holds no images out, and this one fits its temperature on "
                 f"{self.validation_size:,} of its own: leave it out, or give --validation_size 0."

@@ -23,7 +23,8 @@ class AveragedWeights:
     BatchNorm's running statistics are those of networks that training has left behind. `--ema_batchnorm average`
     averages them like weights. That is only near the statistics of the averaged weights, which are another network.
     `recompute` measures these (Izmailov et al., 2018): on the first training images of the epoch, augmented as in
-    training. The result is a function of weights, seed and epoch, so that a resumed run comes to the same bits.
+    training. So they are of light images where the epoch has light ones, and of small ones where it has small ones. The
+    result is a function of weights, seed, epoch and number of processes: a resumed run comes to the same bits.
 
     Args:
         run: whose network is averaged: the plain network, before anything is prepared or fused.
@@ -70,8 +71,9 @@ class AveragedWeights:
 
     def _images(self) -> Generator[Tensor, None, None]:
         """Pixel values of the first steps of the epoch that the last step was of."""
+        # Each process reads as many, though the first one's statistics are kept: alone it has enough.
         loader, progress = self._run.loader, self._run.progress
-        images_a_step = loader.total_batch_size // self._run.accelerator.num_processes
+        images_a_step = self._run.plan.images_per_step // self._run.accelerator.num_processes
         num_steps = min(-(-STATISTICS_IMAGES // images_a_step), loader.steps_per_epoch)
         first_step = (progress.global_step - 1) // loader.steps_per_epoch * loader.steps_per_epoch
         with closing(training_inputs(loader, self._run.inputs, first_step, first_step + num_steps)) as batches:

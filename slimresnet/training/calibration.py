@@ -1,13 +1,14 @@
 """The temperature that the head of a finished network is divided by, so that every client gets calibrated logits."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.opening import TrainingData
 from slimresnet.formats.trained import ModelError, explain_unfinished, load_config
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE
@@ -17,10 +18,12 @@ from slimresnet.run_folder.names import CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.schemas import SOURCES
+from slimresnet.training.distillation.teachers import Teacher
 
 HELD_OUT_IMAGES, TWIN, GIVEN = SOURCES
 # What two runs of one recipe may have apart: a twin holds images out, and has other draws.
-_OWN_TO_A_RUN = ("validation_size", "max_train_samples", "max_eval_samples", "seed")
+LEAST_SHARE = 0.75  # of a run's images that its twin has to be trained on: fewer make a network too sure of them
+_OWN_TO_A_RUN = ("validation_size", "max_eval_samples", "seed")
 
 
 class Calibration(NamedTuple):
@@ -51,14 +54,21 @@ def divide_head(network: SlimResNetForImageClassification, temperature: float) -
         parameter.div_(temperature)
 
 
-def calibration_of_twin(folder: Path, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> Calibration:
+def calibration_of_twin(
+    folder: Path,
+    recipe: Recipe,
+    config: SlimResNetConfig,
+    data: TrainingData,
+    teachers: Sequence[Teacher],
+) -> Calibration:
     """
     The temperature of a finished run that `--calibration_run` names, for a run that begins now.
 
     Args:
         recipe: of the run that begins.
         config: of its network.
-        train: its training split.
+        data: what it is trained on.
+        teachers: what it learns from.
 
     Raises:
         RecipeError: the folder is no finished run, fitted no temperature on held-out images of its own, or was trained
@@ -72,7 +82,17 @@ def calibration_of_twin(folder: Path, recipe: Recipe, config: SlimResNetConfig, 
             f"--calibration_run {folder} fitted no temperature on held-out images of its own: give a run of this "
             "recipe with a --validation_size above 0, trained by this version."
         )
-    if differing := _differences(folder, results, recipe, config, train):
+    differing = _differences(folder, recipe, config)
+    if results.get("train_data_fingerprint") != data.train.fingerprint:
+        differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
+    there, here = results.get("train_samples", 0), len(data.train_rows)
+    if there < LEAST_SHARE * here:
+        differing.append(f"{there:,} training images there, {here:,} here")
+    # A twin's teacher may be another network, which left the twin's held-out images out: its size is compared.
+    sizes = results.get("train_teacher_parameters", 0), sum(teacher.num_parameters for teacher in teachers)
+    if sizes[0] != sizes[1]:
+        differing.append(f"teachers of {sizes[0]:,} parameters there, of {sizes[1]:,} here")
+    if differing:
         raise RecipeError(
             f"--calibration_run {folder} is of another recipe ({'; '.join(differing)}), and a temperature fits the "
             "recipe that it was fitted for alone: give a run of this one."
@@ -91,21 +111,16 @@ def _check_finished(folder: Path) -> None:
         raise RecipeError(f"--calibration_run {folder} holds no {missing[0]}: give the folder of a finished run.")
 
 
-def _differences(folder: Path, results: dict, recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> list[str]:
-    """What a twin was trained with other than the run that begins, each with both values."""
+def _differences(folder: Path, recipe: Recipe, config: SlimResNetConfig) -> list[str]:
+    """The settings and fields of the network that a twin has other than the run that begins, each with both values."""
     there, here = _decisive(read_recipe(folder)), _decisive(recipe)
     try:
         network = load_config(folder)
     except ModelError as error:
-        raise RecipeError(f"--calibration_run: {error}") from error
+        raise RecipeError(f"--calibration_run {str(error).removeprefix('MODEL ')}") from error
     there |= {field: getattr(network, field) for field in SlimResNetConfig.__annotations__}
     here |= {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
-    differing = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
-    if results.get("train_data_fingerprint") != train.fingerprint:
-        differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
-    if (read_recipe(folder).teacher_name_or_path is None) != (recipe.teacher_name_or_path is None):
-        differing.append("one of the two has a teacher")
-    return differing
+    return [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
 
 
 def _decisive(recipe: Recipe) -> dict:

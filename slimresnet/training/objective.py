@@ -1,4 +1,4 @@
-"""What a step makes smaller: the network's own loss on labels, or what it is to learn from teachers."""
+"""What a step minimises: the network's own loss on labels, or what it is to learn from teachers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimresnet.recipe.plan import Plan
 from slimresnet.training.distillation.loss import averaged_log_probabilities, distillation_loss
@@ -31,13 +32,20 @@ def build_objective(plan: Plan, accelerator: Accelerator, teachers: Sequence[Tea
         return of_labels
     recipe = plan.recipe
     temperature = recipe.distillation_temperature
-    prepared = [_prepared(plan, accelerator, teacher) for teacher in teachers]
+    for teacher in teachers:
+        _prepare(plan, accelerator, teacher)
+
+    def ask(pixel_values: Tensor) -> Tensor:
+        return averaged_log_probabilities([teacher(pixel_values) for teacher in teachers], temperature)
+
+    asked: Any = ask
+    if plan.torch_compile:  # all teachers as one: the answers of one would be overwritten while another is asked
+        asked = torch.compile(ask, mode=recipe.torch_compile_mode, dynamic=False)
 
     def of_batch(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
         # Once a batch: a sharpness-aware step looks twice at the same images.
         with torch.no_grad(), accelerator.autocast():
-            logits = [teacher(inputs["pixel_values"]) for teacher in prepared]
-            taught = averaged_log_probabilities(logits, temperature)
+            taught = asked(inputs["pixel_values"]).clone()  # torch.compile's own CUDA graphs write into one place
 
         def loss(network: nn.Module) -> Tensor:
             return distillation_loss(
@@ -54,12 +62,10 @@ def build_objective(plan: Plan, accelerator: Accelerator, teachers: Sequence[Tea
     return of_batch
 
 
-def _prepared(plan: Plan, accelerator: Accelerator, teacher: Teacher) -> Any:
+def _prepare(plan: Plan, accelerator: Accelerator, teacher: Teacher) -> None:
     teacher.to(accelerator.device)
-    if plan.mixed_precision == "bf16":
+    # BatchNorm that is not folded stays in float32, as autocast leaves it.
+    if plan.mixed_precision == "bf16" and not any(isinstance(module, _BatchNorm) for module in teacher.modules()):
         teacher.network.to(torch.bfloat16)  # autocast would cast the same weights anew in every step
     if plan.channels_last:
         teacher.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # PyTorch's gap
-    if plan.torch_compile:
-        return torch.compile(teacher, mode=plan.recipe.torch_compile_mode, dynamic=False)
-    return teacher

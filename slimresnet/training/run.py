@@ -138,7 +138,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         whiten_stem(model, inputs.normalize(pixels))
     twin = None
     if recipe.calibration_run is not None:
-        twin = calibration_of_twin(Path(recipe.calibration_run), plan.portable_recipe(), config, data.train)
+        twin = calibration_of_twin(Path(recipe.calibration_run), plan.portable_recipe(), config, data, teachers)
     return Run(
         plan,
         accelerator,

@@ -28,7 +28,7 @@ def build_train_step(
         model: the plain network, whose weights are trained. Its layers are fused where the plan says so.
         prepared: the same network, as `accelerator` or `prepare_network` prepared it.
         optimizer: of its weights, prepared too.
-        objective: what the step makes smaller.
+        objective: what the step minimises.
     """
     if plan.fused_batchnorm:
         from slimresnet.training.fused.layers import fuse_layers  # needs Triton

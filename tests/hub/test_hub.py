@@ -187,21 +187,25 @@ def test_what_was_not_measured_is_left_out(folder):
         ({"test_times_scored": None}, "held out", ["images were scored once"]),
         (
             {"calibration_temperature": 1.5},
-            "by the temperature 1.500, fitted on 90 held-out images of this run. Nothing is left to divide.",
+            "by the temperature 1.500, fitted on 90 held-out images of this run. Its probabilities are calibrated",
             ["not calibrated", "which its recipe gives", "another run"],
         ),
         (
             {"calibration_temperature": 1.5, "calibration_source": "twin", "calibration_samples": 10_000},
-            "by the temperature 1.500, fitted on 10,000 held-out images of another run of its recipe. Nothing",
+            "by the temperature 1.500, fitted on 10,000 held-out images of another run of its recipe. Its",
             ["not calibrated", "of this run"],
         ),
-        ({"calibration_samples": None}, ", fitted on held-out images of this run. Nothing", []),
+        ({"calibration_samples": None}, ", fitted on held-out images of this run. Its probabilities", []),
         (
             {"calibration_temperature": 1.5, "calibration_source": "recipe", "calibration_samples": None},
-            "by the temperature 1.500, which its recipe gives. Nothing",
+            "by the temperature 1.500, which its recipe gives. Its probabilities",
             ["fitted"],
         ),
-        ({"calibration_temperature": 1.5, "calibration_source": None}, "by the temperature 1.500. Nothing", ["fitted"]),
+        (
+            {"calibration_temperature": 1.5, "calibration_source": None},
+            "by the temperature 1.500. Its",
+            ["fitted"],
+        ),
         (
             {
                 "calibration_temperature": None,
@@ -346,7 +350,9 @@ def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(f
     set_recipe(folder, validation_size=0, temperature=1.25)
     state(folder, eval_chose=None, calibration_temperature=1.25, calibration_source="recipe", calibration_samples=None)
     card = " ".join(render_model_card(folder, "user/name").split())
-    assert "No images were held out for validation in this run." in card and "1.250, which its recipe gives. N" in card
+    assert (
+        "No images were held out for validation in this run." in card and "1.250, which its recipe gives. Its" in card
+    )
     assert "has the loss of every epoch" in card
 
 

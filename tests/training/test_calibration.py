@@ -1,5 +1,6 @@
 """The temperature goes into the head of what is saved, so that every client has it; and what a twin may lend."""
 
+import json
 import shutil
 
 import numpy as np
@@ -18,6 +19,7 @@ from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.reading import read_recipe
 
+PRETRAINED = SAMPLE.parents[1] / "pretrained/slimresnet-cifar10"
 HEAD = ("classifier.weight", "classifier.bias")
 
 
@@ -144,8 +146,12 @@ def test_of_averaged_weights_and_of_the_best_epoch(tmp_path, flags_of):
         (["--temperature=2"], "--temperature and --calibration_run both say"),
         (["--calibration_run=nowhere"], "--calibration_run nowhere is no folder"),
         (["--learning_rate=0.05"], r"of another recipe \(learning_rate 0.03 there, 0.05 here\)"),
+        (["--max_train_samples=400"], "max_train_samples 224 there, 400 here"),
         (["--max_train_steps=3"], r"max_train_steps None there, 3 here"),
-        ([f"--teacher_name_or_path={SAMPLE.parents[1] / 'pretrained/slimresnet-cifar10'}"], "has a teacher"),
+        (
+            [f"--teacher_name_or_path={SAMPLE.parents[1] / 'pretrained/slimresnet-cifar10'}"],
+            r"teachers of 0 parameters there, of 4,754,218 here",
+        ),
     ],
 )
 def test_what_a_twin_may_not_lend(twin, tmp_path, flags_of, more, said):
@@ -177,7 +183,16 @@ def test_twins_that_are_none(twin, tmp_path, flags_of, spoil, said):
     spoil(folder)
     with pytest.raises(RecipeError, match=said) as refused:
         train(flags_of(tmp_path / "run", "--validation_size=0", f"--calibration_run={folder}"))
-    assert "--calibration_run" in str(refused.value)
+    assert "--calibration_run" in str(refused.value) and "MODEL" not in str(refused.value)
+
+
+def test_a_twin_that_saw_few_of_the_images_lends_nothing(twin, tmp_path, flags_of):
+    """It would be too sure of them, and its temperature too high."""
+    folder = shutil.copytree(twin, tmp_path / "twin")
+    results = read(folder)
+    (folder / "all_results.json").write_text(json.dumps(results | {"train_samples": 160}))
+    with pytest.raises(RecipeError, match="160 training images there, 224 here"):
+        train(flags_of(tmp_path / "run", "--validation_size=0", f"--calibration_run={folder}"))
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [1, 2, 3, 0]])

@@ -1,5 +1,7 @@
 """Distillation against its definition, with teachers of this family and of transformers, and what is refused."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -142,13 +144,13 @@ def test_it_resumes_to_the_bit_wherever_the_teachers_lie_by_then(flags, tmp_path
     """With two teachers, CutMix and averaged weights."""
     other = shutil.copytree(teacher, tmp_path / "other")
     edit_weights(other, lambda tensors: tensors["classifier.weight"].mul_(0.5))
-    flags += ["--num_train_epochs=2", "--ema_decay=0.9", "--distillation_alpha=0.5", "--save_total_limit=9"]
+    flags += ["--num_train_epochs=2", "--ema_decay=0.9", "--save_total_limit=9"]
     whole = train(flags, taught_by(teacher, other))
     moved = shutil.copytree(teacher, tmp_path / "moved")
     resume = [f"--resume_from_checkpoint={whole / 'checkpoint-7'}", f"--output_dir={tmp_path / 'resumed'}"]
     assert_same_weights(train(flags, *resume, taught_by(moved, other)), whole)
     for teachers in ([moved], [other, moved], []):
-        with pytest.raises(CheckpointError, match=r"different run: teachers .* there, .* here"):
+        with pytest.raises(CheckpointError, match=r"different run: files of --teacher_name_or_path .* there, .* here"):
             train(flags, *resume, "--overwrite_output_dir", *([taught_by(*teachers)] if teachers else []))
 
 
@@ -257,7 +259,7 @@ def test_a_run_learns_from_a_network_of_transformers(flags, foreign):
     results = read(folder)
     assert (results["train_teacher"], results["train_teacher_parameters"]) == ("foreign", parameters)
     text = render_model_card(folder, "student")
-    assert f"learnt what `foreign`, of {parameters:,} parameters," in text and "Hinton" in text
+    assert f"was distilled from `foreign` ({parameters:,} parameters): it learnt" in text and "Hinton" in text
     assert str(foreign.parent) not in text
     assert shared_recipe(folder).teacher_name_or_path == "foreign"
 
@@ -277,6 +279,11 @@ def test_arithmetic_counts_a_teacher_once_a_step_forward(teacher, tmp_path):
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
+def edit_config(folder, **changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def spoil(folder, **changes):
     config = AutoModelForImageClassification.from_pretrained(folder).config
     for name, value in changes.items():
@@ -287,11 +294,14 @@ def spoil(folder, **changes):
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda folder: shutil.rmtree(folder), r"foreign is not there"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be used: "),
+        (lambda folder: shutil.rmtree(folder), r"foreign is not there: give a folder or a model on the Hub with"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be used: OSError: .*no file named"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 500), "cannot be used: SafetensorError"),
+        (lambda folder: edit_config(folder, hidden_sizes="abc"), "cannot be used: StrictDataclass"),
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "strange"}'), "cannot be used: ValueError"),
-        (lambda folder: (folder / "config.json").write_text("{"), "cannot be used: "),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be used: OSError: .*not a valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be used: "),
         (
             lambda folder: spoil(folder, id2label={number: f"LABEL_{number}" for number in range(10)}),
             "tells other classes apart than the dataset: id2label in its config.json names LABEL_0",
@@ -300,7 +310,7 @@ def spoil(folder, **changes):
             lambda folder: (folder / "preprocessor_config.json").write_text(
                 '{"image_processor_type": "ViTImageProcessor", "size": {"height": 30, "width": 40}}'
             ),
-            "preprocessor_config.json makes images of .*, where squares are needed",
+            "preprocessor_config.json makes images of .*, and a teacher sees squares",
         ),
     ],
 )
@@ -313,13 +323,13 @@ def test_teachers_that_cannot_teach(foreign, tmp_path, prepare, said):
 
 def test_a_head_that_transformers_would_draw_at_random_teaches_nothing(foreign, tmp_path):
     edit_weights(foreign, lambda tensors: tensors.pop("classifier.1.weight"))
-    with pytest.raises(RecipeError, match=r"its weights lack classifier.1.weight: a teacher has to be trained"):
+    with pytest.raises(RecipeError, match=r"cannot be used: its weights lack classifier.1.weight: a teacher has"):
         opened(Recipe(teacher_name_or_path=str(foreign)), tmp_path)
 
 
 def test_broken_weights_teach_nothing(foreign, tmp_path):
     edit_weights(foreign, lambda tensors: tensors["classifier.1.bias"][:1].fill_(torch.nan))
-    with pytest.raises(RecipeError, match="some of its weights are NaN or infinite"):
+    with pytest.raises(RecipeError, match="cannot be used: some of its weights are NaN or infinite"):
         opened(Recipe(teacher_name_or_path=str(foreign)), tmp_path)
 
 
@@ -336,7 +346,7 @@ def test_a_teacher_of_one_size_alone_takes_it_whatever_the_student_sees(tmp_path
         opened(resizing, tmp_path)
     assert opened(Recipe(teacher_name_or_path=str(folder)), tmp_path)
     spoil(folder, problem_type="multi_label_classification")
-    with pytest.raises(RecipeError, match="it does not choose one class for an image"):
+    with pytest.raises(RecipeError, match="problem_type is multi_label_classification: give a network that chooses"):
         opened(Recipe(teacher_name_or_path=str(folder)), tmp_path)
     spoil(folder, problem_type=None, image_size=40)
     edit_weights(folder, lambda tensors: tensors.update({
@@ -359,15 +369,16 @@ def test_code_and_pickles_of_a_teacher_are_not_run(foreign, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--teacher_name_or_path=", "must|empty"),
+        ("--teacher_name_or_path=", "--teacher_name_or_path has an empty name: give FOLDER, or"),
         ("--distillation_temperature=0", "--distillation_temperature must be at least 0.01"),
+        ("--teacher_name_or_path=null", "--distillation_alpha needs a --teacher_name_or_path"),
         ("--distillation_alpha=1.5", "--distillation_alpha must be between 0 and 1"),
         ("--label_smoothing_factor=0.1", "which --distillation_alpha 1 leaves to the teacher"),
     ],
 )
 def test_settings_that_cannot_be(flags, teacher, flag, said):
     with pytest.raises(RecipeError, match=said):
-        train(flags, taught_by(teacher), flag)
+        train(flags, taught_by(teacher), *(["--distillation_alpha=0.5"] if "null" in flag else []), flag)
 
 
 def test_a_run_does_not_take_the_place_of_its_teacher(flags, tmp_path):

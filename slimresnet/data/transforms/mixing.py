@@ -22,8 +22,8 @@ class Mixing(LabelTransform):
     is its neighbour: samples `2i` and `2i + 1` of a batch take from each other (the order is random already), and each
     takes from the other as it was before mixing. So the pairs of a global batch are the same however many processes
     share it, if the batch of each is even. The odd last sample takes from the one before it; a single sample stays as
-    it is. To mix uint8 pixels moves a quarter of the bytes of normalised ones. Pasting gives the same numbers there;
-    blending rounds (see `blend`).
+    it is, or is mixed with its own copy where there are copies. To mix uint8 pixels moves a quarter of the bytes of
+    normalised ones. Pasting gives the same numbers there; blending rounds (see `blend`).
 
     Attributes:
         cutmix_prob: probability that a patch is pasted into a sample; 0 for none.
@@ -40,7 +40,7 @@ class Mixing(LabelTransform):
     def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
         if not (self.cutmix_prob or self.mixup_prob):
             return pixels, targets
-        drawn = draws.uniform("cutmix", 4)
+        drawn = draws.uniform("cutmix", 4)  # by CutMix's name: runs without mixup keep their draws
         chance = drawn[:, 0]
         partner = partners(len(targets), targets.device)
         others, mixed = pixels.index_select(0, partner), pixels

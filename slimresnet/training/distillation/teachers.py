@@ -1,6 +1,5 @@
 """Teachers: trained networks, each on the tensor that the student sees."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from slimresnet.data.sources.dataset import shared_name
 from slimresnet.errors import SlimResNetError, first_line
 from slimresnet.formats.image_processor import mean_and_std
-from slimresnet.formats.trained import find_folder, fold_batchnorm, load_model
+from slimresnet.formats.trained import OF_TRAIN, find_folder, fold_batchnorm, load_model
 from slimresnet.recipe.checks import RecipeError, parse_resizing
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import sha256
-from slimresnet.run_folder.names import PREPROCESSOR_NAME
+from slimresnet.run_folder.names import CONFIG_NAME, PREPROCESSOR_NAME
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,15 @@ class Teacher(nn.Module):
     Args:
         network: takes `pixel_values`, gives `logits`.
         order: for each class of the student, its number in the network.
-        view: of the network. Where its side is the student's, the network sees smaller images as the student does.
+        view: of the network. If its side is the student's, progressive resizing reaches the network too; otherwise
+            images are resized to its side.
         student: the view of the student.
 
     Attributes:
         name: for people, without a path of this machine.
+        is_local: whether it is a folder of this machine.
         num_parameters: of the network as it was trained.
-        digest: SHA-256 of each file of its weights.
+        digest: SHA-256 of each file that its answers depend on.
     """
 
     order: Tensor | None
@@ -65,20 +66,23 @@ class Teacher(nn.Module):
         student: View,
         *,
         name: str,
+        is_local: bool,
         num_parameters: int,
         digest: list[str],
     ):
         super().__init__()
-        self.network, self.name, self.num_parameters, self.digest = network, name, num_parameters, digest
+        self.network, self.name, self.is_local = network, name, is_local
+        self.num_parameters, self.digest = num_parameters, digest
         self._side = None if view.side == student.side else view.side
         in_order = list(order) == list(range(len(order)))
         self.register_buffer("order", None if in_order else torch.tensor(order))
-        # Of what is normalised with the student's mean and deviation, what is normalised with the teacher's.
+        # Pixels normalised for the student become pixels normalised for the teacher.
         mean, std = torch.tensor(view.mean).double(), torch.tensor(view.std).double()
         student_mean, student_std = torch.tensor(student.mean).double(), torch.tensor(student.std).double()
         alike = torch.allclose(mean, student_mean, atol=1e-6) and torch.allclose(std, student_std, atol=1e-6)
         self.register_buffer("scale", None if alike else (student_std / std).float().view(-1, 1, 1))
         self.register_buffer("shift", ((student_mean - mean) / std).float().view(-1, 1, 1))
+        self._multiply_adds: dict[int, int] = {}
         self.eval().requires_grad_(False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -95,11 +99,12 @@ class Teacher(nn.Module):
         return f"{self.name} ({self.num_parameters:,} parameters)"
 
     def multiply_adds(self, image_size: int) -> int:
-        """Multiply-adds for an image that the student sees in `image_size` pixels a side."""
-        counted = copy.deepcopy(self).to("meta", torch.float32)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            counted(torch.empty(1, 3, image_size, image_size, device="meta"))
-        return counter.get_total_flops() // 2
+        """Multiply-adds for an image that the student sees in `image_size` pixels a side; counted on the CPU, once."""
+        if image_size not in self._multiply_adds:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self(torch.zeros(1, 3, image_size, image_size))
+            self._multiply_adds[image_size] = counter.get_total_flops() // 2
+        return self._multiply_adds[image_size]
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in evaluation mode, whatever is asked for."""
@@ -143,10 +148,12 @@ def _open_teacher(
         folder = find_folder(name)
         network = _load(folder)
         view = _view(folder, student)
-    except (SlimResNetError, OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # those of transformers, safetensors and huggingface_hub are of many kinds
         reason = str(error).removeprefix("MODEL ") if isinstance(error, SlimResNetError) else first_line(error)
+        reason = reason.replace(OF_TRAIN, "give a folder or a model on the Hub with config.json and model.safetensors")
         told = reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
         raise RecipeError(f"--teacher_name_or_path {told}") from error
+    files = (CONFIG_NAME, PREPROCESSOR_NAME, *(file.name for file in folder.glob("*.safetensors")))
     folds = isinstance(network, SlimResNetForImageClassification)
     teacher = Teacher(
         fold_batchnorm(network) if folds else network,
@@ -154,8 +161,9 @@ def _open_teacher(
         view,
         student,
         name=shared_name(name),
+        is_local=Path(name).exists(),
         num_parameters=network.num_parameters(),
-        digest=[sha256(file) for file in sorted(folder.glob("*.safetensors"))],
+        digest=[sha256(folder / file)[:16] for file in sorted(files) if (folder / file).is_file()],
     )
     for size in sizes:
         try:
@@ -182,13 +190,11 @@ def _load(folder: Path) -> PreTrainedModel:
     )
     if missing := sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}):
         # transformers draws them at random, and says so in a warning.
-        raise ValueError(f"its weights lack {', '.join(missing[:3])}: a teacher has to be trained, its head too.")
+        raise RecipeError(f"its weights lack {', '.join(missing[:3])}: a teacher has to be trained, its head too.")
     if not all(value.isfinite().all() for value in network.state_dict().values()):
-        raise ValueError("some of its weights are NaN or infinite.")
+        raise RecipeError("some of its weights are NaN or infinite: give a sound copy, or train it again.")
     if network.config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"it does not choose one class for an image: its problem_type is {network.config.problem_type}."
-        )
+        raise RecipeError(f"its problem_type is {network.config.problem_type}: give a network that chooses one class.")
     return network
 
 
@@ -201,7 +207,9 @@ def _view(folder: Path, student: View) -> View:
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     sides = {size[key] for key in ("height", "width", "shortest_edge") if size and size.get(key)}
     if processor.do_resize and len(sides) != 1:
-        raise ValueError(f"its {PREPROCESSOR_NAME} makes images of {dict(size)}, where squares are needed.")
+        raise RecipeError(
+            f"its {PREPROCESSOR_NAME} makes images of {dict(size)}, and a teacher sees squares: give another one."
+        )
     return View(sides.pop() if processor.do_resize else student.side, tuple(mean), tuple(std))
 
 
@@ -211,6 +219,7 @@ def _order(name: str, config: PretrainedConfig, label_names: Sequence[str]) -> l
     if numbers.keys() != set(label_names) or len(config.id2label) != len(label_names):
         raise RecipeError(
             f"--teacher_name_or_path {name} tells other classes apart than the dataset: id2label in its config.json "
-            f"names {', '.join(map(str, list(numbers)[:12]))}, and the dataset {', '.join(label_names[:12])}."
+            f"names {', '.join(map(str, list(numbers)[:12]))}, and the dataset {', '.join(label_names[:12])}. Give a "
+            "teacher of these classes, or write their names into its id2label."
         )
     return [numbers[label] for label in label_names]

@@ -25,7 +25,7 @@ class RunFingerprint:
 
     Attributes:
         recipe: every setting as resolved.
-        network: the fields of its config; of its teachers, where it has some, the digests of their weights.
+        network: the fields of its config; of its teachers, where it has some, the digests of their files.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
@@ -48,7 +48,7 @@ class RunFingerprint:
         device = accelerator.device.type
         network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
         if teachers:  # no entry of a run without: its earlier checkpoints have none
-            network["teachers"] = [teacher.digest for teacher in teachers]
+            network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
         return cls(
             recipe=plan.settings,
             network=network,
