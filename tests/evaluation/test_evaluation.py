@@ -488,7 +488,7 @@ def test_without_validation_nothing_is_chosen(flags):
     assert (results["calibration_temperature"], results["calibration_source"]) == (0.5, "recipe")
     assert "calibration_samples" not in results and "test_expected_calibration_error_uncalibrated" in results
     card = " ".join((folder / "README.md").read_text().split())
-    assert "divided by the temperature 0.500, which its recipe gives. Nothing" in card
+    assert "divided by the temperature 0.500, which its recipe gives. Its probabilities" in card
 
 
 def test_eval_reproduces_the_figures_of_the_run(trained, tmp_path):
