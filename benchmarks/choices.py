@@ -191,17 +191,16 @@ def recipe_of(name: str, seed: int, runs: Path, dataset_name: str, steps: int | 
     return dataclasses.replace(parse_recipe(words), **row.changes | settings)
 
 
-def is_finished(name: str, seed: int, runs: Path, dataset_name: str, steps: int | None) -> bool:
-    """Whether the run of a row is there, by the recipe that the row has now."""
-    folder = folder_of(name, seed, runs)
-    recipe = recipe_of(name, seed, runs, dataset_name, steps)
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the folder of a recipe holds the finished run of this recipe."""
+    folder = Path(recipe.output_dir)
     return (folder / RESULTS_NAME).is_file() and read_recipe(folder) == recipe
 
 
 def results_of(recipe: Recipe, deadline: _Deadline | None) -> dict:
     """Trains, or goes on, or finds the run finished; returns its results."""
     folder = Path(recipe.output_dir)
-    if (folder / RESULTS_NAME).is_file() and read_recipe(folder) == recipe:
+    if is_finished(recipe):
         return read_json(folder / RESULTS_NAME)
     if (folder / RESULTS_NAME).is_file():
         sys.exit(f"choices: {folder} holds the run of another recipe: remove it, or name another folder by --runs.")
@@ -273,10 +272,11 @@ def main() -> None:
             if deadline and deadline.is_past:
                 print(f"time is up before {name}, seed {seed}: {HOW_TO_GO_ON}")
                 return
-            if row.teacher and not is_finished(row.teacher, seed, arguments.runs, dataset_name, arguments.steps):
+            of_run = (seed, arguments.runs, dataset_name, arguments.steps)
+            if row.teacher and not is_finished(recipe_of(row.teacher, *of_run)):
                 sys.exit(f"choices: {name} learns from a run that is not finished: run --rows {row.teacher!r} "
                          f"--seeds {seed} first.")  # fmt: skip
-            recipe = recipe_of(name, seed, arguments.runs, dataset_name, arguments.steps)
+            recipe = recipe_of(name, *of_run)
             try:
                 figures = figures_of(results_of(recipe, deadline))
             except InterruptedRun as stopped:

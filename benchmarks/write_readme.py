@@ -49,6 +49,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"  # empty where it was not measured
 
 
+def _on(machine: dict) -> str:
+    """The machine of figures, for people."""
+    bf16 = {True: "bf16, ", False: "no bf16, ", None: ""}[machine.get("bf16")]
+    return f"{machine['processor']}, {machine['cores']} cores, {bf16}torch {machine['torch']}"
+
+
 def kill_resume() -> str:
     """What the kills, full disks and doubled runs came to, and what a checkpoint costs."""
     result = _read("kill_resume")
@@ -116,12 +122,7 @@ def speed() -> str:
             lines += [
                 f"| {part} | " + " | ".join(str(parts[part]) for parts in (before, *others)) + " |" for part in before
             ]
-        lines += [
-            "",
-            f"`{result['command']}`; {machine['processor']}, {machine['cores']} cores, "
-            + ("bf16, " if machine.get("bf16") else "no bf16, " if "bf16" in machine else "")
-            + f"torch {machine['torch']}",
-        ]
+        lines += ["", f"`{result['command']}`; {_on(machine)}"]
     return "\n".join(lines).strip()
 
 
@@ -358,7 +359,7 @@ def distillation() -> str:
         loss = statistics.mean(each["validation loss"] for each in row["seeds"].values())
         accuracy = _percent(row["mean validation accuracy"])
         lines.append(f"| {name} | {len(row['seeds'])} | {accuracy} | {gained} | {loss:.3f} |")
-    return "\n".join([*lines, "", f"`{result['command']}`"])
+    return "\n".join([*lines, "", f"`{result['command']}`; {_on(result['machine'])}"])
 
 
 def choices() -> str:

@@ -18,7 +18,7 @@ from slimresnet.data.randomness import Draws, sample_order
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
-from slimresnet.evaluation.temperature import TEMPERATURES
+from slimresnet.evaluation.temperature import SEARCHED_TEMPERATURES
 from slimresnet.formats.trained import ModelError
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
 from slimresnet.hub.files import collect
@@ -192,8 +192,9 @@ def _describe_calibration(run: Run, results: dict) -> str:
             f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
         )
     if len(run.data.validation_rows):
+        low, high = SEARCHED_TEMPERATURES
         return (
-            f"not calibrated: no temperature within {TEMPERATURES[0]:.2f} and {TEMPERATURES[1]:.0f} is best on the "
+            f"not calibrated: no temperature within {low:.2f} and {high:.0f} is best on the "
             f"{len(run.data.validation_rows):,} held-out images; raise --validation_size, or give --temperature"
         )
     return "not calibrated: no images were held out; --calibration_run takes the temperature of a run that had some"

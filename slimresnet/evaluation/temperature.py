@@ -6,13 +6,13 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-TEMPERATURES = (0.05, 20.0)
+SEARCHED_TEMPERATURES = (0.05, 20.0)
 """The range that a temperature is sought in."""
 
 
 def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
     """
-    The temperature, within `TEMPERATURES`, that makes the cross entropy least (Guo et al., 2017, section 4.2).
+    The temperature, within `SEARCHED_TEMPERATURES`, that makes the cross entropy least (Guo et al., 2017, section 4.2).
 
     Args:
         logits: logits of held-out images, float `[N, num_labels]`.
@@ -27,6 +27,6 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
     def loss(log_temperature: float) -> float:
         return F.cross_entropy(logits.double() / np.exp(log_temperature), targets).item()
 
-    bounds = tuple(np.log(TEMPERATURES))
+    bounds = tuple(np.log(SEARCHED_TEMPERATURES))
     best = float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
     return None if min(map(loss, bounds)) <= loss(best) else float(np.exp(best))

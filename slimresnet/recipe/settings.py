@@ -196,7 +196,7 @@ class Recipe:
         None,
         "Trained network to learn from: a folder, or a model on the Hub, of the same classes; FOLDER,FOLDER for the "
         "average of several.",
-        affects=None,  # a checkpoint knows teachers by their weights, wherever these lie
+        affects=None,  # a checkpoint knows teachers by their files, wherever these lie
     )
     distillation_temperature: float = _setting(
         "distillation", 4.0, "Temperature that student and teacher are compared at.", low=0.01
