@@ -54,6 +54,8 @@ def build_parser() -> Parser:
         shape: dict[str, Any] = {"nargs": "+" if kind.is_sequence else None, "metavar": _METAVARS.get(kind.of)}
         if kind.of is bool:
             shape = {"nargs": "?", "const": "true", "metavar": "true|false" + "|auto" * kind.or_auto}
+        elif kind.or_share:
+            shape["metavar"] = "N|SHARE|auto"
         elif kind.choices:
             shape["metavar"] = "|".join(kind.choices)
         group = groups[setting.group]

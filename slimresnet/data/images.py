@@ -10,6 +10,7 @@ from PIL.ImageOps import exif_transpose
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # A phone's camera has 64 megapixels. Pillow takes half a gigabyte of memory for them, a copy in RGB included.
 MOST_PIXELS = 1 << 26
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
 def open_picture(content: bytes) -> PIL.Image.Image:
@@ -31,6 +32,15 @@ def open_picture(content: bytes) -> PIL.Image.Image:
     if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
         image = exif_transpose(image)
     return image
+
+
+def read_header(content: bytes) -> tuple[int, int, bool] | None:
+    """Width and height of an image file in pixels, and whether it is grey; None where no such file can be opened."""
+    try:
+        image = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+    except Exception:  # Pillow's many; whoever decodes the file says what is wrong
+        return None
+    return *image.size, image.mode in _GREY_MODES or image.mode.startswith("I;16")
 
 
 def picture_suffixes() -> set[str]:

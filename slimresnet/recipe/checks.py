@@ -46,7 +46,8 @@ class SettingType(NamedTuple):
         choices: the only values there are; empty where any will do.
         is_optional: None stands for a setting that is not set.
         is_sequence: a tuple of values of this type.
-        or_auto: `"auto"` leaves a switch to the machine.
+        or_auto: `"auto"` leaves a switch to the machine, or a number to the data.
+        or_share: a number of images may be a share of all of them too, a float between 0 and 1, both left out.
     """
 
     of: type
@@ -54,6 +55,7 @@ class SettingType(NamedTuple):
     is_optional: bool = False
     is_sequence: bool = False
     or_auto: bool = False
+    or_share: bool = False
 
     @property
     def words(self) -> str:
@@ -62,12 +64,16 @@ class SettingType(NamedTuple):
             return f"one of {', '.join(self.choices)}"
         if self.of is bool:
             return "true, false or auto" if self.or_auto else "true or false"
+        if self.or_share:
+            return "a whole number, a share between 0 and 1, or auto"
         return {int: "a whole number", float: "a number", str: "text"}[self.of]
 
 
 def setting_type(annotation: Any) -> SettingType:
     """The type of a setting, from its annotation in `Recipe`."""
     parts = get_args(annotation)
+    if {int, float} <= {*parts}:
+        return SettingType(int, or_auto=True, or_share=True)
     if isinstance(annotation, UnionType) or NoneType in parts or bool in parts:
         inner = [setting_type(part) for part in parts if part is not NoneType]
         if bool in parts:
@@ -105,6 +111,8 @@ def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:
             return float(value)
         except OverflowError:
             return NO_LIMIT
+    if kind.or_share and isinstance(value, float) and 0 < value < 1:
+        return float(value)
     if kind.of is int and isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)  # NumPy's too
     if kind.of is str and isinstance(value, PathLike):
@@ -122,7 +130,7 @@ def check_numbers(name: str, setting: Setting, values: Any) -> None:
     Holds numbers of a setting against its range.
 
     Args:
-        values: a number, a sequence of them, or None.
+        values: a number, a sequence of them, `"auto"`, or None.
 
     Raises:
         RecipeError: one is outside of it.
@@ -131,7 +139,7 @@ def check_numbers(name: str, setting: Setting, values: Any) -> None:
     if low is None:
         return
     for value in values if isinstance(values, list | tuple) else [values]:
-        if value is not None and (not low <= value <= high or value == NO_LIMIT):
+        if value not in (None, "auto") and (not low <= value <= high or value == NO_LIMIT):
             bounds = f"between {low} and {high}"
             if high >= LARGEST_RATE:
                 bounds = f"at most {high:g}" if value > high else f"at least {low}"

@@ -44,9 +44,17 @@ def _scalar(name: str, kind: SettingType, word: str) -> Any:
     if kind.or_auto and word == "auto":
         return word
     try:
-        return string_to_bool(word) if kind.of is bool else kind.of(word)
+        return string_to_bool(word) if kind.of is bool else _number_of(word) if kind.or_share else kind.of(word)
     except (ArgumentTypeError, ValueError):
         raise RecipeError(f"--{name} must be {kind.words}, got {word}.") from None
+
+
+def _number_of(word: str) -> int | float:
+    """A number of images, or a share of them."""
+    try:
+        return int(word)
+    except ValueError:
+        return float(word)
 
 
 def find_config(name: str) -> Path:

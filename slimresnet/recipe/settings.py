@@ -21,7 +21,7 @@ from slimresnet.recipe.checks import (
 )
 from slimresnet.run_folder.schemas import TEMPERATURES
 
-TRAIN_SPLIT = "train"
+TRAIN_SPLIT, VALIDATION_SPLIT = "train", "validation"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 
 
@@ -74,8 +74,19 @@ class Recipe:
         "data", None, "Column of the labels; by default the only column of type ClassLabel.", affects=None
     )
     test_split: str = _setting("data", "test", "Split that the finished model is scored on, once.", affects=None)
-    validation_size: int = _setting(
-        "data", 5000, "Images cut from the training split, evenly by class, to make choices on.", low=0
+    test_size: int | float | Literal["auto"] = _setting(
+        "data",
+        "auto",
+        "Images cut from the training split, evenly by class, to test on, where the data has no split test: a number, "
+        "or a share. auto: a fifth, at most 10,000.",
+        low=0,
+    )
+    validation_size: int | float | Literal["auto"] = _setting(
+        "data",
+        "auto",
+        "Images cut from the training split, evenly by class, to make choices on: a number, or a share; 0 for none. "
+        "auto: the data's own split validation where there is one, else a tenth, at most 5,000.",
+        low=0,
     )
     max_train_samples: int | None = _setting(
         "data", None, "Number of training images to use, drawn by seed; all by default.", low=1
@@ -450,6 +461,10 @@ class Recipe:
                 f"--test_split {self.test_split} would test on images that are trained on: name another split. "
                 "eval.py scores those too, with --split."
             )
+        if self.test_size == 0:
+            raise RecipeError(
+                "--test_size 0 leaves nothing to score the finished model on: give a number, a share, or auto."
+            )
         if self.load_best_model_at_end and not self.validation_size:
             raise RecipeError("--load_best_model_at_end chooses on validation: give a --validation_size above 0.")
         teaching = ("distillation_temperature", "distillation_alpha")
@@ -465,9 +480,10 @@ class Recipe:
         if self.calibration_run is not None and self.temperature:
             raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
         if self.calibration_run is not None and self.validation_size:
+            own = f"{self.validation_size:,}" if isinstance(self.validation_size, int) else "some"
             raise RecipeError(
                 "--calibration_run is for a run that holds no images out, and this one fits its temperature on "
-                f"{self.validation_size:,} of its own: leave it out, or give --validation_size 0."
+                f"{own} of its own: leave it out, or give --validation_size 0."
             )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")

@@ -87,9 +87,9 @@ def _choose(
         given: a temperature that is not to be fitted.
     """
     is_chosen = {"epoch": recipe.load_best_model_at_end, "tta": recipe.tta == "auto"}
-    labels = data.train.labels[data.validation_rows]
+    labels = data.validation.labels[data.validation_rows]
     contenders = list(POLICIES) if recipe.tta == "auto" else [recipe.tta]
-    logits = predict(data.train, data.validation_rows, views=views_of(*contenders))
+    logits = predict(data.validation, data.validation_rows, views=views_of(*contenders))
     accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
     chosen = Chosen(best_policy(accuracies) if accuracies else recipe.tta, given or _fit(logits["original"], labels))
     if chosen.temperature:  # as the divided head gives them

@@ -69,7 +69,7 @@ class Run:
     def _validate(self, model: nn.Module) -> dict[str, float]:
         try:
             with self.accelerator.autocast():
-                return score(model, self.data.train, self.data.validation_rows, **self.scoring)
+                return score(model, self.data.validation, self.data.validation_rows, **self.scoring)
         except ModelError as error:
             raise self.diverged() from error
 

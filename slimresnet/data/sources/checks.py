@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 import numpy as np
@@ -15,8 +16,9 @@ from fsspec.core import split_protocol, strip_protocol
 
 from slimresnet.data.sources.builder import data_files, parts_of_split
 from slimresnet.data.sources.decoding import read_bytes
+from slimresnet.data.sources.headers import HeaderSample
 from slimresnet.data.sources.rows import EncodedRows
-from slimresnet.data.sources.source import DatasetError
+from slimresnet.data.sources.source import DatasetError, PictureHeaders
 from slimresnet.errors import first_line, printable
 from slimresnet.recipe.settings import TRAIN_SPLIT
 
@@ -136,22 +138,33 @@ def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict 
     return check
 
 
+class ReadRows(NamedTuple):
+    """What one reading of all rows of a split finds; as the attributes of `ImageSplit`."""
+
+    labels: np.ndarray
+    fingerprint: str
+    contents: np.ndarray
+    headers: PictureHeaders
+
+
 def read_labels(
     rows: EncodedRows, label_column: str, label_names: list[str], check_place: Callable[[dict | None, str], None]
-) -> tuple[np.ndarray, str]:
+) -> ReadRows:
     """
-    The labels of a split, int64 `[num_rows]`, and its fingerprint. The fingerprint needs the bytes of the images.
+    Reads the labels of a split and the bytes of its images, and decodes none.
 
     Raises:
         DatasetError: there are no rows, an image file cannot be read or lies elsewhere, or a label is out of range.
     """
     digest = hashlib.blake2b(json.dumps(label_names).encode(), digest_size=16)
-    parts = []
+    parts, contents, headers = [], bytearray(), HeaderSample()
     for first, table in rows.tables(label_column):
         for row, image in enumerate(table[rows.image_column].to_pylist(), start=first):
             check_place(image, f"row {row} of {rows.description}")
             content = _content(image, f"row {row} of {rows.description}")
             digest.update(len(content).to_bytes(8, "little") + content)
+            contents += hashlib.blake2b(content, digest_size=8).digest()
+            headers.add(content)
         parts.append(table[label_column].fill_null(-1).to_numpy())
     if not parts:
         raise DatasetError(f"{rows.description} has no rows.")
@@ -163,7 +176,7 @@ def read_labels(
             f"{labels[wrong[0]]}; {len(wrong)} rows are like it): correct or remove them."
         )
     digest.update(labels.astype("<i8").tobytes())
-    return labels, digest.hexdigest()
+    return ReadRows(labels, digest.hexdigest(), np.frombuffer(bytes(contents), "<u8"), headers.taken())
 
 
 def _content(encoded: dict | None, description: str) -> bytes:

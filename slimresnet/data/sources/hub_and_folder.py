@@ -92,8 +92,9 @@ def open_split(request: SplitRequest) -> ImageSplit:
     check_label_names(label_names, label_column, description)
     check_numbering(builder, files, label_column, label_names)
     rows = EncodedRows(stream, image_column, description)
-    labels, fingerprint = read_labels(rows, label_column, label_names, place_checker(builder, request.dataset_name))
-    return ImageSplit(labels, label_names, StreamedImages(rows, len(labels), request.image_size), fingerprint)
+    found = read_labels(rows, label_column, label_names, place_checker(builder, request.dataset_name))
+    images = StreamedImages(rows, len(found.labels), request.image_size)
+    return ImageSplit(found.labels, label_names, images, found.fingerprint, found.contents, found.headers)
 
 
 def split_names(dataset_name: str, config_name: str | None, revision: str | None) -> list[str]:

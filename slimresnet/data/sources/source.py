@@ -44,6 +44,20 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
+class PictureHeaders:
+    """
+    What image files say of themselves before they are decoded.
+
+    Attributes:
+        sizes: width and height in pixels, int64 `[N, 2]`.
+        are_grey: whether a file has no colours, bool `[N]`.
+    """
+
+    sizes: np.ndarray
+    are_grey: np.ndarray
+
+
+@dataclass(frozen=True)
 class ImageSplit:
     """
     One split of a dataset: what is known before any image is decoded.
@@ -54,12 +68,17 @@ class ImageSplit:
         images: where the images are read from.
         fingerprint: digest of the encoded images, the labels and the label names, the same wherever the data lies; None
             where the images are not those of a dataset.
+        contents: a digest of each row's encoded image, uint64 `[num_rows]`, equal where two rows hold the same bytes;
+            None where the images are not those of a dataset.
+        headers: of up to `headers.MOST_HEADERS` images, evenly spread over the split; None where nobody read them.
     """
 
     labels: np.ndarray
     label_names: list[str]
     images: ImageSource
     fingerprint: str | None = None
+    contents: np.ndarray | None = None
+    headers: PictureHeaders | None = None
 
 
 @dataclass(frozen=True)
