@@ -14,7 +14,7 @@ from slimresnet.data.loader import Loading
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
-from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
+from slimresnet.evaluation.rows import HELD_OUT, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import find_format
@@ -23,7 +23,7 @@ from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
@@ -110,7 +110,7 @@ class _Scoring:
         find_format(self.backend, quantized=self.quantized)
         check_choice("mixed_precision", mixed_precision, SCORING_PRECISIONS)
         check_precision(self.backend, mixed_precision)
-        if self.compare_tta and self.split not in (VALIDATION, HELD_OUT):
+        if self.compare_tta and self.split not in (VALIDATION_SPLIT, HELD_OUT):
             raise RecipeError("--compare_tta chooses among policies, which is for validation: add --split validation.")
         if self.compare_tta and self.shift:
             raise RecipeError(

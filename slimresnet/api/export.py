@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.exported_folder import bring_files, check_output_dir
 from slimresnet.data.randomness import sample_order
-from slimresnet.data.splits import stratified_split
-from slimresnet.evaluation.rows import open_rows
+from slimresnet.evaluation.rows import open_training_rows
 from slimresnet.formats.agreement import GENERATED_IMAGES, TRAINING_IMAGES, compare, generated_pixels
 from slimresnet.formats.format import ExportedFormat, ExportError, Source
 from slimresnet.formats.graph import LogitsOfPixels, smallest_side
@@ -26,7 +25,6 @@ from slimresnet.formats.trained import (
     weights_digest,
 )
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
-from slimresnet.recipe.settings import TRAIN_SPLIT
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import explain
@@ -191,9 +189,8 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
     results = read_json(folder / RESULTS_NAME)
-    scored = open_rows(TRAIN_SPLIT, recipe, run_recipe, results, load_config(folder).image_size)
-    split = scored.split
-    rows, _ = stratified_split(split.labels, recipe.validation_size, recipe.seed)
+    found = open_training_rows(recipe, run_recipe, results, load_config(folder).image_size)
+    rows = found.rows
     if len(rows) < 2:
         raise ExportError(
             f"--quantize int8 needs training images for its ranges and others to be checked on, but "
@@ -201,6 +198,6 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
         )
     checked = min(CHECK_SAMPLES, len(rows) // 2)
     order = rows[sample_order(recipe.seed, 0, len(rows), len(rows))[: checked + calibration_samples]]
-    [pixels] = split.images.read([order])
-    source = TRAINING_IMAGES if scored.are_trained_on else f"images of {scored.dataset}"
+    [pixels] = found.split.images.read([order])
+    source = TRAINING_IMAGES if found.are_trained_on else f"images of {found.dataset}"
     return TrainingImages(pixels[:checked], pixels[checked:], source)

@@ -3,39 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from slimresnet.data.loader import Loading, TrainingLoader
-from slimresnet.data.partition import partition
+from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import open_split, split_names
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import TRAIN_SPLIT, VALIDATION_SPLIT, Recipe
-
-
-class Found(NamedTuple):
-    """
-    What the settings of the splits came to, whatever part of the images the recipe then uses.
-
-    Attributes:
-        validation_size: number of the images that are held out; 0 for none.
-        test_size: number of the images that are cut from the training split to test on; None where the data has a test
-            split of its own.
-        num_in_others: training images that are left out, since their pictures are in another split; None where nothing
-            says which pictures are the same.
-        num_copies: rows of the training split that hold the picture of an earlier row.
-        spare_split: the data's own validation split where it is not used.
-    """
-
-    validation_size: int
-    test_size: int | None
-    num_in_others: int | None
-    num_copies: int
-    spare_split: str | None
 
 
 @dataclass(frozen=True)
@@ -44,11 +22,10 @@ class TrainingData:
     The splits, and which of their rows are trained on, validated on and tested on.
 
     Attributes:
-        train: the training split.
-        validation: the split that `validation_rows` are of: the data's own validation split, or `train` itself.
-        test: the split that `test_rows` are of: the data's own test split, or `train` itself.
-        train_rows, validation_rows, test_rows: row numbers, int64, ascending.
-        found: what the settings of the splits came to.
+        train, validation, test: as `Splits`.
+        train_rows, validation_rows, test_rows: row numbers, int64, ascending: as many as the recipe uses.
+        divided: all rows, of which these are.
+        spare_split: the data's own validation split where it is not used.
     """
 
     train: ImageSplit
@@ -57,7 +34,30 @@ class TrainingData:
     train_rows: np.ndarray
     validation_rows: np.ndarray
     test_rows: np.ndarray
-    found: Found
+    divided: Rows
+    spare_split: str | None
+
+    @property
+    def validates_on_own(self) -> bool:
+        """Whether the validation rows are of a split of their own, and not cut from the training split."""
+        return self.validation is not self.train
+
+    @property
+    def cuts_test(self) -> bool:
+        """Whether the test rows are cut from the training split."""
+        return self.test is self.train
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The settings `validation_size` and, where it is used, `test_size`, as numbers of images."""
+        sizes = {"validation_size": len(self.divided.validation)}
+        return sizes | ({"test_size": len(self.divided.test)} if self.cuts_test else {})
+
+    @property
+    def copies(self) -> str | None:
+        """What copies of pictures changed of the training rows, in words that two runs can be compared by."""
+        left_out, copies = self.divided.num_in_others, self.divided.num_copies
+        return f"{left_out} left out, {copies} copies" if left_out or copies else None
 
 
 def open_recipe_split(
@@ -108,74 +108,73 @@ def own_validation(recipe: Recipe, names: Sequence[str]) -> bool:
     return recipe.validation_size == "auto" and _has_validation(recipe, names)
 
 
-def open_data(recipe: Recipe, loading: Loading, image_size: int, *, keep_copies_together: bool = True) -> TrainingData:
+def open_splits(
+    recipe: Recipe, names: Sequence[str], image_size: int, resident_on: torch.device | None = None
+) -> Splits:
     """
-    Opens the splits, and cuts what the data does not have off the training split: test first, then validation.
+    Opens the splits that a recipe trains, validates and tests on.
 
     Args:
-        keep_copies_together: whether rows of one picture are on one side, and training images whose pictures are in
-            another split left out; False finds the rows of a run of an earlier version.
+        names: as `names_of_splits` gives them.
+        resident_on: as in `open_split`.
 
     Raises:
-        DatasetError: as `open_split` and `stratified_split`.
-        RecipeError: a split holds the images of the training split, or has other classes; `--test_size` is of no use;
-            there is nothing to choose the best epoch on.
+        DatasetError: as `open_split`.
+        RecipeError: a split holds the images of the training split, or has other classes; `--test_size` is of no use.
     """
-    names = names_of_splits(recipe)
-    opened = partial(
-        open_recipe_split, recipe, image_size=image_size, resident_on=None if recipe.streaming else loading.device
-    )
     if recipe.test_size != "auto" and not cuts_test(recipe, names):
         raise RecipeError(
-            f"--test_size {recipe.test_size} cuts test images from the training split, and {recipe.dataset_name} has "
-            f"a split {recipe.test_split} of its own: leave --test_size out."
+            f"--test_size {recipe.test_size} cuts test images from the training split, and {recipe.dataset_name} is "
+            f"tested on a split of its own, {recipe.test_split}: leave --test_size out."
         )
+    opened = partial(open_recipe_split, recipe, image_size=image_size, resident_on=resident_on)
     train = opened(TRAIN_SPLIT)
     test = train if cuts_test(recipe, names) else opened(recipe.test_split)
     validation = opened(VALIDATION_SPLIT) if own_validation(recipe, names) else train
-    others = [
-        (f"--test_split {recipe.test_split}", test, "name another split"),
-        (f"split {VALIDATION_SPLIT}", validation, "give a --validation_size, and it is not used"),
-    ]
-    _check_others(recipe, train, [other for other in others if other[1] is not train])
-    rows = partition(recipe, train, validation, test, keep_copies_together)
-    found = Found(
-        validation_size=len(rows.validation),
-        test_size=len(rows.test) if test is train else None,
-        num_in_others=rows.num_in_others,
-        num_copies=0 if train.contents is None else len(train.contents) - len(np.unique(train.contents)),
-        spare_split=VALIDATION_SPLIT if validation is train and _has_validation(recipe, names) else None,
-    )
-    if recipe.load_best_model_at_end and not found.validation_size:
+    others = {
+        f"--test_split {recipe.test_split}": (test, "name another split"),
+        f"split {VALIDATION_SPLIT}": (validation, "give a --validation_size, which takes its place"),
+    }
+    for name, (split, way_out) in others.items():
+        if split is not train and split.fingerprint == train.fingerprint:
+            raise RecipeError(
+                f"{name} of {recipe.dataset_name} holds the very images of the training split: {way_out}."
+            )
+        if split.label_names != train.label_names:
+            raise RecipeError(f"{name} of {recipe.dataset_name} names other classes than the training split.")
+    return Splits(train, validation, test)
+
+
+def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
+    """
+    Opens the splits, and cuts what the data does not have off the training split: test first, then validation.
+
+    Raises:
+        DatasetError: as `open_splits` and `partition`.
+        RecipeError: as `open_splits`; or there are no images to choose the best epoch on.
+    """
+    names = names_of_splits(recipe)
+    splits = open_splits(recipe, names, image_size, None if recipe.streaming else loading.device)
+    rows = partition(recipe, splits)
+    if recipe.load_best_model_at_end and not len(rows.validation):
         raise RecipeError(
             f"--load_best_model_at_end chooses on validation, and {recipe.dataset_name} has too few images to hold any "
             "out: leave it out."
         )
+    is_spare = splits.validation is splits.train and _has_validation(recipe, names)
     return TrainingData(
-        train,
-        validation,
-        test,
+        *splits,
         train_rows=random_subset(rows.train, recipe.max_train_samples, recipe.seed),
         validation_rows=random_subset(rows.validation, recipe.max_eval_samples, recipe.seed),
         test_rows=random_subset(rows.test, recipe.max_eval_samples, recipe.seed),
-        found=found,
+        divided=rows,
+        spare_split=VALIDATION_SPLIT if is_spare else None,
     )
 
 
 def _has_validation(recipe: Recipe, names: Sequence[str]) -> bool:
     tested = [part.strip() for part in recipe.test_split.split("+")]
     return VALIDATION_SPLIT in names and VALIDATION_SPLIT not in tested
-
-
-def _check_others(recipe: Recipe, train: ImageSplit, others: Sequence[tuple[str, ImageSplit, str]]) -> None:
-    """Refuses a split, given with its name and a way out, that is the training split or has other classes."""
-    for name, split, way_out in others:
-        if split.fingerprint == train.fingerprint:
-            raise RecipeError(
-                f"{name} of {recipe.dataset_name} holds the very images of the training split: {way_out}."
-            )
-        if split.label_names != train.label_names:
-            raise RecipeError(f"{name} of {recipe.dataset_name} names other classes than the training split.")
 
 
 def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading, batch_size: int) -> TrainingLoader:

@@ -9,42 +9,58 @@ from slimresnet.data.splits import Size, stratified_split
 from slimresnet.recipe.settings import Recipe
 
 
+class Splits(NamedTuple):
+    """
+    The splits of a run.
+
+    Attributes:
+        train: the training split.
+        validation: the data's own validation split, or `train` itself where validation is cut from it.
+        test: the data's own test split, or `train` itself where test is cut from it.
+    """
+
+    train: ImageSplit
+    validation: ImageSplit
+    test: ImageSplit
+
+
 class Rows(NamedTuple):
     """
-    Rows of the splits of a run, int64, ascending, and the number of training images that are in none of them.
+    All rows of the splits of a run, int64, ascending.
 
     Attributes:
         train: rows of the training split that are trained on.
-        validation, test: rows of the splits that these are cut from, or all rows of the data's own.
+        validation, test: rows that are cut from the training split, or all rows of the data's own splits.
         num_in_others: training images that are left out, since their pictures are in another split; None where nothing
             says which pictures are the same.
+        num_copies: rows of the training split that hold the picture of an earlier row, and are on its side.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     num_in_others: int | None
+    num_copies: int
 
 
-def partition(
-    recipe: Recipe, train: ImageSplit, validation: ImageSplit, test: ImageSplit, keep_copies_together: bool
-) -> Rows:
+def partition(recipe: Recipe, splits: Splits, *, knows_copies: bool = True) -> Rows:
     """
-    Divides the rows of a run.
+    Divides the rows of a run: what the data does not have is cut off the training split, test first, then validation.
 
     Args:
-        validation, test: the data's own splits, or `train` where they are cut from it, test first.
-        keep_copies_together: as in `open_data`.
+        knows_copies: whether rows of one picture stay on one side, and training images whose pictures are in another
+            split are left out; False finds the rows of a run of an earlier version.
 
     Raises:
-        DatasetError: there are not enough images for a cut, or no training image is in no other split.
+        DatasetError: there are not enough images for a cut, or every training image is in another split too.
     """
-    contents = train.contents if keep_copies_together else None
-    rows, num_in_others = np.arange(len(train.labels)), None
+    train, validation, test = splits
+    contents = train.contents if knows_copies else None
+    rows, num_in_others, num_copies = np.arange(len(train.labels)), None, 0
     if contents is not None:
         others = [each.contents for each in (validation, test) if each is not train and each.contents is not None]
         rows = np.flatnonzero(~np.isin(contents, np.concatenate([contents[:0], *others])))
-        num_in_others = len(train.labels) - len(rows)
+        num_in_others, num_copies = len(contents) - len(rows), len(rows) - len(np.unique(contents[rows]))
     if not len(rows):
         raise DatasetError(
             f"every training image of {recipe.dataset_name} is in its validation or test split too: take the copies "
@@ -66,4 +82,4 @@ def partition(
             )
     if validation is train:
         rows, validation_rows = cut(rows, recipe.validation_size, "validation_size")
-    return Rows(rows, validation_rows, test_rows, num_in_others)
+    return Rows(rows, validation_rows, test_rows, num_in_others, num_copies)

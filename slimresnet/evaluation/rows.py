@@ -1,22 +1,33 @@
 """Which rows a figure is of: the prefixes of names in `all_results.json`, and the facts beside the figures."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from slimresnet.data.opening import TrainingData, open_recipe_split
-from slimresnet.data.sources.dataset import shared_name, split_names
+from slimresnet.data.opening import (
+    TrainingData,
+    cuts_test,
+    names_of_splits,
+    open_recipe_split,
+    open_splits,
+    own_validation,
+)
+from slimresnet.data.partition import Rows, Splits, partition
+from slimresnet.data.sources.dataset import shared_name
 from slimresnet.data.sources.source import ImageSplit
-from slimresnet.data.splits import random_subset, stratified_split
+from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
-from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe
+from slimresnet.recipe.settings import TRAIN_SPLIT, VALIDATION_SPLIT, Recipe
 
-HELD_OUT = "held_out"  # the rows that a run kept back from its training split
-VALIDATION = "validation"  # the held-out rows too, where the data has no split of this name
+HELD_OUT = "held_out"  # the rows that a run kept back from training; VALIDATION_SPLIT means them too
 HELD_OUT_PREFIX, TEST_PREFIX = "eval", "test"
 TIMES_SCORED = "test_times_scored"
+VALIDATION_SIZE = "train_validation_size"  # images that a run held out; runs of earlier versions do not say
+TEST_SIZE = "train_test_size"  # images that a run cut off its training split to test on
+LEFT_OUT = "train_left_out_samples"  # training images that are in another split too
+_SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT)
 _TRAIN_PREFIX = "train_split"  # of the training split as something to score
 _RESERVED = (HELD_OUT_PREFIX, TEST_PREFIX, "train")  # first words of what a run itself has to say
 
@@ -61,21 +72,44 @@ class ScoredRows:
         }
 
 
-def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool | None]:
+def training_facts(recipe: Recipe, data: TrainingData) -> dict[str, str | bool | int | None]:
     """The data of a run. A run records it: on another machine its folder may be elsewhere, or be another one."""
     return {
         "train_dataset": shared_name(recipe.dataset_name),
         "train_dataset_is_local": Path(recipe.dataset_name).exists(),
         "train_data_fingerprint": data.train.fingerprint,
+        **_facts_of_rows(Splits(data.train, data.validation, data.test), data.divided),
     }
+
+
+def _facts_of_rows(splits: Splits, rows: Rows) -> dict[str, int]:
+    """
+    How many images a run held out, cut off to test on, and left out since they are in another split.
+
+    A number is there where it means something: one of images that are cut, and one of copies where these are known.
+    """
+    sizes = (
+        len(rows.validation),
+        len(rows.test) if splits.test is splits.train else None,
+        rows.num_in_others,
+    )
+    return {name: size for name, size in zip(_SIZES, sizes, strict=True) if size is not None}
 
 
 def rows_of_run(recipe: Recipe, data: TrainingData) -> tuple[ScoredRows, ScoredRows]:
     """The held-out rows of a run, which may be none, and its test rows."""
     dataset = shared_name(recipe.dataset_name)
     return (
-        ScoredRows(data.train, data.validation_rows, HELD_OUT_PREFIX, dataset, TRAIN_SPLIT),
-        ScoredRows(data.test, data.test_rows, TEST_PREFIX, dataset, recipe.test_split),
+        ScoredRows(
+            data.validation,
+            data.validation_rows,
+            HELD_OUT_PREFIX,
+            dataset,
+            VALIDATION_SPLIT if data.validates_on_own else TRAIN_SPLIT,
+        ),
+        ScoredRows(
+            data.test, data.test_rows, TEST_PREFIX, dataset, TRAIN_SPLIT if data.cuts_test else recipe.test_split
+        ),
     )
 
 
@@ -85,57 +119,137 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
 
     Args:
         asked_for: name of a split, or `held_out` for the held-out rows of the run. `validation` means those too where
-            the data has no split of that name. None is the split that the recipe tests on.
+            the data has no split of that name. None is the split that the recipe tests on; where the data has none,
+            the rows that the run cut from its training split to test on.
         run: the recipe that the model was trained with; None where it is not known.
         results: `all_results.json` of the run. The fingerprints there say whether data is the run's own, wherever the
             data lies. Without fingerprints the names in both recipes say so.
 
     Raises:
         DatasetError: as `open_split`.
-        RecipeError: there are no held-out rows, or `held_out` has two meanings.
+        RecipeError: there are no held-out rows, or `held_out` has two meanings; or rows of the run are meant, and the
+            data is another one.
     """
-    splits: list[str] = []
-    if asked_for in (HELD_OUT, VALIDATION):
-        splits = split_names(recipe.dataset_name, recipe.dataset_config_name, recipe.dataset_revision)
-    if asked_for == HELD_OUT and HELD_OUT in splits:
+    names, name = names_of_splits(recipe), asked_for or recipe.test_split
+    if name == HELD_OUT and HELD_OUT in names:
         raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
-    held_out = asked_for in (HELD_OUT, VALIDATION) and asked_for not in splits
-    name = TRAIN_SPLIT if held_out else asked_for or recipe.test_split
-    split = open_recipe_split(recipe, name, image_size)
-    rows, prefix = np.arange(len(split.labels)), _prefix(split, name, recipe, run, results)
-    if held_out:
-        if prefix != _TRAIN_PREFIX:
-            raise RecipeError(
-                f"--split {asked_for} means the images that the run held out of its training, and "
-                f"{recipe.dataset_name} is not known to be its data: name one of the splits there "
-                f"({', '.join(splits)})."
-            )
-        _, rows = stratified_split(split.labels, recipe.validation_size, recipe.seed)
-        if not len(rows):
-            raise RecipeError(f"--split {asked_for}: the model was trained without one (--validation_size 0).")
-        prefix = HELD_OUT_PREFIX
-    rows = random_subset(rows, recipe.max_eval_samples, recipe.seed)
-    dataset = shared_name(recipe.dataset_name)
-    if prefix in (HELD_OUT_PREFIX, TEST_PREFIX, _TRAIN_PREFIX):  # a copy goes by the name of the run's own data
-        dataset = results.get("train_dataset", dataset)
-    return ScoredRows(split, rows, prefix, dataset, name)
+    data = _Data(names, recipe, run, results, image_size)
+    if name == recipe.test_split and cuts_test(recipe, names):
+        found = data.cut_test(name)
+    elif name == HELD_OUT or (name == VALIDATION_SPLIT and name not in names):
+        found = data.held_out(name)
+    else:
+        found = data.whole(name)
+    return replace(found, rows=random_subset(found.rows, recipe.max_eval_samples, recipe.seed))
 
 
-def _prefix(split: ImageSplit, name: str, recipe: Recipe, run: Recipe | None, results: dict) -> str:
-    """The prefix of a whole split. For its arguments see `open_rows`."""
-    same_names = run is not None and _names_of_data(recipe) == _names_of_data(run)
+def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, image_size: int) -> ScoredRows:
+    """All rows that are trained on of the data that a recipe names: of its training split, those of no other use."""
+    data = _Data(names_of_splits(recipe), recipe, run, results, image_size)
+    splits = data.splits()
+    rows = data.rows(splits)
+    return data.named(splits.train, rows.train, data.prefix(splits.train, TRAIN_SPLIT), TRAIN_SPLIT)
 
-    def is_that_of_run(fact: str, split_of_run: str | None) -> bool:
-        return split.fingerprint == results[fact] if fact in results else same_names and name == split_of_run
 
-    test_split = run.test_split if run else None
-    if is_that_of_run("test_fingerprint", test_split):
-        return TEST_PREFIX
-    if is_that_of_run("train_data_fingerprint", TRAIN_SPLIT):
-        return _TRAIN_PREFIX
-    if same_names and name not in (TRAIN_SPLIT, test_split):
-        return free_prefix(name)
-    return free_prefix(shared_name(recipe.dataset_name).split("/")[-1], name)
+@dataclass(frozen=True)
+class _Data:
+    """Data that a recipe names. `names` are those of its splits, all others as in `open_rows`."""
+
+    names: list[str]
+    recipe: Recipe
+    run: Recipe | None
+    results: dict
+    image_size: int
+
+    def whole(self, name: str) -> ScoredRows:
+        """All rows of a split."""
+        split = open_recipe_split(self.recipe, name, self.image_size)
+        return self.named(split, np.arange(len(split.labels)), self.prefix(split, name), name)
+
+    def held_out(self, asked_for: str) -> ScoredRows:
+        """The rows that the run held out of its training, or the validation split that the run chose on."""
+        missing = f"--split {asked_for}: the model was trained without one"
+        if self.recipe.validation_size == 0:
+            raise RecipeError(f"{missing} (--validation_size 0).")
+        if own_validation(self.recipe, self.names):
+            scored = self.whole(VALIDATION_SPLIT)
+            if not scored.are_held_out:
+                raise self._of_others(asked_for, "chose on")
+            return scored
+        splits, rows = self._of_run(asked_for, "held out of its training")
+        if not len(rows.validation):
+            raise RecipeError(f"{missing}: its images were too few.")
+        return self.named(splits.train, rows.validation, HELD_OUT_PREFIX, TRAIN_SPLIT)
+
+    def cut_test(self, asked_for: str) -> ScoredRows:
+        """The rows that the run cut from its training split to test on."""
+        splits, rows = self._of_run(asked_for, "cut from its training split to test on")
+        return self.named(splits.test, rows.test, TEST_PREFIX, TRAIN_SPLIT)
+
+    def splits(self) -> Splits:
+        """The splits that the recipe trains, validates and tests on."""
+        return open_splits(self.recipe, self.names, self.image_size)
+
+    def rows(self, splits: Splits) -> Rows:
+        """Their rows, as the run divided them."""
+        # A run that did not record how many images it held out knew of no copies.
+        return partition(self.recipe, splits, knows_copies=not self.results or VALIDATION_SIZE in self.results)
+
+    def _of_run(self, asked_for: str, purpose: str) -> tuple[Splits, Rows]:
+        """The splits of a run's own data, and their rows; `purpose` says what the rows are that are asked for."""
+        splits = self.splits()
+        if self.prefix(splits.train, TRAIN_SPLIT) != _TRAIN_PREFIX:
+            raise self._of_others(asked_for, purpose)
+        rows = self.rows(splits)
+        if not self._are_as_recorded(splits, rows):
+            raise self._of_others(asked_for, purpose)
+        return splits, rows
+
+    def _are_as_recorded(self, splits: Splits, rows: Rows) -> bool:
+        """Whether the other splits are as they were too, as far as the rows of the training split depend on them."""
+        if not self.results:
+            return True
+        if VALIDATION_SIZE not in self.results:
+            return splits.test is not splits.train
+        if rows.num_in_others and self.results.get("test_fingerprint") != splits.test.fingerprint:
+            return False
+        found = _facts_of_rows(splits, rows)
+        return all(self.results.get(name) == found.get(name) for name in _SIZES)
+
+    def _of_others(self, asked_for: str, purpose: str) -> RecipeError:
+        return RecipeError(
+            f"--split {asked_for} means the images that the run {purpose}, and {self.recipe.dataset_name} is not known "
+            f"to be its data: name one of the splits there ({', '.join(self.names)})."
+        )
+
+    def named(self, split: ImageSplit, rows: np.ndarray, prefix: str, name: str) -> ScoredRows:
+        """The rows, with the name of their data."""
+        dataset = shared_name(self.recipe.dataset_name)
+        if prefix in (HELD_OUT_PREFIX, TEST_PREFIX, _TRAIN_PREFIX):  # a copy goes by the name of the run's own data
+            dataset = self.results.get("train_dataset", dataset)
+        return ScoredRows(split, rows, prefix, dataset, name)
+
+    def prefix(self, split: ImageSplit, name: str) -> str:
+        """The prefix of a whole split."""
+        same_names = self.run is not None and _names_of_data(self.recipe) == _names_of_data(self.run)
+
+        def is_that_of_run(fact: str, split_of_run: str | None) -> bool:
+            if fact in self.results:
+                return split.fingerprint == self.results[fact]
+            return same_names and name == split_of_run
+
+        test_split = self.run.test_split if self.run else None
+        chosen_on = VALIDATION_SPLIT if self.run and own_validation(self.run, self.names) else None
+        # First: rows for test and validation may be cut from the training split, and then have its fingerprint.
+        if is_that_of_run("train_data_fingerprint", TRAIN_SPLIT):
+            return _TRAIN_PREFIX
+        if is_that_of_run("test_fingerprint", test_split):
+            return TEST_PREFIX
+        if is_that_of_run("eval_fingerprint", chosen_on):
+            return HELD_OUT_PREFIX
+        if same_names and name not in (TRAIN_SPLIT, test_split):
+            return free_prefix(name)
+        return free_prefix(shared_name(self.recipe.dataset_name).split("/")[-1], name)
 
 
 def free_prefix(*names: str) -> str:

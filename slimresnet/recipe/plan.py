@@ -112,6 +112,21 @@ def batch_sizes(recipe: Recipe, num_processes: int) -> BatchSizes:
     return BatchSizes(per_device, per_device * shares)
 
 
+def fitting_batch(recipe: Recipe, batch: BatchSizes, num_images: int) -> BatchSizes:
+    """
+    The batch as `batch_sizes` gives it; where the recipe names none, and there are too few images, all of these.
+
+    Args:
+        num_images: training images. Fewer than one a process leave the batch as it is.
+    """
+    shares = batch.total // batch.per_device
+    per_device = num_images // shares
+    is_named = (recipe.total_train_batch_size, recipe.per_device_train_batch_size) != (None, None)
+    if is_named or per_device >= batch.per_device or per_device == 0:
+        return batch
+    return BatchSizes(per_device, per_device * shares)
+
+
 def make_plan(
     recipe: Recipe,
     accelerator: Accelerator,
@@ -127,7 +142,7 @@ def make_plan(
         accelerator: of the launch.
         precision_reason: why it has its precision.
         config: of the network.
-        batch: as `batch_sizes` gives it for this launch.
+        batch: as `fitting_batch` gives it for this launch and these images.
         steps_per_epoch: optimiser steps that the training images are enough for.
 
     Raises:

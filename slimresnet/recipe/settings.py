@@ -229,7 +229,8 @@ class Recipe:
     total_train_batch_size: int | None = _setting(
         "optimisation",
         None,
-        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default.",
+        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default, or "
+        "as many as there are.",
         low=1,
     )
     per_device_train_batch_size: int | None = _setting(

@@ -85,6 +85,9 @@ def calibration_of_twin(
     differing = _differences(folder, recipe, config)
     if results.get("train_data_fingerprint") != data.train.fingerprint:
         differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
+    seed = read_recipe(folder).seed
+    if data.cuts_test and seed != recipe.seed:
+        differing.append(f"seed {seed} there, {recipe.seed} here, which cuts other test images")
     there, here = results.get("train_samples", 0), len(data.train_rows)
     if there < LEAST_SHARE * here:
         differing.append(f"{there:,} training images there, {here:,} here")

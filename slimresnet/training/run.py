@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.description import describe_data
 from slimresnet.data.inputs import TrainingInputs
 from slimresnet.data.loader import Loading, TrainingLoader, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
-from slimresnet.data.sources.dataset import describe_dataset
 from slimresnet.evaluation.scores import score
 from slimresnet.formats.trained import ModelError
 from slimresnet.recipe.launch import start_accelerator
-from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
+from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE, Plan, batch_sizes, fitting_batch, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import find_checkpoint
 from slimresnet.training.bookkeeping import DivergedError
@@ -93,16 +93,17 @@ class Run:
         """What is about to run, on what: the launch may have understood something else than was meant."""
         recipe, batch, data, accelerator = self.plan.recipe, self.plan.batch, self.data, self.accelerator
         copies = f", × {recipe.augmented_copies} augmented copies" if recipe.augmented_copies > 1 else ""
+        is_lowered = batch != batch_sizes(recipe, accelerator.num_processes)
+        lowered = f", as {DEFAULT_TOTAL_TRAIN_BATCH_SIZE} are more than there are" if is_lowered else ""
         return "\n".join(
             [
-                f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
-                f"{len(data.validation_rows):,} for validation, {len(data.test_rows):,} to test on",
+                *describe_data(recipe, data, self.config.image_size),
                 f"network  {self.model.num_parameters():,} parameters",
                 *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
                 f"batch    {batch.total} images a step = {batch.per_device} × {accelerator.num_processes} processes × "
-                f"{recipe.gradient_accumulation_steps} accumulated{copies}",
+                f"{recipe.gradient_accumulation_steps} accumulated{copies}{lowered}",
                 f"speed    {self.plan.describe()}",
             ]
         )
@@ -127,6 +128,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, config.image_size)
+    batch = fitting_batch(recipe, batch, len(data.train_rows))
     teachers = open_teachers(recipe, config, data.train.label_names, output_dir)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)

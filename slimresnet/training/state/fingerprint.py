@@ -27,6 +27,8 @@ class RunFingerprint:
         recipe: every setting as resolved.
         network: the fields of its config; of its teachers, where it has some, the digests of their files.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
+            Where a run makes use of them, also of what earlier versions did not know: a validation split of the data's
+            own, and the numbers of copies.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
 
@@ -49,10 +51,15 @@ class RunFingerprint:
         network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
         if teachers:  # no entry of a run without: its earlier checkpoints have none
             network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
+        fingerprints = {"training": data.train.fingerprint, "test": data.test.fingerprint}
+        if data.validates_on_own:
+            fingerprints["validation"] = data.validation.fingerprint
+        if data.copies:
+            fingerprints["distinct training"] = data.copies
         return cls(
-            recipe=plan.settings,
+            recipe=plan.settings | data.sizes,
             network=network,
-            data={"training": data.train.fingerprint, "test": data.test.fingerprint},
+            data=fingerprints,
             machine={
                 "processes": accelerator.num_processes,
                 "threads": torch.get_num_threads() if device == "cpu" else None,
@@ -100,8 +107,8 @@ class RunFingerprint:
         differing += [
             f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
             f"{self.recipe['dataset_name']} here)"
-            for split, fingerprint in self.data.items()
-            if there.data.get(split) != fingerprint
+            for split in dict.fromkeys([*self.data, *there.data])
+            if there.data.get(split) != self.data.get(split)
         ]
         return differing
 
