@@ -5,9 +5,9 @@ GPU, in pieces: `--minutes 9` stops at a step behind a checkpoint when the time 
 Each seed is written as it ends; what the result has already is not run again. `--steps 2 --output FILE` rehearses all.
 
 No run sees a test image. `train` scores a test split at its end, so the runs open a copy of the data whose test split
-is a hundred of the training images; their score means nothing, and is not written. Which images are held out depends on
-the seed. So the teacher of a student is that of its own seed: another one has trained on images that the student is
-scored on.
+is a hundred of the training images, mirrored: as they are, `train` would leave them out of training. Their score means
+nothing, and is not written. Which images are held out depends on the seed. So the teacher of a student is that of its
+own seed: another one has trained on images that the student is scored on.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import load_dataset
+from datasets import Image, load_dataset
+from PIL.ImageOps import mirror
 from transformers import TrainerCallback
 
 from benchmarks.measuring import FOLDER, take_in, write_rows
@@ -157,14 +158,16 @@ class _Deadline(TrainerCallback):
 
 
 def without_test_images(dataset_name: str, folder: Path) -> str:
-    """A folder with the training split of a dataset, and training images in the place of its test split."""
+    """A folder with the training split of a dataset, and mirrored training images in the place of its test split."""
     copy = folder / Path(dataset_name).resolve().name
     if not copy.is_dir():
         rows = load_dataset(dataset_name, split="train")
         unfinished = copy.with_name(f"{copy.name}.unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(unfinished / "train.parquet")
-        rows.select(range(NUM_TEST_IMAGES)).to_parquet(unfinished / "test.parquet")
+        [column] = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
+        tested = rows.select(range(NUM_TEST_IMAGES)).map(lambda row: {column: mirror(row[column])})
+        tested.to_parquet(unfinished / "test.parquet")
         unfinished.rename(copy)
     return str(copy)
 

@@ -22,11 +22,12 @@ from slimresnet.hub.run_facts import (
     changed_settings,
     chosen_together,
     facts_of_exports,
+    num_held_out,
     own_results,
     training_facts,
 )
 from slimresnet.hub.shared_recipe import shared_recipe
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
 from slimresnet.run_folder.names import (
     CLASSES_SUFFIX,
     CONFIG_NAME,
@@ -141,6 +142,8 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, .
     """
     return {
         "results_table": results_table(results),
+        "num_held_out": num_held_out(results, recipe),
+        "validation_split": VALIDATION_SPLIT,
         "chosen": chosen_together(results, recipe),
         "precisions": {
             title: results[f"{prefix}_precision"]

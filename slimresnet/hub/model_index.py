@@ -8,6 +8,7 @@ from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
 from slimresnet.evaluation.scores import shown_scores
 from slimresnet.hub.run_facts import own_results
 from slimresnet.hub.shared_recipe import shared_recipe
+from slimresnet.recipe.settings import TRAIN_SPLIT
 
 
 def eval_results(folder: Path) -> list[EvalResult]:
@@ -63,7 +64,7 @@ def _rows_scored(results: dict, prefix: str, key: str) -> str | None:
     samples = results.get(f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples")
     if split is None or samples is None:
         return None
-    if prefix == HELD_OUT_PREFIX:
+    if split == TRAIN_SPLIT:  # of which a run may have cut its test images too
         return f"{split} ({samples:,} held out)"
     whole = results.get(f"{prefix}_num_rows", results.get(f"{prefix}_samples"))
     return split if samples == whole else f"{split} ({samples:,} images)"

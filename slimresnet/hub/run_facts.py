@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, VALIDATION_SIZE
 from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_text
 from slimresnet.recipe.settings import Recipe
@@ -29,6 +29,12 @@ def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
         if name.endswith("_dataset") and dataset != recipe.dataset_name
     )
     return {name: value for name, value in results.items() if not name.startswith(others)}, others
+
+
+def num_held_out(results: dict, recipe: Recipe) -> int:
+    """Images that a run held out for validation; 0 for none. Earlier versions left the number to the recipe."""
+    found = results.get(VALIDATION_SIZE, recipe.validation_size)
+    return found if isinstance(found, int) else results.get(f"{HELD_OUT_PREFIX}_samples", 0)
 
 
 def chosen_together(results: dict, recipe: Recipe) -> list[str]:

@@ -70,6 +70,7 @@ _RESULTS = Schema(
         "calibration_temperature": TEMPERATURE,
         "calibration_source": SOURCE,
         rf"epoch|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
+        r"train_(validation|test)_size": COUNT,
         r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher)": TEXT,
         r".*_is_local": SWITCH,

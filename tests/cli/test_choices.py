@@ -4,12 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as parquet
+import numpy as np
 import pytest
+import torch
 from conftest import SAMPLE, tiny_run_flags
 
 from benchmarks import choices, write_readme
 from slimresnet.cli.train import parse_recipe
+from slimresnet.data.loader import Loading
+from slimresnet.data.opening import open_data
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.training.network import load_network_config
 
 
@@ -34,9 +38,11 @@ def test_every_run_has_a_folder_of_its_own():
 
 def test_the_copy_of_the_data_has_no_test_image(tmp_path):
     folder = Path(choices.without_test_images(str(SAMPLE), tmp_path))
-    images = {name: parquet.read_table(folder / f"{name}.parquet")["img"].to_pylist() for name in ("train", "test")}
-    seen = {image["bytes"] for image in images["train"]}
-    assert len(images["test"]) == 100 and all(image["bytes"] in seen for image in images["test"])
+    train, test = (open_split(str(folder), name, image_size=32) for name in ("train", "test"))
+    [[first], [tested]] = ([*split.images.read([np.arange(100)])] for split in (train, test))
+    assert len(test.labels) == 100 and (test.labels == train.labels[:100]).all() and tested.equal(first.flip(3))
+    data = open_data(parse_recipe([f"--dataset_name={folder}"]), Loading(torch.device("cpu")), 32)
+    assert data.divided.num_in_others == 0 and len(data.train_rows) + len(data.validation_rows) == len(train.labels)
     assert choices.without_test_images(str(SAMPLE), tmp_path) == str(folder)
 
 

@@ -206,7 +206,7 @@ def test_a_split_smaller_than_a_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "size"), [([0, 0, 0, 1], 2), ([0, 1, 0, 1], 4), ([0] * 3, 5)], ids=["a class of one", "all", "more"]
+    ("labels", "size"), [([0, 0, 0, 1], 3), ([0, 1, 0, 1], 4), ([0] * 3, 5)], ids=["a class of one", "all", "more"]
 )
 def test_a_validation_split_that_cannot_be_cut(labels, size):
     with pytest.raises(DatasetError, match=f"--validation_size {size}") as error:

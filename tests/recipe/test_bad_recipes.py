@@ -76,6 +76,7 @@ def test_command_lines_of_any_words(arguments):
 
 wild = st.sampled_from([0, 0.5, 1, 2, 3, 7, 31, 33, 1e-9, 1e9, 1e300])
 numbers = [each.name for each in dataclasses.fields(Recipe) if each.type in (int, float, int | None)]
+numbers += ["validation_size", "test_size"]
 lists = ["image_mean", "image_std", "gaussian_blur_sigma", "random_erasing_area", "lr_milestones"]
 
 
@@ -126,7 +127,7 @@ COUNTS = [
     "total_train_batch_size", "num_final_sam_epochs", "logging_steps", "save_total_limit",
 ]  # fmt: skip
 FROM_0 = [
-    "validation_size", "dataloader_num_workers", "crop_padding", "num_light_augmentation_epochs",
+    "validation_size", "test_size", "dataloader_num_workers", "crop_padding", "num_light_augmentation_epochs",
     "num_final_light_augmentation_epochs", "warmup_steps",
 ]  # fmt: skip
 RATES = [

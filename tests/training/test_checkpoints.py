@@ -34,7 +34,8 @@ from slimresnet.training.state.fingerprint import RunFingerprint
 
 # Every setting, with a value that is not its default: what the weights depend on, …
 DECISIVE = {
-    "validation_size": 100, "max_train_samples": 100, "max_eval_samples": 100, "shuffle_buffer_size": 100,
+    "validation_size": 100, "test_size": 100, "max_train_samples": 100, "max_eval_samples": 100,
+    "shuffle_buffer_size": 100,
     "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1], "trivial_augment": True, "crop_padding": 2,
     "crop_padding_mode": "reflect", "horizontal_flip_prob": 0.4, "alternating_flip": True, "vertical_flip_prob": 0.1,
     "gaussian_blur_prob": 0.1, "gaussian_blur_sigma": [0.2, 1.0], "random_erasing_prob": 0.1,
@@ -299,13 +300,14 @@ def test_the_results_name_each_kind_of_machine_that_the_run_was_on(interrupted):
         leave_checkpoints_alone(folder)
 
 
-def identity(tmp_path, **settings):
-    """Of a run with the default recipe but for these settings, as a checkpoint gives it back."""
-    splits = {name: SimpleNamespace(fingerprint=name) for name in ("train", "test")}
+def identity(tmp_path, found=None, **settings):
+    """Of a run with the default recipe but for these settings, as a checkpoint gives it back; `found` of its data."""
+    splits = {name: SimpleNamespace(fingerprint=name) for name in ("train", "validation", "test")}
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     # Of settings alone: some need another beside them to be a recipe.
     plan = SimpleNamespace(settings=Recipe().to_dict() | settings)
-    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), [], accelerator)
+    data = SimpleNamespace(**splits, **(dict(sizes={}, validates_on_own=False, copies=None) | (found or {})))
+    made = RunFingerprint.of(plan, SlimResNetConfig(), data, [], accelerator)
     made.save(tmp_path)
     assert RunFingerprint.load(tmp_path) == made
     return made
@@ -324,11 +326,35 @@ def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
 def test_a_setting_that_an_earlier_version_did_not_have_was_what_its_default_is(tmp_path):
     """So a run goes on under a later version, unless it makes use of what is new."""
     here, there = identity(tmp_path), identity(tmp_path)
-    for name in ("fused_batchnorm", "mixup_prob", "augmented_copies", "ema_batchnorm"):
+    for name in ("fused_batchnorm", "mixup_prob", "augmented_copies", "ema_batchnorm", "test_size"):
         del there.recipe[name]
     assert not here.machine_differences(there) and not here.differences(there)
     mixed = identity(tmp_path, mixup_prob=0.5)
     assert mixed.differences(there) == ["mixup_prob 0.0 there, 0.5 here"]
+
+
+def test_a_size_that_was_left_open_is_the_number_that_it_came_to(tmp_path):
+    """So a checkpoint from when 5,000 was the default goes on where `auto` comes to 5,000."""
+    numbers = identity(tmp_path, validation_size=5000)
+    del numbers.recipe["test_size"]
+    assert not identity(tmp_path, {"sizes": {"validation_size": 5000}}).differences(numbers)
+    fewer = identity(tmp_path, {"sizes": {"validation_size": 4000}})
+    assert fewer.differences(numbers) == ["validation_size 5000 there, 4000 here"]
+    cut = identity(tmp_path, {"sizes": {"validation_size": 5000, "test_size": 7}})
+    assert cut.differences(numbers) == ["test_size auto there, 7 here"]
+
+
+@pytest.mark.parametrize(
+    ("found", "split"),
+    [({"validates_on_own": True}, "validation"), ({"copies": "2 left out, 0 copies"}, "distinct training")],
+)
+def test_what_earlier_versions_did_otherwise_is_another_run(tmp_path, found, split):
+    """A validation split of the data's own, and copies of pictures, decide on rows; neither had a say before."""
+    here, there = identity(tmp_path, found), identity(tmp_path)
+    assert not here.differences(identity(tmp_path, found))
+    for one, other in ((here, there), (there, here)):
+        [said] = one.differences(other)
+        assert said.startswith(f"the {split} images or their labels")
 
 
 def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path, monkeypatch):
