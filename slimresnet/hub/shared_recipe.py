@@ -16,9 +16,9 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     """
     The recipe of a finished folder without a path of this machine.
 
-    A local dataset, local weights to start from and a local teacher go by their folders' own names. The network's config
-    is the `config.json` beside the recipe. Output folder, repository and tracker are left out: whoever trains by the
-    recipe has their own, or none.
+    A local dataset, local weights to start from and a local teacher go by their folders' own names. The network's
+    config is the `config.json` beside the recipe. Output folder, repository and tracker are left out: whoever trains by
+    the recipe has their own, or none.
 
     Args:
         license: licence of the weights, where it differs from the recipe's.

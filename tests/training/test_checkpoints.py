@@ -59,7 +59,8 @@ ROUNDING = {
 FREE = {
     "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
     "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
-    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "model_name_or_path": "elsewhere", "tta": "flip", "temperature": 2.0,
+    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "model_name_or_path": "elsewhere",
+    "tta": "flip", "temperature": 2.0,
     "calibration_run": "elsewhere",
     "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",
     "save_total_limit": 5, "resume_from_checkpoint": "last", "push_to_hub": True,
@@ -305,7 +306,7 @@ def identity(tmp_path, **settings):
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     # Of settings alone: some need another beside them to be a recipe.
     plan = SimpleNamespace(settings=Recipe().to_dict() | settings)
-    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), [], accelerator)
+    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), None, [], accelerator)
     made.save(tmp_path)
     assert RunFingerprint.load(tmp_path) == made
     return made

@@ -265,7 +265,7 @@ def test_what_is_no_checkpoint_is_called_by_what_it_is(flags, trained, tmp_path)
 
 
 def test_more_epochs_for_a_finished_run(flags, start, trained, tmp_path):
-    """The sentence on a folder that holds a run says how; the weights that the run goes on from are left as they are."""
+    """The sentence on a folder that holds a run says how; that run is left as it is."""
     before = snapshot(trained)
     with pytest.raises(SlimResNetError, match=f"with --model_name_or_path {trained} to train on from its weights"):
         train(flags, f"--output_dir={trained}")
