@@ -96,11 +96,11 @@ def _copies(data: TrainingData) -> Iterator[str]:
     if rows.num_in_others:
         others = {"test": data.test, "validation": data.validation}
         names = " or ".join(name for name, split in others.items() if split is not data.train)
-        yield f"{rows.num_in_others:,} training images are left out, since their pictures are in {names} too"
+        yield f"training images left out, since their pictures are in {names} too: {rows.num_in_others:,}"
     if data.validates_on_own and (shared := _num_shared(data.validation, data.test)):
-        yield f"{shared:,} validation images are in test too: choices are made on them"
+        yield f"validation images that are in test too, so that choices are made on them: {shared:,}"
     if rows.num_copies:
-        yield f"{rows.num_copies:,} images of {TRAIN_SPLIT} repeat another one, and are on its side"
+        yield f"images of {TRAIN_SPLIT} that repeat another one, and are on its side: {rows.num_copies:,}"
     if conflict := _two_labels(data.train, _names(data)):
         yield conflict
 
@@ -121,7 +121,7 @@ def _two_labels(split: ImageSplit, names: Sequence[str]) -> str | None:
         return None
     row, first = others[0], firsts[others[0]]
     return (
-        f"{len(others):,} images of {TRAIN_SPLIT} have another label than an earlier copy, such as row {row} "
+        f"images of {TRAIN_SPLIT} with another label than an earlier copy: {len(others):,}, such as row {row} "
         f"({names[split.labels[row]]}) and row {first} ({names[split.labels[first]]})"
     )
 
@@ -138,7 +138,7 @@ def _missing(data: TrainingData) -> Iterator[str]:
         absent = np.setdiff1d(np.arange(len(names)), labels).tolist()
         if len(labels) and absent:
             more = f" and {len(absent) - _MOST_NAMES:,} more" if len(absent) > _MOST_NAMES else ""
-            yield f"no image {purpose} of {', '.join(names[label] for label in absent[:_MOST_NAMES])}{more}"
+            yield f"no image {purpose}: {', '.join(names[label] for label in absent[:_MOST_NAMES])}{more}"
 
 
 def _names(data: TrainingData) -> list[str]:
