@@ -15,6 +15,7 @@ from slimresnet.recipe.hardware import processor_name
 from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.settings import SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
+from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.teachers import Teacher
 
 
@@ -25,7 +26,8 @@ class RunFingerprint:
 
     Attributes:
         recipe: every setting as resolved.
-        network: the fields of its config; of its teachers, where it has some, the digests of their files.
+        network: the fields of its config; of its teachers, where it has some, the digests of their files; where classes
+            are weighed, what their weights are made from.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
@@ -43,12 +45,15 @@ class RunFingerprint:
         data: TrainingData,
         teachers: Sequence[Teacher],
         accelerator: Accelerator,
+        class_weights: ClassWeights | None = None,
     ) -> "RunFingerprint":
         """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
         network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
         if teachers:  # no entry of a run without: its earlier checkpoints have none
             network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
+        if class_weights:
+            network["weights of --class_weights"] = class_weights.asked
         return cls(
             recipe=plan.settings,
             network=network,
