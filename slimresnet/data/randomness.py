@@ -52,7 +52,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
 
     The epoch is as long as the data. Each class has its samples in an endless sequence, one permutation of them after
     another, and an epoch takes the next part of it. So a large class shows other samples each epoch, until all were
-    shown, and a small one shows each of its samples several times, as often as its others or once more.
+    shown, and a small one shows each of its samples several times.
 
     Args:
         seed, epoch: non-negative integers.

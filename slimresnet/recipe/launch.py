@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import LoggerType, set_seed
 from joblib import cpu_count
 
 from slimresnet.recipe.checks import RecipeError
@@ -92,7 +92,7 @@ def _trackers(recipe: Recipe) -> list[str]:
                 f"--report_to {name} is no tracker that accelerate has: give {NO_TRACKER}, or some of "
                 f"{', '.join(LOGGER_TYPE_TO_CLASS)}."
             )
-        if name not in available:
+        if name not in available and name in LoggerType.list():  # others were registered with accelerate
             raise RecipeError(f"--report_to {name} needs a package: pip install {name}.")
     return trackers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from slimresnet.errors import first_line
-from slimresnet.recipe.checks import RecipeError, words
+from slimresnet.recipe.checks import RecipeError
 
 _PROJECT = "slimresnet"
 
@@ -35,7 +35,7 @@ def running_trackers(accelerator: Accelerator, output_dir: Path, settings: dict[
         accelerator.init_trackers(_PROJECT, config=settings, init_kwargs=_arguments(home))
     except Exception as error:  # each package raises its own, without a key or without a connection
         _finish_started(accelerator)
-        names = words([tracker if isinstance(tracker, str) else tracker.value for tracker in accelerator.log_with])
+        names = ",".join(map(str, accelerator.log_with))
         raise RecipeError(
             f"--report_to {names} could not be started ({first_line(error)}): log in, choose the offline mode of the "
             "tracker, or leave it out."
