@@ -107,7 +107,7 @@ def _split_texts(value: Any) -> Any:
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         return value
-    return [part.strip() for each in value for part in each.split(",")]
+    return [part.strip() for each in value for part in each.split(",") if part.strip() or not each.strip()]
 
 
 def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:
