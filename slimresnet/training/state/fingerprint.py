@@ -17,6 +17,7 @@ from slimresnet.recipe.settings import SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
 from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.teachers import Teacher
+from slimresnet.training.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class RunFingerprint:
 
     Attributes:
         recipe: every setting as resolved.
-        network: the fields of its config; of its teachers, where it has some, the digests of their files; where classes
-            are weighed, what their weights are made from.
+        network: the fields of its config; of what it starts from, and of its teachers, where there are any, the digests
+            of their files; where classes are weighed, what their weights are made from.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
@@ -43,6 +44,7 @@ class RunFingerprint:
         plan: Plan,
         config: SlimResNetConfig,
         data: TrainingData,
+        pretrained: Pretrained | None,
         teachers: Sequence[Teacher],
         accelerator: Accelerator,
         class_weights: ClassWeights | None = None,
@@ -50,6 +52,8 @@ class RunFingerprint:
         """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
         network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
+        if pretrained:
+            network["weights of --model_name_or_path"] = pretrained.digest
         if teachers:  # no entry of a run without: its earlier checkpoints have none
             network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
         if class_weights:
