@@ -73,7 +73,7 @@ def test_a_run_ends_where_nothing_has_improved_and_goes_on_to_the_same_end(short
     # The schedule is that of eight epochs.
     rates = [entry["learning_rate"] for entry in state["log_history"]]
     assert rates == [0.1 * schedule(parse_recipe(flags), step, 8) for step in range(6)] and rates[-1] > 0.03
-    for step in (2, 5, 6):
+    for step in (4, 6):
         resumed = run(
             f"--resume_from_checkpoint={whole / f'checkpoint-{step}'}", f"--output_dir={tmp_path / str(step)}"
         )
