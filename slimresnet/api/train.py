@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.data.inputs import build_image_processor
 from slimresnet.data.loader import Loading, TrainingBatch, load_batches
-from slimresnet.data.randomness import Draws, sample_order
+from slimresnet.data.randomness import Draws
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
@@ -30,6 +30,7 @@ from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import change
 from slimresnet.run_folder.names import (
     CARD_NAME,
+    CLASS_WEIGHTS_NAME,
     CURVES_PICTURE,
     DETAILS_SUFFIX,
     FIGURES_FOLDER,
@@ -43,11 +44,12 @@ from slimresnet.run_folder.writing import FolderError, write_json
 from slimresnet.training.callbacks import Callbacks
 from slimresnet.training.choosing import Scored, score_finished
 from slimresnet.training.flops import total_flos
-from slimresnet.training.loop import TrainingLoop
+from slimresnet.training.loop import TrainingLoop, stops_early
 from slimresnet.training.network import build_network
 from slimresnet.training.optim.schedule import learning_rates
 from slimresnet.training.output_dir import check_output_dir, checkpoint_home, finished_files, owned_output_dir
 from slimresnet.training.run import Run, prepare_run
+from slimresnet.training.trackers import running_trackers
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
         run.accelerator.wait_for_everyone()
         run.accelerator.print(run.describe())
         settings = {name: str(value) for name, value in run.plan.settings.items()}
-        run.accelerator.init_trackers("slimresnet", config=settings)
+        until_the_end.enter_context(running_trackers(run.accelerator, output_dir, settings))
         weights = TrainingLoop(run, checkpoints_dir, events).fit()
         # What is scored is what is saved: these weights, in float32, in a network that training never touched, with the
         # head divided by the temperature. Checkpoints keep the weights as they were trained.
@@ -114,8 +116,6 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
         final.cpu().eval()
         if run.accelerator.is_main_process:
             _finish(run, output_dir, checkpoints_dir, final, results, scored)
-        for tracker in run.accelerator.trackers:
-            tracker.finish()
     return TrainResult(output_dir, results, final)
 
 
@@ -133,6 +133,7 @@ def _results(run: Run, scored: Scored) -> dict:
     devices = list(dict.fromkeys([*progress.earlier_devices, run.fingerprint.device_name]))
     results = {
         "epoch": progress.trainer_state().epoch,
+        "train_ended_by": _ended_by(run),
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
         "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step, run.teachers, run.frozen),
@@ -144,6 +145,8 @@ def _results(run: Run, scored: Scored) -> dict:
         **training_facts(plan.recipe, run.data),
         **scored.results,
     }
+    if run.class_weights:
+        results["train_class_weights"] = run.class_weights.asked
     if run.pretrained:
         results |= run.pretrained.facts(run.data.train.label_names)
     if run.teachers:
@@ -153,6 +156,14 @@ def _results(run: Run, scored: Scored) -> dict:
     if len(devices) == 1:  # a speed on two machines is that of neither
         results["train_samples_per_second"] = progress.global_step * plan.images_per_step / progress.train_runtime
     return results
+
+
+def _ended_by(run: Run) -> str:
+    """What ended training: the setting that did, or a callback."""
+    recipe, progress = run.plan.recipe, run.progress
+    if progress.global_step < progress.max_steps:
+        return "early_stopping_patience" if stops_early(recipe, progress) else "callback"
+    return "num_train_epochs" if recipe.max_train_steps is None else "max_train_steps"
 
 
 def _finish(
@@ -170,6 +181,8 @@ def _finish(
         write_model_card(made, output_dir)
     say_if_edited(output_dir / CARD_NAME)
     _add_pictures(output_dir, _pictures(run, scored))
+    if results["train_ended_by"] == "early_stopping_patience":
+        print(_describe_early_stop(run))
     print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
     if results["test_tta"] != "none":
         print(f"  with test-time augmentation, {results['test_tta']}: {results['test_accuracy_tta']:.2%}")
@@ -183,6 +196,18 @@ def _finish(
             raise HubError(
                 f"{error} A finished run is pushed by python push_to_hub.py DIR --repo_id user/name."
             ) from error
+
+
+def _describe_early_stop(run: Run) -> str:
+    """When training stopped, and which weights that leaves."""
+    recipe, progress = run.plan.recipe, run.progress
+    kept = "whose weights are kept" if recipe.load_best_model_at_end else "but the last weights are kept: "
+    kept += "" if recipe.load_best_model_at_end else "--load_best_model_at_end keeps the best"
+    epoch, best = (-(-step // progress.steps_per_epoch) for step in (progress.global_step, progress.best_step or 0))
+    return (
+        f"stopped early behind epoch {epoch} of {progress.num_epochs}: {progress.epochs_without_improvement} without a "
+        f"better {recipe.metric_for_best_model.replace('_', ' ')}; epoch {best} was the best, {kept}"
+    )
 
 
 def _describe_calibration(run: Run, results: dict) -> str:
@@ -209,6 +234,8 @@ def _write_files(
     model.save_pretrained(folder)
     build_image_processor(run.plan.recipe, model.config).save_pretrained(folder)
     (folder / RECIPE_NAME).write_text(run.plan.portable_recipe().to_yaml(), encoding="utf-8")
+    if run.class_weights and run.class_weights.given:
+        write_json(folder / CLASS_WEIGHTS_NAME, run.class_weights.given)
     run.progress.trainer_state().save_to_json(str(folder / TRAINER_STATE_NAME))
     for prefix, content in details.items():
         write_json(folder / f"{prefix}{DETAILS_SUFFIX}", content)
@@ -242,8 +269,7 @@ def _pictures(run: Run, scored: Scored) -> dict[str, Callable[[Path], None]]:
 def _draw_training_samples(run: Run, path: Path) -> None:
     """The first images of the last epoch with all augmentations, the first copy of each."""
     recipe, data, epoch = run.plan.recipe, run.data, run.inputs.last_full_epoch
-    order = sample_order(recipe.seed, epoch, len(data.train_rows), recipe.shuffle_buffer_size)
-    rows = data.train_rows[order[:16]]
+    rows = run.loader.order(epoch)[:16]
     [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
     inputs = run.inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
     seen = run.inputs.denormalize(inputs["pixel_values"])

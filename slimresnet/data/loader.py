@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from slimresnet.data.device import to_device
-from slimresnet.data.randomness import Draws, JoinedDraws, join_draws, sample_order
+from slimresnet.data.randomness import Draws, JoinedDraws, balanced_order, join_draws, sample_order
 from slimresnet.data.sources.source import DatasetError, ImageSource, ImageSplit
 
 # The signals of this system that ask a process to stop: Ctrl-C, a scheduler, Ctrl-Break.
@@ -54,7 +54,7 @@ class TrainingLoader:
     The training batches of this process, epoch by epoch.
 
     An epoch is a list of global batches, each of `batch_size × num_processes × accumulation` consecutive positions of
-    `sample_order`. The remainder after the last full batch is dropped; it differs each epoch. So all processes do the
+    `order`. The remainder after the last full batch is dropped; it differs each epoch. So all processes do the
     same number of steps, and together see the same samples as one process would.
 
     Args:
@@ -64,6 +64,7 @@ class TrainingLoader:
         batch_size: samples a process takes at once.
         accumulation: batches a process takes for one optimiser step.
         shuffle_buffer_size: samples within which the order is shuffled.
+        balanced: whether each class stands equally often in the order, as in `balanced_order`.
         copies: copies of each sample in its batch, for which the batch has draws of their own (batch augmentation:
             Hoffer et al., 2020, "Augment your batch: Improving generalization through instance repetition").
 
@@ -73,7 +74,7 @@ class TrainingLoader:
         steps_per_epoch: optimiser steps of an epoch, at least 1.
 
     Raises:
-        DatasetError: there are fewer rows than one global batch needs.
+        DatasetError: there are fewer rows than one global batch needs, or `balanced` rows outnumber the buffer.
     """
 
     def __init__(
@@ -86,11 +87,12 @@ class TrainingLoader:
         batch_size: int,
         accumulation: int,
         shuffle_buffer_size: int,
+        balanced: bool = False,
         copies: int = 1,
     ):
         self._split, self._rows, self._loading = split, rows, loading
         self._seed, self._batch_size, self._shuffle_buffer_size = seed, batch_size, shuffle_buffer_size
-        self._copies, self.accumulation = copies, accumulation
+        self._balanced, self._copies, self.accumulation = balanced, copies, accumulation
         self.total_batch_size = batch_size * loading.num_processes * accumulation
         self.steps_per_epoch = len(rows) // self.total_batch_size
         if self.steps_per_epoch == 0:
@@ -98,11 +100,22 @@ class TrainingLoader:
                 f"{len(rows)} training images are fewer than one batch of {self.total_batch_size} "
                 "(--total_train_batch_size): lower the batch size."
             )
+        if balanced and shuffle_buffer_size < len(rows):
+            raise DatasetError(
+                f"--balanced_sampling takes the images of a class from anywhere in the data, which a "
+                f"--shuffle_buffer_size of {shuffle_buffer_size:,} does not hold: give {len(rows):,}."
+            )
 
     @property
     def device(self) -> torch.device:
         """The device of the batches."""
         return self._loading.device
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch over all processes, in order, int64 `[num_rows]`."""
+        if self._balanced:
+            return self._rows[balanced_order(self._seed, epoch, self._split.labels[self._rows])]
+        return self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
 
     def epoch(
         self, epoch: int, first_step: int = 0, end_step: int | None = None
@@ -113,7 +126,7 @@ class TrainingLoader:
         Args:
             end_step: the first step that is not loaded; None for the end of the epoch.
         """
-        order = self._rows[sample_order(self._seed, epoch, len(self._rows), self._shuffle_buffer_size)]
+        order = self.order(epoch)
         starts = [
             step * self.total_batch_size
             + (part * self._loading.num_processes + self._loading.process_index) * self._batch_size

@@ -187,5 +187,6 @@ def build_training_loader(recipe: Recipe, data: TrainingData, loading: Loading, 
         batch_size=batch_size,
         accumulation=recipe.gradient_accumulation_steps,
         shuffle_buffer_size=recipe.shuffle_buffer_size,
+        balanced=recipe.balanced_sampling,
         copies=recipe.augmented_copies,
     )

@@ -46,6 +46,44 @@ def sample_order(seed: int, epoch: int, num_samples: int, shuffle_buffer_size: i
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """
+    The order of an epoch in which each class stands equally often: at position `p` stands sample `order[p]`.
+
+    The epoch is as long as the data. Each class has its samples in an endless sequence, one permutation of them after
+    another, and an epoch takes the next part of it. So a large class shows other samples each epoch, until all were
+    shown, and a small one shows each of its samples several times.
+
+    Args:
+        seed, epoch: non-negative integers.
+        labels: class numbers, int64 `[num_samples]`. Classes without a sample have no part.
+
+    Returns:
+        int64 `[num_samples]`. Numbers of samples of two classes differ by at most one.
+    """
+    classes = np.unique(labels)
+    # The whole number above: where a class has one less, the last sample of its part is left out.
+    quota = -(-len(labels) // max(1, len(classes)))
+    parts = [_part_of_class(seed, epoch, np.flatnonzero(labels == each), int(each), quota) for each in classes]
+    # The longest classes by a draw of the epoch, so that none has the odd sample every time.
+    num_longest = len(labels) - len(classes) * (quota - 1)
+    longest = np.argsort(_philox(seed, epoch, "longest classes").random_raw(len(classes)), kind="stable")[:num_longest]
+    parts = [part if number in longest else part[:-1] for number, part in enumerate(parts)]
+    pool = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return pool[sample_order(seed, epoch, len(pool), max(1, len(pool)))]
+
+
+def _part_of_class(seed: int, epoch: int, samples: np.ndarray, number: int, length: int) -> np.ndarray:
+    """Samples `epoch * length` to `(epoch + 1) * length` of the endless sequence of a class."""
+    first, size = epoch * length, len(samples)
+    rounds = range(first // size, -(-(first + length) // size))
+    shuffled = [
+        samples[np.argsort(_philox(seed, each, f"order of class {number}").random_raw(size), kind="stable")]
+        for each in rounds
+    ]
+    return np.concatenate(shuffled)[first - rounds[0] * size :][:length]
+
+
 @dataclass(frozen=True)
 class Draws:
     """

@@ -17,6 +17,7 @@ from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.tta import POLICIES, average
 
 METRICS_FOLDER = Path(__file__).parent / "metrics"
+UNEVEN = 1.5
 
 
 class Score(NamedTuple):
@@ -28,12 +29,14 @@ class Score(NamedTuple):
         hub_metric: its name in the Hub's list of metrics.
         column: heading in a table.
         form: how its number is written, as `format` takes it.
+        where_uneven: whether it is shown only where the largest class has `UNEVEN` times the images of the smallest.
     """
 
     title: str
     hub_metric: str
     column: str
     form: str = ".2%"
+    where_uneven: bool = False
 
 
 class Metric(NamedTuple):
@@ -61,7 +64,13 @@ METRICS = {
         renamed={},
         uncalibrated=("loss",),
     ),
-    "per_class": Metric(shown={}, renamed={}),
+    "per_class": Metric(
+        shown={
+            "balanced_accuracy": Score("Balanced accuracy", "accuracy", "balanced accuracy", where_uneven=True),
+            "macro_f1": Score("Macro F1", "f1", "macro F1", where_uneven=True),
+        },
+        renamed={},
+    ),
     "calibration": Metric(
         shown={
             "expected_calibration_error": Score("Expected calibration error", "ece", "calibration error"),
@@ -79,6 +88,14 @@ METRICS = {
 def shown_scores() -> dict[str, Score]:
     """The scores that a model card shows, by name."""
     return {name: score for metric in METRICS.values() for name, score in metric.shown.items()}
+
+
+def is_shown(score: Score, results: dict, prefix: str) -> bool:
+    """Whether a model card shows a score of the rows that a prefix of `all_results.json` names."""
+    if not score.where_uneven:
+        return True
+    smallest, largest = results.get(f"{prefix}_smallest_class_samples"), results.get(f"{prefix}_largest_class_samples")
+    return smallest is not None and largest is not None and largest >= UNEVEN * smallest
 
 
 def measure(name: str, logits: Tensor, labels: np.ndarray) -> dict:
@@ -132,11 +149,17 @@ def report_split(
         temperature: as in `score_logits`.
 
     Returns:
-        The scores for `all_results.json`, and the details of the original images.
+        The scores for `all_results.json`, with the number of images and of those of the smallest and the largest
+        class, and the details of the original images.
     """
     scores, details = score_logits(logits["original"], labels, temperature)
     results = {f"{prefix}_{name}": value for name, value in scores.items()}
+    counts = np.bincount(labels, minlength=logits["original"].shape[1])
     results |= {f"{prefix}_samples": len(labels), f"{prefix}_tta": policy}
+    results |= {
+        f"{prefix}_smallest_class_samples": int(counts.min()),
+        f"{prefix}_largest_class_samples": int(counts.max()),
+    }
     if policy != "none":
         with_views, _ = score_logits(average(logits, POLICIES[policy]), labels)
         results |= {f"{prefix}_{name}_tta": value for name, value in with_views.items()}
@@ -152,10 +175,15 @@ def score(
     batch_size: int,
     normalize: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """Mean cross entropy (`loss`, in nats) and `accuracy` (0–1) of a model; arguments as `predict_logits`."""
+    """
+    What validation says of a model: the mean cross entropy (`loss`, in nats), `accuracy`, `balanced_accuracy` and
+    `macro_f1` (0–1). Arguments as `predict_logits`.
+    """
     logits = predict_logits(model, split, rows, loading, batch_size=batch_size, normalize=normalize)["original"]
     labels = torch.from_numpy(split.labels[rows])
+    of_classes = measure("per_class", logits, split.labels[rows])
     return {
         "loss": F.cross_entropy(logits.double(), labels).item(),
         "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
+        **{name: value for name, value in of_classes.items() if isinstance(value, float)},
     }

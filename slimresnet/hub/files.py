@@ -16,6 +16,7 @@ from slimresnet.hub_errors import HubError
 from slimresnet.run_folder.changes import is_written_here
 from slimresnet.run_folder.names import (
     CARD_NAME,
+    CLASS_WEIGHTS_NAME,
     CORRUPTIONS_SUFFIX,
     DETAILS_SUFFIX,
     EXPORTS_NAME,
@@ -33,7 +34,10 @@ from slimresnet.run_folder.writing import FolderError
 
 _NEEDED = (*LOADABLE_FILES, RECIPE_NAME, RESULTS_NAME)
 # Whatever else lies in the folder, checkpoints, logs and other people's files, stays at home.
-_SHARED = (CARD_NAME, *_NEEDED, TRAINER_STATE_NAME, *(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES))
+_SHARED = (
+    CARD_NAME, *_NEEDED, CLASS_WEIGHTS_NAME, TRAINER_STATE_NAME,
+    *(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES),
+)  # fmt: skip
 # Suffixes of files of scores. The prefix of such a file is the prefix of its scores in the results.
 _OF_SCORES = (DETAILS_SUFFIX, CORRUPTIONS_SUFFIX, *SCORE_PICTURE_SUFFIXES)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
-from slimresnet.evaluation.scores import shown_scores
+from slimresnet.evaluation.scores import is_shown, shown_scores
 from slimresnet.hub.run_facts import own_results
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.settings import TRAIN_SPLIT
@@ -19,7 +19,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
     """
     recipe = shared_recipe(folder)
     results, _ = own_results(folder, recipe)
-    entries = []
+    entries, scores = [], shown_scores()
     for prefix in (TEST_PREFIX, HELD_OUT_PREFIX):
         if f"{prefix}_dataset" not in results:
             continue
@@ -27,6 +27,8 @@ def eval_results(folder: Path) -> list[EvalResult]:
         for key, (metric, title) in _entries().items():
             value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key)
             if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
+                continue
+            if key in scores and not is_shown(scores[key], results, prefix):
                 continue
             entries.append(
                 EvalResult(

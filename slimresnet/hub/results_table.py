@@ -1,7 +1,7 @@
 """The table of scores in a model card: a row a split, a column a score that one of them has."""
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
-from slimresnet.evaluation.scores import shown_scores
+from slimresnet.evaluation.scores import is_shown, shown_scores
 from slimresnet.hub.markdown import as_code
 
 TITLES = {TEST_PREFIX: "test", HELD_OUT_PREFIX: "validation"}
@@ -31,14 +31,15 @@ def _columns() -> list[str]:
 
 
 def _cells(results: dict, prefix: str) -> list[str]:
-    """A cell a column; empty where the score was not measured."""
+    """A cell a column; empty where the score was not measured, or says nothing of its own."""
     cells = []
     for name, score in shown_scores().items():
         value = results.get(f"{prefix}_{name}")
         if name == _INTERVAL:
             cells += [_with_interval(results, prefix), _with_policy(results, prefix)]
         else:
-            cells.append("" if value is None else format(value, score.form))
+            is_empty = value is None or not is_shown(score, results, prefix)
+            cells.append("" if is_empty else format(value, score.form))
     return cells
 
 

@@ -12,7 +12,8 @@ from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
 _CHOICES = {  # by a choice of a run, words for people
-    "epoch": "the epoch whose weights were kept",
+    "epoch": "the epoch whose weights were kept{score}",
+    "end": "when training ended{score}",
     "tta": "the test-time augmentation{tta}",
 }
 _OF_EARLIER_VERSIONS = "temperature"  # they chose one too, and left it out of the weights
@@ -42,7 +43,10 @@ def chosen_together(results: dict, recipe: Recipe) -> list[str]:
     choices = [each for each in results.get("eval_chose", "").split(", ") if each not in ("", _OF_EARLIER_VERSIONS)]
     policy = _chosen_tta(results, recipe)
     tta = f", `{policy}`" if policy else ""
-    return [_CHOICES[choice].format(tta=tta) if choice in _CHOICES else as_text(choice) for choice in choices]
+    best_by = recipe.metric_for_best_model
+    score = "" if best_by == Recipe.metric_for_best_model else f" (by {best_by.replace('_', ' ')})"
+    words = {choice: text.format(tta=tta, score=score) for choice, text in _CHOICES.items()}
+    return [words.get(choice, as_text(choice)) for choice in choices]
 
 
 def _chosen_tta(results: dict, recipe: Recipe) -> str | None:
@@ -88,6 +92,8 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
     facts = []
     if "train_samples" in results:
         epochs = f", {results['epoch']:.4g} epochs" if "epoch" in results else ""
+        if epochs and results.get("train_ended_by") == "early_stopping_patience":
+            epochs += f" of {recipe.num_train_epochs}, for no more came of them"
         batch = f", {results['train_batch_size']:,} images an optimiser step" if "train_batch_size" in results else ""
         copies = f", each in {recipe.augmented_copies} augmented copies" if recipe.augmented_copies > 1 else ""
         facts.append(f"{results['train_samples']:,} training images{epochs}{batch}{copies}")

@@ -7,8 +7,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.recipe.settings import Recipe
-from slimresnet.run_folder.names import CONFIG_NAME, RESULTS_NAME
+from slimresnet.recipe.settings import BALANCED, Recipe
+from slimresnet.run_folder.names import CLASS_WEIGHTS_NAME, CONFIG_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
 
@@ -17,8 +17,8 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     The recipe of a finished folder without a path of this machine.
 
     A local dataset, local weights to start from and a local teacher go by their folders' own names. The network's
-    config is the `config.json` beside the recipe. Output folder, repository and tracker are left out: whoever trains by
-    the recipe has their own, or none.
+    config is the `config.json` beside the recipe, and weights of classes that a file gave are the `class_weights.json`
+    there. Output folder, repository and trackers are left out: whoever trains by the recipe has their own, or none.
 
     Args:
         license: licence of the weights, where it differs from the recipe's.
@@ -28,11 +28,12 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
         recipe,
         dataset_name=results.get("train_dataset") or _own_name(recipe.dataset_name),
         config_name=recipe.config_name and CONFIG_NAME,
+        class_weights=recipe.class_weights if recipe.class_weights in (None, BALANCED) else CLASS_WEIGHTS_NAME,
         model_name_or_path=results.get("train_started_from"),
         teacher_name_or_path=results.get("train_teacher"),
         output_dir=Recipe.output_dir,
         hub_model_id=None,
-        report_to="none",
+        report_to=Recipe.report_to,
         license=license or recipe.license,
     )
 

@@ -96,6 +96,8 @@ def checked(name: str, kind: SettingType, setting: Setting, value: Any) -> Any:
     if value is None and kind.is_optional:
         return None
     if kind.is_sequence:
+        if kind.of is str:
+            value = _split_texts(value)
         if not isinstance(value, list | tuple) or not value:
             raise RecipeError(f"--{name} must be a list of values, got {value!r}.")
         value = tuple(_checked_scalar(name, kind, each) for each in value)
@@ -103,6 +105,15 @@ def checked(name: str, kind: SettingType, setting: Setting, value: Any) -> Any:
         value = _checked_scalar(name, kind, value)
     check_numbers(name, setting, value)
     return value
+
+
+def _split_texts(value: Any) -> Any:
+    """Texts of which some, or the only one, have commas between others, as a list of all; other values as they are."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        return value
+    return [part.strip() for each in value for part in each.split(",") if part.strip() or not each.strip()]
 
 
 def _checked_scalar(name: str, kind: SettingType, value: Any) -> Any:

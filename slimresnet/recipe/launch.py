@@ -11,13 +11,13 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType, set_seed
 from joblib import cpu_count
 
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import are_threads_the_launchers, choose_mixed_precision, keep_freed_memory
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.settings import NO_TRACKER, Recipe
 
 _OF_LAUNCH = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _CUDNN_FLAGS = ("allow_tf32", "benchmark", "deterministic")
@@ -82,6 +82,21 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def _trackers(recipe: Recipe) -> list[str]:
+    """The trackers of the recipe, each once; a RecipeError for one that accelerate or this machine does not have."""
+    trackers = [name for name in dict.fromkeys(recipe.report_to) if name != NO_TRACKER]
+    available = [str(each) for each in get_available_trackers()]
+    for name in trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise RecipeError(
+                f"--report_to {name} is no tracker that accelerate has: give {NO_TRACKER}, or some of "
+                f"{', '.join(LOGGER_TYPE_TO_CLASS)}."
+            )
+        if name not in available and name in LoggerType.list():  # others were registered with accelerate
+            raise RecipeError(f"--report_to {name} needs a package: pip install {name}.")
+    return trackers
+
+
 def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     """
     Starts accelerate, with the precision and the threads that this machine and this launch are for.
@@ -92,8 +107,7 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
     Raises:
         RecipeError: precision, tracker or BatchNorm do not fit the machine or the launch.
     """
-    if recipe.report_to not in ("none", *map(str, get_available_trackers())):
-        raise RecipeError(f"--report_to {recipe.report_to} needs a package: pip install {recipe.report_to}.")
+    trackers = _trackers(recipe)
     # Restarted workers would read the addresses of the dead from the launcher's store, and wait for them
     # (https://github.com/pytorch/pytorch/issues/135712).
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
@@ -108,7 +122,7 @@ def start_accelerator(recipe: Recipe) -> tuple[Accelerator, str]:
         cpu=device is None,
         mixed_precision=precision.value,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        log_with=None if recipe.report_to == "none" else recipe.report_to,
+        log_with=trackers or None,
         project_dir=recipe.output_dir,
     )
     if accelerator.device.type == "mps" and recipe.trivial_augment:

@@ -23,6 +23,8 @@ from slimresnet.run_folder.schemas import TEMPERATURES
 
 TRAIN_SPLIT, VALIDATION_SPLIT = "train", "validation"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
+BALANCED = "balanced"  # class weights that are the inverse of the classes' shares
+NO_TRACKER = "none"
 
 
 def _setting(
@@ -98,6 +100,12 @@ class Recipe:
         "data", 50000, "Samples within which the order is random. A stream holds so many of them, encoded.", low=1
     )
     dataloader_num_workers: int = _setting("data", 1, "Processes that read ahead while streaming.", affects=None, low=0)
+    balanced_sampling: bool = _setting(
+        "data",
+        False,
+        "Show every class equally often: an epoch has as many images as before, those of small classes several times. "
+        "It needs a --shuffle_buffer_size of all training images.",
+    )
 
     # augmentation
     image_mean: tuple[float, ...] = _setting(
@@ -273,6 +281,13 @@ class Recipe:
     gradient_accumulation_steps: int = _setting(
         "optimisation", 1, "Batches that a process adds up for one optimiser step.", affects="rounding", low=1
     )
+    class_weights: str | None = _setting(
+        "optimisation",
+        None,
+        "Weights of the classes in the loss: balanced, for the inverse of their shares of the training images, or a "
+        "JSON or YAML file of class names and weights, of which the ratios count; by default all weigh the same.",
+        affects=None,  # a checkpoint knows weights by what the file holds, wherever it lies
+    )
     optim: Literal["sgd", "muon"] = _setting(
         "optimisation", "sgd", "Optimiser. muon takes the convolutions of the stages, and SGD all other weights."
     )
@@ -430,6 +445,25 @@ class Recipe:
     load_best_model_at_end: bool = _setting(
         "optimisation", False, "Keep the weights of the epoch that is best on validation, not the last."
     )
+    metric_for_best_model: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = _setting(
+        "optimisation",
+        "accuracy",
+        "Score on validation that says which epoch is best, and whether training still improves. balanced_accuracy, "
+        "the mean recall of the classes, and macro_f1 count all classes alike.",
+    )
+    early_stopping_patience: int | None = _setting(
+        "optimisation",
+        None,
+        "Epochs without an improvement on validation after which training ends; null for none. The learning rate "
+        "falls over --num_train_epochs all the same. The last weights are kept unless --load_best_model_at_end is set.",
+        low=1,
+    )
+    early_stopping_threshold: float = _setting(
+        "optimisation",
+        0.0,
+        "What an epoch has to be better by than the best one before, for --early_stopping_patience.",
+        low=0,
+    )
     push_to_hub: bool = _setting("output", False, "Push the finished run to the Hub.", affects=None)
     hub_model_id: str | None = _setting("output", None, "Repository of --push_to_hub, as user/name.", affects=None)
     license: str | None = _setting(
@@ -438,8 +472,12 @@ class Recipe:
         "Licence of the weights, as the Hub names it, such as apache-2.0; for the model card.",
         affects=None,
     )
-    report_to: Literal["none", "tensorboard", "trackio"] = _setting(
-        "output", "none", "Tracker that gets every figure too.", affects=None
+    report_to: tuple[str, ...] = _setting(
+        "output",
+        (NO_TRACKER,),
+        "Trackers that get every figure too: none, or names that accelerate has, such as tensorboard, trackio, wandb, "
+        "mlflow, comet_ml, aim; several with commas or spaces between them.",
+        affects=None,
     )
 
     def __post_init__(self):
@@ -463,6 +501,8 @@ class Recipe:
             if len(getattr(self, name)) != 3:
                 raise RecipeError(f"--{name} takes three numbers, one a channel, got {words(getattr(self, name))}.")
         parse_resizing(self.progressive_resizing)
+        if NO_TRACKER in self.report_to and len(self.report_to) > 1:
+            raise RecipeError(f"--report_to {words(self.report_to)} names {NO_TRACKER} and trackers: leave one out.")
 
     def _check_combinations(self) -> None:
         if self.nesterov and not self.momentum:
@@ -500,6 +540,8 @@ class Recipe:
                 "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
                 "to 0, or lower --distillation_alpha."
             )
+        self._check_uneven_classes()
+        self._check_early_stopping()
         self._check_start()
         if self.calibration_run is not None and self.temperature:
             raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
@@ -511,6 +553,26 @@ class Recipe:
             )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
+
+    def _check_uneven_classes(self) -> None:
+        if self.class_weights == BALANCED and self.balanced_sampling:
+            raise RecipeError(
+                "--class_weights balanced and --balanced_sampling both even the classes out, together more than that: "
+                "give one."
+            )
+        if self.class_weights is not None and self.teacher_name_or_path and self.distillation_alpha == 1:
+            raise RecipeError(
+                "--class_weights weighs the loss on labels, which --distillation_alpha 1 leaves to the teacher: leave "
+                "it out, or lower --distillation_alpha."
+            )
+
+    def _check_early_stopping(self) -> None:
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise RecipeError("--early_stopping_threshold needs an --early_stopping_patience.")
+        if self.early_stopping_patience is not None and self.validation_size == 0:
+            raise RecipeError(
+                "--early_stopping_patience waits for an improvement on validation: give a --validation_size above 0."
+            )
 
     def _check_start(self) -> None:
         """What goes with trained weights, and what without."""

@@ -14,6 +14,7 @@ LOADABLE_FILES = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, *MODEL_CODE)  # 
 
 # The run.
 RECIPE_NAME = "recipe.yaml"  # what was asked
+CLASS_WEIGHTS_NAME = "class_weights.json"  # of a run whose --class_weights was a file: what that held
 RESULTS_NAME = "all_results.json"  # every figure; a folder that has it holds a finished run
 TRAINER_STATE_NAME = "trainer_state.json"  # the history of training, as transformers writes it; of checkpoints too
 CARD_NAME = "README.md"  # the model card
@@ -39,7 +40,7 @@ FIGURES = tuple(f"{FIGURES_FOLDER}/{name}" for name in RUN_PICTURES + TEST_PICTU
 # What training writes at its end.
 RUN_FILES = (
     RESULTS_NAME, RECIPE_NAME, TRAINER_STATE_NAME, CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, CARD_NAME, *MODEL_CODE,
-    f"eval{DETAILS_SUFFIX}", f"test{DETAILS_SUFFIX}", *FIGURES,
+    CLASS_WEIGHTS_NAME, f"eval{DETAILS_SUFFIX}", f"test{DETAILS_SUFFIX}", *FIGURES,
 )  # fmt: skip
 
 # Exports.

@@ -64,7 +64,7 @@ class Schema(NamedTuple):
     required: tuple[str, ...] = ()
 
 
-_FIGURES = r"accuracy|accuracy_low|accuracy_high|(loss|expected_calibration_error)(_uncalibrated)?"
+_FIGURES = r"accuracy|accuracy_low|accuracy_high|macro_f1|(loss|expected_calibration_error)(_uncalibrated)?"
 _RESULTS = Schema(
     {
         "calibration_temperature": TEMPERATURE,

@@ -18,6 +18,7 @@ from slimresnet.run_folder.names import CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.schemas import SOURCES
+from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.teachers import Teacher
 from slimresnet.training.pretrained import Pretrained
 
@@ -62,6 +63,7 @@ def calibration_of_twin(
     data: TrainingData,
     pretrained: Pretrained | None,
     teachers: Sequence[Teacher],
+    class_weights: ClassWeights | None = None,
 ) -> Calibration:
     """
     The temperature of a finished run that `--calibration_run` names, for a run that begins now.
@@ -72,6 +74,7 @@ def calibration_of_twin(
         data: what it is trained on.
         pretrained: what it starts from.
         teachers: what it learns from.
+        class_weights: how it weighs classes.
 
     Raises:
         RecipeError: the folder is no finished run, fitted no temperature on held-out images of its own, or was trained
@@ -101,6 +104,9 @@ def calibration_of_twin(
     sizes = results.get("train_teacher_parameters", 0), sum(teacher.num_parameters for teacher in teachers)
     if sizes[0] != sizes[1]:
         differing.append(f"teachers of {sizes[0]:,} parameters there, of {sizes[1]:,} here")
+    asked = results.get("train_class_weights"), class_weights.asked if class_weights else None
+    if asked[0] != asked[1]:
+        differing.append(f"class weights {asked[0]} there, {asked[1]} here")
     if differing:
         raise RecipeError(
             f"--calibration_run {folder} is of another recipe ({'; '.join(differing)}), and a temperature fits the "

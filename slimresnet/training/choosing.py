@@ -86,7 +86,11 @@ def _choose(
         predict: `Predict` with the network, whose head is not divided yet.
         given: a temperature that is not to be fitted.
     """
-    is_chosen = {"epoch": recipe.load_best_model_at_end, "tta": recipe.tta == "auto"}
+    is_chosen = {
+        "epoch": recipe.load_best_model_at_end,
+        "end": recipe.early_stopping_patience is not None,
+        "tta": recipe.tta == "auto",
+    }
     labels = data.validation.labels[data.validation_rows]
     contenders = list(POLICIES) if recipe.tta == "auto" else [recipe.tta]
     logits = predict(data.validation, data.validation_rows, views=views_of(*contenders))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from slimresnet.data.feed import training_inputs
+from slimresnet.recipe.settings import Recipe
 from slimresnet.training.averaged_weights import AveragedWeights
 from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
@@ -22,6 +23,7 @@ from slimresnet.training.optim.schedule import learning_rates, schedule
 from slimresnet.training.run import Run
 from slimresnet.training.state.checkpoints import Checkpoints
 from slimresnet.training.state.preemption import StopRequest
+from slimresnet.training.state.progress import Progress
 from slimresnet.training.state.state import TrainingState
 from slimresnet.training.step import build_train_step
 
@@ -46,7 +48,7 @@ class TrainingLoop:
         self._modules = [self._model, self._candidate] if self._averaged else [self._model]
         prepared = prepare_network(run.plan, self._accelerator, self._model)
         self._optimizer = self._accelerator.prepare(build_optimizer(self._model, self._recipe))
-        objective = build_objective(run.plan, self._accelerator, run.teachers)
+        objective = build_objective(run.plan, self._accelerator, run.teachers, run.class_weights)
         self._train_step = build_train_step(
             run.plan, self._accelerator, self._model, prepared, self._optimizer, objective
         )
@@ -58,7 +60,7 @@ class TrainingLoop:
 
     def fit(self) -> dict[str, Tensor]:
         """
-        Trains to the end of the run, or until a callback asks to stop.
+        Trains to the end of the run, or until it stops early, or a callback asks to stop.
 
         Returns:
             The weights to keep: those of the last epoch, or of the best one on validation where the recipe sets
@@ -86,7 +88,8 @@ class TrainingLoop:
         # Batches are closed whatever ends the run, so that their workers end with it.
         with StopRequest(self._accelerator) as self._stop_request, closing(self._bar), closing(batches):
             self._callbacks.on_train_begin()
-            while progress.global_step < progress.max_steps:
+            # A run that is resumed behind its last epoch, an early one too, has nothing left to train.
+            while progress.global_step < progress.max_steps and not stops_early(self._recipe, progress):
                 self._train_epoch(batches)
                 if self._callbacks.ask_to_stop():
                     break
@@ -176,7 +179,8 @@ class TrainingLoop:
         logged = {name: value for name, value in entry.items() if name != "step"}
         self._accelerator.log(logged, step=progress.global_step)
         if self._accelerator.is_main_process:
-            tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {_describe(entry)}, {seconds:.0f} s")
+            described = _describe(entry, self._recipe.metric_for_best_model)
+            tqdm.write(f"epoch {epoch + 1}/{progress.num_epochs}: {described}, {seconds:.0f} s")
         self._callbacks.on_epoch_end(logs=entry)
         stops = self._stop_request.is_made(waits_for_device=True)
         if stops or self._recipe.checkpointing_steps == "epoch" or self._is_checkpointed():
@@ -192,11 +196,14 @@ class TrainingLoop:
             self._averaged.complete()
             metrics |= {f"eval_{name}_ema": value for name, value in validate(self._candidate).items()}
         self._callbacks.on_evaluate(metrics=metrics)
-        accuracy = metrics["eval_accuracy_ema" if self._averaged else "eval_accuracy"]
-        if progress.best_accuracy is None or accuracy > progress.best_accuracy:
-            progress.best_accuracy, progress.best_step = accuracy, progress.global_step
-            if self._recipe.load_best_model_at_end:
-                progress.best_weights = _copy(self._candidate)
+        name = self._recipe.metric_for_best_model
+        is_best = progress.take_validation(
+            metrics[f"eval_{name}_ema" if self._averaged else f"eval_{name}"],
+            lower_is_better=name == "loss",
+            threshold=self._recipe.early_stopping_threshold,
+        )
+        if is_best and self._recipe.load_best_model_at_end:
+            progress.best_weights = _copy(self._candidate)
         return metrics
 
     def _is_checkpointed(self) -> bool:
@@ -222,10 +229,18 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
 
 
-def _describe(entry: dict[str, float]) -> str:
+def stops_early(recipe: Recipe, progress: Progress) -> bool:
+    """Whether the last validations were without an improvement, as many as `early_stopping_patience` says."""
+    patience = recipe.early_stopping_patience
+    return patience is not None and progress.epochs_without_improvement >= patience
+
+
+def _describe(entry: dict[str, float], best_by: str) -> str:
     text = f"loss {entry['loss']:.4f}, learning rate {entry['learning_rate']:.4g}"
     if "eval_accuracy" in entry:
-        text += f", validation loss {entry['eval_loss']:.4f}, accuracy {entry['eval_accuracy']:.2%}"
+        shown = dict.fromkeys(["accuracy", *([best_by] if best_by != "loss" else [])])
+        scores = [f"{name.replace('_', ' ')} {entry[f'eval_{name}']:.2%}" for name in shown]
+        text += f", validation loss {entry['eval_loss']:.4f}, {', '.join(scores)}"
     if "eval_accuracy_ema" in entry:
         text += f" (averaged weights {entry['eval_accuracy_ema']:.2%})"
     return f"{text}, {entry['train_samples_per_second']:.0f} images/s, {entry['data_time']:.1%} waiting for data"

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimresnet.recipe.plan import Plan
+from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.loss import averaged_log_probabilities, distillation_loss
 from slimresnet.training.distillation.teachers import Teacher
 
@@ -21,15 +23,41 @@ def of_labels(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
     return lambda network: network(**inputs).loss
 
 
-def build_objective(plan: Plan, accelerator: Accelerator, teachers: Sequence[Teacher]) -> Objective:
+def of_weighted_labels(weights: Tensor) -> Objective:
+    """
+    Cross entropy in which each class counts by its weight, as a share of an image's label.
+
+    It is PyTorch's for labels that are distributions: the mean over images of `-Σ_c w_c · y_c · log p_c`. For class
+    numbers PyTorch divides by the sum of the weights in the batch instead. Then an image would count by what else is in
+    its batch, and accumulated batches, or those of several processes, would no longer be the same as one large batch.
+
+    Args:
+        weights: float32 `[num_labels]`, on the device.
+    """
+
+    def of_batch(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
+        def loss(network: nn.Module) -> Tensor:
+            logits = network(pixel_values=inputs["pixel_values"]).logits
+            return F.cross_entropy(logits.float(), inputs["labels"], weight=weights)
+
+        return loss
+
+    return of_batch
+
+
+def build_objective(
+    plan: Plan, accelerator: Accelerator, teachers: Sequence[Teacher], class_weights: ClassWeights | None = None
+) -> Objective:
     """
     The objective of a run.
 
     Args:
         teachers: none for the labels alone. They go to the device, in the layout and the precision of the run.
+        class_weights: weights of the classes in the loss on labels; what is learnt from teachers has none.
     """
+    weights = class_weights.values.to(accelerator.device) if class_weights else None
     if not teachers:
-        return of_labels
+        return of_labels if weights is None else of_weighted_labels(weights)
     recipe = plan.recipe
     temperature = recipe.distillation_temperature
     for teacher in teachers:
@@ -55,6 +83,7 @@ def build_objective(plan: Plan, accelerator: Accelerator, teachers: Sequence[Tea
                 temperature=temperature,
                 alpha=recipe.distillation_alpha,
                 smoothing=recipe.label_smoothing_factor,
+                class_weights=weights,
             )
 
         return loss

@@ -15,6 +15,7 @@ from slimresnet.data.loader import Loading, TrainingLoader, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.evaluation.scores import score
 from slimresnet.formats.trained import ModelError
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE, Plan, batch_sizes, fitting_batch, make_plan
 from slimresnet.recipe.settings import Recipe
@@ -22,6 +23,7 @@ from slimresnet.run_folder.checkpoints import find_checkpoint
 from slimresnet.run_folder.names import WEIGHTS_NAME
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.calibration import Calibration, calibration_of_twin
+from slimresnet.training.class_weights import ClassWeights, open_class_weights
 from slimresnet.training.distillation.teachers import Teacher, open_teachers
 from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
@@ -43,6 +45,7 @@ class Run:
         pretrained: what the network starts from; None where its weights are drawn.
         frozen: names of the parts of the network that stay as they are.
         teachers: networks that it learns from; none where it learns from labels alone.
+        class_weights: of the loss on labels; None where all classes count the same.
         loading: how this process gets its batches.
         loader: the training batches of this process.
         inputs: makes the network's inputs of them.
@@ -60,6 +63,7 @@ class Run:
     pretrained: Pretrained | None
     frozen: list[str]
     teachers: list[Teacher]
+    class_weights: ClassWeights | None
     loading: Loading
     loader: TrainingLoader
     inputs: TrainingInputs
@@ -70,7 +74,7 @@ class Run:
 
     @property
     def validate(self) -> Callable[[nn.Module], dict[str, float]] | None:
-        """Gives `loss` and `accuracy` of a network on the validation images; None where there are none."""
+        """Gives the scores of a network on the validation images, as `score`; None where there are none."""
         return self._validate if len(self.data.validation_rows) else None
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
@@ -107,6 +111,7 @@ class Run:
                 *describe_data(recipe, data, self.config.image_size),
                 f"network  {self._describe_network()}",
                 *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
+                *self._describe_classes(),
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
                 f"batch    {batch.total} images a step = {batch.per_device} × {accelerator.num_processes} processes × "
@@ -114,6 +119,15 @@ class Run:
                 f"speed    {self.plan.describe()}",
             ]
         )
+
+    def _describe_classes(self) -> list[str]:
+        """What evens the classes out, a line each."""
+        lines = []
+        if self.plan.recipe.balanced_sampling:
+            lines.append("order    each class equally often")
+        if self.class_weights:
+            lines.append(f"loss     classes weigh {self.class_weights.describe(self.data.train.label_names)}")
+        return lines
 
     def _describe_network(self) -> str:
         """How large it is, where its weights are from, and which of them are trained."""
@@ -152,6 +166,8 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     )
     data = open_data(recipe, loading, config.image_size)
     batch = fitting_batch(recipe, batch, len(data.train_rows))
+    _check_validation(recipe, data)
+    class_weights = open_class_weights(recipe, data)
     teachers = open_teachers(recipe, config, data.train.label_names, output_dir)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
@@ -167,7 +183,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     twin = None
     if recipe.calibration_run is not None:
         twin = calibration_of_twin(
-            Path(recipe.calibration_run), plan.portable_recipe(), config, data, pretrained, teachers
+            Path(recipe.calibration_run), plan.portable_recipe(), config, data, pretrained, teachers, class_weights
         )
     return Run(
         plan,
@@ -178,11 +194,21 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         pretrained,
         frozen,
         teachers,
+        class_weights,
         loading,
         loader,
         inputs,
         progress=progress,
         checkpoint=checkpoint,
-        fingerprint=RunFingerprint.of(plan, config, data, pretrained, teachers, accelerator),
+        fingerprint=RunFingerprint.of(plan, config, data, pretrained, teachers, accelerator, class_weights),
         twin=twin,
     )
+
+
+def _check_validation(recipe: Recipe, data: TrainingData) -> None:
+    """Raises a RecipeError where a choice is to be made on validation images, and there are none."""
+    choices = {"--load_best_model_at_end": recipe.load_best_model_at_end}
+    choices["--early_stopping_patience"] = recipe.early_stopping_patience is not None
+    asked = [flag for flag, is_asked in choices.items() if is_asked]
+    if asked and not len(data.validation_rows):
+        raise RecipeError(f"{asked[0]} needs validation images, and there are none: give a --validation_size above 0.")

@@ -31,15 +31,19 @@ def resident():
     return open_split(str(SAMPLE), "test", image_size=32, resident_on=CPU)
 
 
-def batches(split, epoch=1, first_step=0, shuffle_buffer_size=150, batch_size=32, accumulation=1, **loading):
+def batches(
+    split, epoch=1, first_step=0, shuffle_buffer_size=150, batch_size=32, accumulation=1, rows=ROWS, balanced=False,
+    **loading,
+):  # fmt: skip
     loader = TrainingLoader(
         split,
-        ROWS,
+        rows,
         Loading(CPU, **loading),
         seed=7,
         batch_size=batch_size,
         accumulation=accumulation,
         shuffle_buffer_size=shuffle_buffer_size,
+        balanced=balanced,
     )
     return list(loader.epoch(epoch, first_step))
 
@@ -102,6 +106,32 @@ def test_processes_together_see_what_one_sees(streamed, resident, num_workers):
         assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
         draws = np.concatenate([part.draws.uniform("crop", 2) for part in parts])
         assert (draws == whole.draws.uniform("crop", 2)).all()
+
+
+@pytest.mark.processes
+def test_a_balanced_order_is_the_same_from_stream_memory_workers_processes_and_a_later_start(streamed, resident):
+    """Of four classes, with 40, 10, 5 and 5 rows: most rows come several times, in one batch too."""
+    rows = np.sort(
+        np.concatenate([np.flatnonzero(resident.labels == each)[:n] for each, n in enumerate((40, 10, 5, 5))])
+    )
+    asked = {"rows": rows, "balanced": True, "shuffle_buffer_size": 60, "batch_size": 20}
+    reference = batches(resident, **asked)
+    assert np.bincount(torch.cat([batch.labels for batch in reference])).tolist() == [15, 15, 15, 15]
+    assert any(len(set(batch.draws.samples)) < 20 for batch in reference)
+    draws = reference[0].draws.uniform("crop", 2)
+    assert len(np.unique(draws)) == draws.size  # of places, so that copies of a row are augmented each its own way
+    for more in ({}, {"num_workers": 2}):
+        assert_same(batches(streamed, **asked, **more), reference)
+    assert_same(batches(streamed, first_step=2, **asked), reference[2:])
+    ranks = [batches(streamed, **{**asked, "batch_size": 10}, num_processes=2, process_index=rank) for rank in range(2)]
+    for whole, parts in zip(reference, zip(*ranks, strict=True), strict=True):
+        assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+
+
+def test_a_balanced_order_needs_a_buffer_of_all_rows(resident):
+    with pytest.raises(DatasetError, match="--shuffle_buffer_size of 399 does not hold: give 400"):
+        batches(resident, balanced=True, shuffle_buffer_size=399)
 
 
 def test_fewer_samples_than_a_batch(resident):

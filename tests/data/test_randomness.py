@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from slimresnet.data.randomness import Draws, sample_order
+from slimresnet.data.randomness import Draws, balanced_order, sample_order
 
 ORDER_OF_SEED_42 = [7, 2, 1, 4, 5, 9, 0, 8, 3, 6]
+BALANCED_ORDER_OF_SEED_42 = [3, 1, 5, 4, 2, 5]
 DRAWS_OF_SEED_42 = [[0.072228, 0.102328], [0.142382, 0.317686]]
 WIDE_DRAWS_OF_SEED_42 = [
     [0.471047, 0.480323, 0.661046, 0.162638, 0.764315],
@@ -39,6 +40,40 @@ def test_order_is_the_same_in_every_release():
     assert Draws(42, 7, 3, np.arange(2)).uniform("random erasing", 5).round(6).tolist() == WIDE_DRAWS_OF_SEED_42
     rows = np.array([5, 49_999])
     assert Draws(42, 7, 3, rows).uniform_of_samples("alternating flip").round(6).tolist() == SAMPLES_OF_SEED_42
+
+
+UNEVEN = np.repeat([4, 0, 2], [90, 7, 4])  # 101 samples; no class is called 1 or 3
+
+
+def test_a_balanced_order_has_each_class_equally_often():
+    for epoch in range(12):
+        order = balanced_order(3, epoch, UNEVEN)
+        assert len(order) == 101 and order.dtype == np.int64
+        assert sorted(np.bincount(UNEVEN[order])) == [0, 0, 33, 34, 34]
+    assert {int(np.bincount(UNEVEN[balanced_order(3, epoch, UNEVEN)]).argsort()[2]) for epoch in range(12)} == {0, 2, 4}
+
+
+def test_a_balanced_order_shows_all_of_a_large_class_before_it_shows_one_again():
+    """34 of its 90 samples an epoch; an odd one of each epoch may be left out."""
+    seen = [order[UNEVEN[order] == 4] for order in (balanced_order(3, epoch, UNEVEN) for epoch in range(5))]
+    counts = np.bincount(np.concatenate(seen), minlength=90)
+    assert counts.sum() >= 5 * 33 and set(counts[:90]) <= {1, 2} and len(set(seen[0])) == len(seen[0])
+    small = balanced_order(3, 0, UNEVEN)
+    assert set(np.bincount(small[UNEVEN[small] == 2] - 97)) <= {8, 9}
+
+
+def test_a_balanced_order_differs_by_seed_and_epoch_and_repeats():
+    orders = {(seed, epoch): balanced_order(seed, epoch, UNEVEN).tolist() for seed in range(3) for epoch in range(3)}
+    assert len({tuple(order) for order in orders.values()}) == 9
+    assert balanced_order(2, 1, UNEVEN).tolist() == orders[2, 1]
+    order = balanced_order(0, 0, UNEVEN)
+    assert 5 < (UNEVEN[order][:33] == 0).sum() < 17  # classes are mixed all over the epoch
+    assert balanced_order(42, 1, np.array([0, 0, 0, 0, 1, 1])).tolist() == BALANCED_ORDER_OF_SEED_42
+
+
+def test_a_balanced_order_of_even_classes_is_a_permutation():
+    assert sorted(balanced_order(1, 4, np.arange(40) % 4)) == list(range(40))
+    assert balanced_order(1, 4, np.zeros(0, np.int64)).shape == (0,)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 4, 5])

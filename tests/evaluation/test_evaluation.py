@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import BREAKING, REPOSITORY, SAMPLE, edit_weights
 from huggingface_hub import ModelCard
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 from torch.nn import functional as F
 from training_runs import evaluate_folder, read, run_script, snapshot, train
 from transformers import AutoImageProcessor, ViTImageProcessorPil
@@ -78,6 +78,19 @@ def test_each_class(logits):
     assert (matrix.sum(axis=1) == np.bincount(labels, minlength=10)).all()
     assert scores["recall"] == pytest.approx(matrix.diagonal() / matrix.sum(axis=1))
     assert scores["precision"] == pytest.approx(matrix.diagonal() / matrix.sum(axis=0))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("classes", [range(10), [1, 4, 7], [3]], ids=str)
+def test_means_over_classes_are_scikit_learns(logits, classes):
+    """Classes that are not there have no recall; those that are only predicted count for F1."""
+    logits, labels = logits
+    chosen = np.isin(labels, classes)
+    scores = measure("per_class", logits[chosen], labels[chosen])
+    predicted = logits[chosen].argmax(dim=1).numpy()
+    assert set(predicted) > set(classes) or len(classes) == 10
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels[chosen], predicted))
+    assert scores["macro_f1"] == pytest.approx(f1_score(labels[chosen], predicted, average="macro"))
 
 
 def test_a_row_of_the_confusion_matrix_is_a_true_class():
@@ -348,10 +361,12 @@ def test_a_split_is_reported_without_and_with_views(logits):
     plain, expected = score_logits(logits, labels, 2.0)
     both, _ = score_logits((logits + logits.flip(0)) / 2, labels)
     assert details == expected
+    counts = np.bincount(labels)
     assert results == (
         {f"eval_{name}": value for name, value in plain.items()}
         | {f"eval_{name}_tta": value for name, value in both.items()}
         | {"eval_samples": 500, "eval_tta": "flip"}
+        | {"eval_smallest_class_samples": counts.min(), "eval_largest_class_samples": counts.max()}
     )
     assert both["accuracy"] != plain["accuracy"]
 

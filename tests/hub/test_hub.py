@@ -307,6 +307,24 @@ def test_any_fact_may_be_missing(folder):
         state(folder, **whole)
 
 
+@pytest.mark.parametrize(
+    ("smallest", "largest", "shown"), [(10, 15, True), (10, 14, False), (0, 3, True), (None, 9, False)]
+)
+def test_scores_that_count_all_classes_alike_are_shown_where_classes_are_uneven(folder, smallest, largest, shown):
+    """Of the split whose classes are, and not of the other; a folder of an earlier version does not say."""
+    state(folder, test_smallest_class_samples=smallest, test_largest_class_samples=largest)
+    state(folder, eval_smallest_class_samples=9, eval_largest_class_samples=9)
+    results = read(folder)
+    card = render_model_card(folder, "user/name")
+    assert ("| balanced accuracy | macro F1 |" in card) == shown
+    (row,) = [line for line in card.splitlines() if line.startswith("| test |")]
+    assert (f"| {results['test_balanced_accuracy']:.2%} | {results['test_macro_f1']:.2%} |" in row) == shown
+    entries = [(each.metric_name, each.dataset_split.split()[0]) for each in eval_results(folder)]
+    assert [entry for entry in entries if entry[0] in ("Balanced accuracy", "Macro F1")] == (
+        [("Balanced accuracy", "test"), ("Macro F1", "test")] if shown else []
+    )
+
+
 def test_what_a_file_says_was_chosen_is_text(folder):
     state(folder, eval_chose="epoch, {x}, tta.__class__, {tta}")
     card = " ".join(render_model_card(folder, "user/name").split())
@@ -507,7 +525,7 @@ def test_no_path_of_this_machine_leaves_it(trained, folder, tmp_path):
             "config_name": "config.json",
             "output_dir": Recipe().output_dir,
             "hub_model_id": None,
-            "report_to": "none",
+            "report_to": ["none"],
         }
 
 

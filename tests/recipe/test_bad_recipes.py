@@ -125,10 +125,11 @@ COUNTS = [
     "max_train_samples", "max_eval_samples", "shuffle_buffer_size", "num_train_epochs", "max_train_steps",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
     "total_train_batch_size", "num_final_sam_epochs", "logging_steps", "save_total_limit",
+    "early_stopping_patience",
 ]  # fmt: skip
 FROM_0 = [
     "validation_size", "test_size", "dataloader_num_workers", "crop_padding", "num_light_augmentation_epochs",
-    "num_final_light_augmentation_epochs", "warmup_steps",
+    "num_final_light_augmentation_epochs", "warmup_steps", "early_stopping_threshold",
 ]  # fmt: skip
 RATES = [
     "learning_rate", "norm_bias_learning_rate", "muon_learning_rate", "muon_weight_decay", "weight_decay", "sam_rho",

@@ -145,6 +145,7 @@ def test_of_averaged_weights_and_of_the_best_epoch(tmp_path, flags_of):
         (["--validation_size=100"], "this one fits its temperature on 100 of its own"),
         (["--temperature=2"], "--temperature and --calibration_run both say"),
         (["--calibration_run=nowhere"], "--calibration_run nowhere is no folder"),
+        (["--class_weights=balanced"], "class weights None there, balanced here"),
         (["--learning_rate=0.05"], r"of another recipe \(learning_rate 0.03 there, 0.05 here\)"),
         (["--max_train_samples=400"], "max_train_samples 224 there, 400 here"),
         (["--max_train_steps=3"], r"max_train_steps None there, 3 here"),

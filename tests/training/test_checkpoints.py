@@ -48,7 +48,9 @@ DECISIVE = {
     "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
     "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
     "num_final_sam_epochs": 2, "ema_decay": 0.9, "ema_batchnorm": "recompute", "sync_batchnorm": True, "seed": 7,
-    "load_best_model_at_end": True, "freeze": "stem", "trunk_learning_rate_factor": 0.1,
+    "load_best_model_at_end": True, "balanced_sampling": True, "metric_for_best_model": "macro_f1",
+    "early_stopping_patience": 2, "early_stopping_threshold": 0.1,
+    "freeze": "stem", "trunk_learning_rate_factor": 0.1,
 }  # fmt: skip
 # … what only their last bits depend on, …
 ROUNDING = {
@@ -65,7 +67,7 @@ FREE = {
     "calibration_run": "elsewhere",
     "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",
     "save_total_limit": 5, "resume_from_checkpoint": "last", "push_to_hub": True,
-    "hub_model_id": "user/name", "license": "mit", "report_to": "tensorboard",
+    "hub_model_id": "user/name", "license": "mit", "report_to": ["tensorboard"], "class_weights": "balanced",
 }  # fmt: skip
 
 

@@ -58,17 +58,21 @@ def test_a_finished_folder(flags, capsys, drawn):
     folder = train(flags, "--tta=flip")
     assert {file.name for file in folder.iterdir()} == FINISHED | {"checkpoint-14", "checkpoint-21"}
     results = read(folder)
-    scores = {"accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error"}
+    scores = {
+        "accuracy", "accuracy_low", "accuracy_high", "top_5_accuracy", "loss", "expected_calibration_error",
+        "balanced_accuracy", "macro_f1",
+    }  # fmt: skip
     assert set(results) == {
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
-        "train_batch_size", "train_precision",
+        "train_batch_size", "train_precision", "train_ended_by",
         "train_num_processes", "total_flos", "train_dataset", "train_dataset_is_local",
         "train_data_fingerprint", "calibration_temperature", "calibration_samples", "calibration_source",
         "test_times_scored",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
           for name in ("samples", "tta", "expected_calibration_error_uncalibrated", "loss_uncalibrated", "dataset",
-                       "split", "num_rows", "fingerprint", "precision")),
+                       "split", "num_rows", "fingerprint", "precision", "smallest_class_samples",
+                       "largest_class_samples")),
     }  # fmt: skip
     assert (results["epoch"], results["train_samples"], results["eval_samples"], results["test_samples"]) == (
         3,
@@ -83,6 +87,8 @@ def test_a_finished_folder(flags, capsys, drawn):
         state["log_history"][0]
     )
     assert state["log_history"][-1]["loss"] == results["train_loss"]
+    for score in ("balanced_accuracy", "macro_f1"):
+        assert state["log_history"][-1][f"eval_{score}"] == pytest.approx(results[f"eval_{score}"], abs=0.02)
     assert results["eval_accuracy"] == state["log_history"][-1]["eval_accuracy"]
     assert results["train_samples_per_second"] * results["train_runtime"] == pytest.approx(21 * 32)
     recipe = parse_recipe([f"--config={folder / 'recipe.yaml'}"])

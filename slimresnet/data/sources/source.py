@@ -32,7 +32,7 @@ class ImageSource(Protocol):
         Reads batches of rows, in any order.
 
         Args:
-            batches: row numbers, int64 `[B]` each; no row twice.
+            batches: row numbers, int64 `[B]` each. A row may come several times, in one batch too.
 
         Yields:
             RGB pixels, uint8 `[B, 3, image_size, image_size]`, for each batch.

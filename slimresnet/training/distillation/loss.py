@@ -27,7 +27,14 @@ def averaged_log_probabilities(logits: Sequence[Tensor], temperature: float) -> 
 
 
 def distillation_loss(
-    logits: Tensor, log_probabilities: Tensor, labels: Tensor, *, temperature: float, alpha: float, smoothing: float
+    logits: Tensor,
+    log_probabilities: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    alpha: float,
+    smoothing: float,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """
     The mean over a batch of `alpha · T² · KL(teacher ‖ student) + (1 − alpha) · cross entropy`.
@@ -43,6 +50,7 @@ def distillation_loss(
         temperature: T, above 0.
         alpha: share of the teachers in the loss, 0–1.
         smoothing: share of each label that is spread over all classes; it is not taken for a mixture.
+        class_weights: of the classes in the cross entropy, float32 `[num_labels]`; None where all count the same.
 
     Returns:
         A scalar, float32.
@@ -56,4 +64,5 @@ def distillation_loss(
         return taught.mean()
     of_one_class = 1 - smoothing + smoothing / labels.shape[1]
     weight = torch.where(labels.amax(dim=1) > of_one_class - _TOLERANCE, alpha, 1.0)
-    return torch.lerp(F.cross_entropy(logits, labels, reduction="none"), taught, weight).mean()
+    of_labels = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+    return torch.lerp(of_labels, taught, weight).mean()

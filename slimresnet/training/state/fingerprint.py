@@ -15,6 +15,7 @@ from slimresnet.recipe.hardware import processor_name
 from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.settings import SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
+from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.teachers import Teacher
 from slimresnet.training.pretrained import Pretrained
 
@@ -27,7 +28,7 @@ class RunFingerprint:
     Attributes:
         recipe: every setting as resolved.
         network: the fields of its config; of what it starts from, and of its teachers, where there are any, the digests
-            of their files.
+            of their files; where classes are weighed, what their weights are made from.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
             Where a run makes use of them, also of what earlier versions did not know: a validation split of the data's
             own, and the numbers of copies.
@@ -48,6 +49,7 @@ class RunFingerprint:
         pretrained: Pretrained | None,
         teachers: Sequence[Teacher],
         accelerator: Accelerator,
+        class_weights: ClassWeights | None = None,
     ) -> "RunFingerprint":
         """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
@@ -56,6 +58,8 @@ class RunFingerprint:
             network["weights of --model_name_or_path"] = pretrained.digest
         if teachers:  # no entry of a run without: its earlier checkpoints have none
             network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
+        if class_weights:
+            network["weights of --class_weights"] = class_weights.asked
         fingerprints = {"training": data.train.fingerprint, "test": data.test.fingerprint}
         if data.validates_on_own:
             fingerprints["validation"] = data.validation.fingerprint

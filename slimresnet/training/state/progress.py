@@ -6,7 +6,8 @@ from transformers.trainer_callback import TrainerState
 _OF_THIS_RUN = ("steps_per_epoch", "max_steps")
 _KINDS = {
     "global_step": int, "epoch_loss_sum": float, "train_runtime": float, "earlier_devices": list, "log_history": list,
-    "best_accuracy": float | None, "best_step": int | None, "best_weights": dict | None,
+    "best_metric": float | None, "best_step": int | None, "best_weights": dict | None,
+    "epochs_without_improvement": int,
 }  # fmt: skip
 
 
@@ -25,9 +26,10 @@ class Progress:
         self.train_runtime = 0.0  # seconds of training steps, over all interruptions
         self.earlier_devices: list[str] = []  # used before each interruption
         self.log_history: list[dict] = []
-        self.best_accuracy: float | None = None
+        self.best_metric: float | None = None  # on validation, by the recipe's metric_for_best_model
         self.best_step: int | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None
+        self.epochs_without_improvement = 0  # up to the last validation
 
     @property
     def num_epochs(self) -> int:
@@ -40,15 +42,39 @@ class Progress:
 
     def load_state_dict(self, state: dict) -> None:
         """
-        Takes what `state_dict` gave.
+        Takes what `state_dict` gave, here or in an earlier version, which knew accuracy alone and never stopped early.
 
         Raises:
             ValueError: it has other names, or a value of another kind.
         """
+        if "best_accuracy" in state and "best_metric" not in state:
+            others = {name: value for name, value in state.items() if name != "best_accuracy"}
+            state = {"best_metric": state["best_accuracy"], "epochs_without_improvement": 0} | others
         wrong = [name for name, kind in _KINDS.items() if not isinstance(state.get(name), kind)]
         if wrong or state.keys() != _KINDS.keys():
             raise ValueError(f"it does not say where the run stood: {', '.join(wrong or state.keys() - _KINDS.keys())}")
         vars(self).update(state)
+
+    def take_validation(self, value: float, *, lower_is_better: bool, threshold: float) -> bool:
+        """
+        Counts a validation as an improvement or not, and remembers the best, as transformers' Trainer does.
+
+        Args:
+            value: of the score that decides.
+            threshold: what an improvement has to be more than. A better epoch below it becomes the best one all the
+                same.
+
+        Returns:
+            Whether this validation is the best so far.
+        """
+        gain = None if self.best_metric is None else value - self.best_metric
+        gain = -gain if gain is not None and lower_is_better else gain
+        improves = gain is None or (gain > 0 and gain > threshold)
+        self.epochs_without_improvement = 0 if improves else self.epochs_without_improvement + 1
+        is_best = gain is None or gain > 0
+        if is_best:
+            self.best_metric, self.best_step = value, self.global_step
+        return is_best
 
     def trainer_state(self, at_step: int | None = None) -> TrainerState:
         """
@@ -64,6 +90,6 @@ class Progress:
             max_steps=self.max_steps,
             num_train_epochs=self.num_epochs,
             log_history=self.log_history,
-            best_metric=self.best_accuracy,
+            best_metric=self.best_metric,
             best_global_step=self.best_step,
         )

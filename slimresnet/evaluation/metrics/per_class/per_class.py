@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of each class, and the confusion matrix, from logits."""
+"""Precision, recall and F1 of each class, their means over classes, and the confusion matrix, from logits."""
 
 import datasets
 import evaluate
@@ -11,6 +11,8 @@ Args:
     references: class numbers, int `[num_samples]`.
 Returns:
     precision, recall, f1: a number a class, 0–1; 0 where a class was never predicted or never there.
+    balanced_accuracy: mean recall of the classes that are there, 0–1.
+    macro_f1: mean F1 of the classes that are there or predicted, 0–1.
     confusion_matrix: counts, a row a true class, a column a predicted one.
 """
 
@@ -33,12 +35,17 @@ class PerClass(evaluate.Metric):
     def _compute(self, predictions, references):
         logits, labels = _checked(predictions, references)
         predicted, classes = logits.argmax(axis=1), np.arange(logits.shape[1])
-        precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
+        precision, recall, f1, there = precision_recall_fscore_support(
+            labels, predicted, labels=classes, zero_division=0.0
+        )
+        matrix = confusion_matrix(labels, predicted, labels=classes)
         return {
             "precision": precision.tolist(),
             "recall": recall.tolist(),
             "f1": f1.tolist(),
-            "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
+            "balanced_accuracy": float(recall[there > 0].mean()),
+            "macro_f1": float(f1[(there > 0) | (matrix.sum(axis=0) > 0)].mean()),
+            "confusion_matrix": matrix.tolist(),
         }
 
 
