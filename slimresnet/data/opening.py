@@ -7,6 +7,7 @@ import torch
 
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.checks import RecipeError
@@ -25,7 +26,7 @@ class TrainingData:
 
 
 def open_recipe_split(
-    recipe: Recipe, split: str, image_size: int, resident_on: torch.device | None = None
+    recipe: Recipe, split: str, pixel_format: PixelFormat, resident_on: torch.device | None = None
 ) -> ImageSplit:
     """
     A split of the dataset that the recipe names; `resident_on` as in `open_split`.
@@ -36,7 +37,9 @@ def open_recipe_split(
     return open_split(
         recipe.dataset_name,
         split,
-        image_size=image_size,
+        image_size=pixel_format.image_size,
+        resize_mode=pixel_format.resize_mode,
+        num_channels=pixel_format.num_channels,
         config_name=recipe.dataset_config_name,
         revision=recipe.dataset_revision,
         image_column=recipe.image_column_name,
@@ -45,7 +48,7 @@ def open_recipe_split(
     )
 
 
-def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
+def open_data(recipe: Recipe, loading: Loading, pixel_format: PixelFormat) -> TrainingData:
     """
     Opens the training split and the test split, and cuts the validation rows off the training split.
 
@@ -54,8 +57,8 @@ def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData
         RecipeError: the test split is the training split, or has other classes.
     """
     resident_on = None if recipe.streaming else loading.device
-    train = open_recipe_split(recipe, TRAIN_SPLIT, image_size, resident_on)
-    test = open_recipe_split(recipe, recipe.test_split, image_size, resident_on)
+    train = open_recipe_split(recipe, TRAIN_SPLIT, pixel_format, resident_on)
+    test = open_recipe_split(recipe, recipe.test_split, pixel_format, resident_on)
     if test.fingerprint == train.fingerprint:
         raise RecipeError(
             f"--test_split {recipe.test_split} of {recipe.dataset_name} holds the very images of the training split: "

@@ -8,6 +8,7 @@ import numpy as np
 
 from slimresnet.data.opening import TrainingData, open_recipe_split
 from slimresnet.data.sources.dataset import shared_name, split_names
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.recipe.checks import RecipeError
@@ -79,7 +80,9 @@ def rows_of_run(recipe: Recipe, data: TrainingData) -> tuple[ScoredRows, ScoredR
     )
 
 
-def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results: dict, image_size: int) -> ScoredRows:
+def open_rows(
+    asked_for: str | None, recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat
+) -> ScoredRows:
     """
     The rows that `--split` means, of the data that a recipe names.
 
@@ -89,6 +92,7 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
         run: the recipe that the model was trained with; None where it is not known.
         results: `all_results.json` of the run. The fingerprints there say whether data is the run's own, wherever the
             data lies. Without fingerprints the names in both recipes say so.
+        pixel_format: what pictures are made into.
 
     Raises:
         DatasetError: as `open_split`.
@@ -101,7 +105,7 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
         raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
     held_out = asked_for in (HELD_OUT, VALIDATION) and asked_for not in splits
     name = TRAIN_SPLIT if held_out else asked_for or recipe.test_split
-    split = open_recipe_split(recipe, name, image_size)
+    split = open_recipe_split(recipe, name, pixel_format)
     rows, prefix = np.arange(len(split.labels)), _prefix(split, name, recipe, run, results)
     if held_out:
         if prefix != _TRAIN_PREFIX:

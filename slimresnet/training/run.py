@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.inputs import TrainingInputs, pixel_format_of
 from slimresnet.data.loader import Loading, TrainingLoader, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.data.sources.dataset import describe_dataset
@@ -25,7 +25,7 @@ from slimresnet.training.calibration import Calibration, calibration_of_twin
 from slimresnet.training.distillation.teachers import Teacher, open_teachers
 from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
-from slimresnet.training.network import build_network, load_network_config
+from slimresnet.training.network import build_network, fit_config, fit_normalization, load_network_config
 from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
@@ -142,6 +142,8 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     pretrained = open_pretrained(recipe, output_dir)
     recipe = as_it_sees(recipe, pretrained)
     config = pretrained.new_config() if pretrained else load_network_config(recipe)
+    fit_config(config, recipe, is_trained=pretrained is not None)
+    recipe = fit_normalization(recipe, config.num_channels)
     frozen = frozen_parts(config, recipe.freeze)
     accelerator, why_precision = start_accelerator(recipe)
     batch = batch_sizes(recipe, accelerator.num_processes)
@@ -149,7 +151,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
-    data = open_data(recipe, loading, config.image_size)
+    data = open_data(recipe, loading, pixel_format_of(recipe, config))
     teachers = open_teachers(recipe, config, data.train.label_names, output_dir)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
