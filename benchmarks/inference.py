@@ -26,7 +26,7 @@ from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.scores import measure
 from slimresnet.formats.format import ExportedFormat, ForeignNetwork
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
+from slimresnet.formats.trained import fold_batchnorm, load_model, load_processing
 from slimresnet.recipe.hardware import has_bf16
 from slimresnet.recipe.reading import read_recipe
 
@@ -106,7 +106,7 @@ def score(form: str, folder: Path, dataset_name: str) -> dict[str, float]:
         np.arange(len(split.labels)),
         Loading(torch.device("cpu")),
         batch_size=128,
-        normalize=load_normalize(folder),
+        normalize=load_processing(folder).normalize,
     )["original"]
     recall = measure("per_class", logits, split.labels)["recall"]  # which is the accuracy on a class's images
     return {
@@ -161,7 +161,7 @@ def main() -> None:
         networks = {form: build(arguments.model) for form, build in FORMS.items()}
         for title, size in BATCHES.items():
             [pixels] = split.images.read([np.arange(size)])
-            pixel_values = load_normalize(arguments.model)(pixels)
+            pixel_values = load_processing(arguments.model).normalize(pixels)
             repeats = 64 if size == 1 else 2
             contenders = {form: partial(answer, network, pixel_values, repeats) for form, network in networks.items()}
             plural = "s" if threads > 1 else ""

@@ -44,7 +44,7 @@ def measure(arguments: argparse.Namespace, search: bool) -> dict[str, dict]:
         a logit from the CPU's in float32.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    network, normalize = find_format("torch").open_network(MODEL, trust_remote_code=False)
+    network, normalize, _ = find_format("torch").open_network(MODEL, trust_remote_code=False)
     rows = np.arange(COMPARED)
     expected = _predict(network, normalize, arguments, torch.device("cpu"), rows, 128)[0]
     torch.backends.cudnn.benchmark = search

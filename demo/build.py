@@ -14,15 +14,15 @@ import yaml
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.export import export
 from slimresnet.cli.flags import SYNONYMS, add_model
 from slimresnet.cli.parser import Parser
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.format import ExportError
 from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
-from slimresnet.formats.trained import find_folder, label_names
+from slimresnet.formats.trained import find_folder, label_names, load_config, load_processing
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.run_folder.changes import change, recorded
 from slimresnet.run_folder.console import tolerant_output
@@ -74,13 +74,14 @@ def run(arguments: argparse.Namespace) -> None:
         exported = Path(staging) / "exported"
         export(folder, output_dir=exported, quantize="int8", uint8_pixels=True, dataset_name=dataset_name)
         shutil.copyfile(exported / QUANTIZED_ONNX_FILE, page / "model.onnx")
-        config = SlimResNetConfig.from_pretrained(folder)
+        config, pixel_format = load_config(folder), load_processing(folder).pixel_format
         labels = label_names(config)
         about = {
             "name": read_recipe(folder).hub_model_id or folder.resolve().name,
             "labels": labels,
             "image_size": config.image_size,
-            "samples": write_samples(page / "samples", dataset_name, labels, config.image_size),
+            "resize_mode": pixel_format.resize_mode,
+            "samples": write_samples(page / "samples", dataset_name, labels, pixel_format),
         }
         (page / CARD_NAME).write_text(space_card(about["name"], read_recipe(folder).license), encoding="utf-8")
         # For push_to_hub.py: whatever else comes to lie in the folder stays there.
@@ -116,9 +117,17 @@ def copy_runtime(target: Path) -> None:
         shutil.copyfile(FOLDER / "node_modules/onnxruntime-web/dist" / name, target / name)
 
 
-def write_samples(target: Path, dataset_name: str, labels: list[str], image_size: int) -> list[dict[str, str]]:
-    """The first test image of each class, at most ten, as PNG files; returns what the page has to know of them."""
-    split = open_split(dataset_name, "test", image_size=image_size)
+def write_samples(
+    target: Path, dataset_name: str, labels: list[str], pixel_format: PixelFormat
+) -> list[dict[str, str]]:
+    """
+    The first test image of each class, at most ten, as PNG files in colours, of the network's size.
+
+    Returns:
+        What the page has to know of each: `file` and `label`.
+    """
+    image_size, resize_mode = pixel_format.image_size, pixel_format.resize_mode
+    split = open_split(dataset_name, "test", image_size=image_size, resize_mode=resize_mode)
     if split.label_names != labels:
         raise ExportError(f"--dataset_name {dataset_name} names other classes than the model: {', '.join(labels)}.")
     _, rows = np.unique(split.labels, return_index=True)

@@ -28,7 +28,7 @@ class SlimResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     Recognition") of basic blocks for small images. The defaults give the 4,754,218-parameter network for CIFAR-10.
 
     Args:
-        num_channels (`int`, defaults to 3): Channels of the input image.
+        num_channels (`int`, defaults to 3): Channels of the input image: 3 for RGB, 1 for grey.
         image_size (`int`, defaults to 32): Height and width in pixels that the weights are trained for. The network
             is fully convolutional and takes other sizes too.
         embedding_size (`int`, defaults to 32): Channels that the stem puts out.

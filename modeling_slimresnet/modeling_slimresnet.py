@@ -109,6 +109,10 @@ class SlimResNetFeatures(SlimResNetPreTrainedModel):
         self.encoder = SlimResNetEncoder(config)
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        if self.config.num_channels == 1 and pixel_values.ndim == 4 and pixel_values.shape[1] == 3:
+            # No image processor of transformers' own makes grey images. This is ITU-R 601-2 luma, as Pillow rounds it.
+            shares = pixel_values.new_tensor([19595, 38470, 7471]).div(65536).view(3, 1, 1)
+            pixel_values = (pixel_values * shares).sum(dim=1, keepdim=True)
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values must have the shape [batch, {self.config.num_channels}, height, width], "
@@ -131,7 +135,8 @@ class SlimResNetModel(SlimResNetFeatures):
     ) -> BaseModelOutputWithPoolingAndNoAttention:
         """
         Args:
-            pixel_values: normalised images, float `[B, num_channels, H, W]`.
+            pixel_values: normalised images, float `[B, num_channels, H, W]`. A network of one channel takes RGB too,
+                which it turns grey.
             output_hidden_states: also return the output of the stem and of every stage.
 
         Returns:
@@ -216,7 +221,8 @@ class SlimResNetForImageClassification(SlimResNetPreTrainedModel):
     ) -> ImageClassifierOutputWithNoAttention:
         """
         Args:
-            pixel_values: normalised images, float `[B, num_channels, H, W]`.
+            pixel_values: normalised images, float `[B, num_channels, H, W]`. A network of one channel takes RGB too,
+                which it turns grey.
             labels: what they are says `config.problem_type`, as for transformers' image classifiers:
                 single_label_classification: class numbers, integer `[B]` or `[B, 1]`, or distributions over the
                 classes, float `[B, num_labels]` (CutMix, label smoothing); the loss is the mean cross entropy.
@@ -252,7 +258,8 @@ class SlimResNetBackbone(BackboneMixin, SlimResNetFeatures):
     def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
         """
         Args:
-            pixel_values: normalised images, float `[B, num_channels, H, W]`.
+            pixel_values: normalised images, float `[B, num_channels, H, W]`. A network of one channel takes RGB too,
+                which it turns grey.
             output_hidden_states: also return the output of the stem and of every stage.
 
         Returns:

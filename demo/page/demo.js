@@ -12,7 +12,7 @@ const bars = element("bars");
 ort.env.wasm.wasmPaths = new URL("./onnxruntime/", import.meta.url).href;
 ort.env.wasm.numThreads = 1; // more need headers that a static page cannot set
 
-let about; // labels, image size and name, as build.py wrote them
+let about; // labels, image size, resize mode and name, as build.py wrote them
 let session;
 let shown; // planes of the picture at hand
 let work = Promise.resolve(); // one picture after another: the network answers one question at a time
@@ -74,7 +74,7 @@ async function look(blob, name) {
   context.drawImage(picture, 0, 0, width, height);
   picture.close();
   const size = about.image_size;
-  shown = resizedPlanes(context.getImageData(0, 0, width, height).data, width, height, size);
+  shown = resizedPlanes(context.getImageData(0, 0, width, height).data, width, height, size, about.resize_mode);
   element("seen").getContext("2d").putImageData(toCanvas(shown, size), 0, 0);
   say(name);
   return true;

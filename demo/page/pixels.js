@@ -2,17 +2,19 @@
 
 /**
  * Resizes as Pillow's BILINEAR does: a triangle as wide as a pixel of the smaller picture, along rows, then along
- * columns, rounded to whole numbers in between.
+ * columns, rounded to whole numbers in between. Then takes the middle; what lies outside of the picture is black.
  *
  * @param {Uint8ClampedArray} source RGBA, as canvas has it
  * @param {number} width of the source
  * @param {number} height of the source
  * @param {number} size of the result, a square
+ * @param {string} mode what is done to a picture that is not square: "squash", "crop" or "pad"
  * @returns {Uint8Array} planes of red, green and blue, 3 · size · size
  */
-export function resizedPlanes(source, width, height, size) {
-  const columns = weights(width, size);
-  const rows = weights(height, size);
+export function resizedPlanes(source, width, height, size, mode) {
+  const [newWidth, newHeight] = newSize(width, height, size, mode);
+  const columns = middle(weights(width, newWidth), size);
+  const rows = middle(weights(height, newHeight), size);
   const planes = new Uint8Array(3 * size * size);
   const narrow = new Uint8ClampedArray(height * size);
   for (let channel = 0; channel < 3; channel++) {
@@ -34,6 +36,29 @@ export function resizedPlanes(source, width, height, size) {
     }
   }
   return planes;
+}
+
+// Width and height that a picture is resized to, as transformers' get_size_with_aspect_ratio in Python gives them.
+function newSize(width, height, size, mode) {
+  if (mode === "squash") return [size, size];
+  const short = Math.min(width, height);
+  const long = Math.max(width, height);
+  const exact = mode === "pad" ? (size * short) / long : size;
+  const newShort = roundHalfToEven(exact);
+  if (short === newShort) return [width, height];
+  const newLong = Math.trunc((exact * long) / short);
+  return width < height ? [newShort, newLong] : [newLong, newShort];
+}
+
+function roundHalfToEven(number) {
+  const rounded = Math.round(number);
+  return rounded - number === 0.5 && rounded % 2 ? rounded - 1 : rounded;
+}
+
+// The middle of a list, as long as `size`; beyond its ends there is nothing, which counts for nothing.
+function middle(list, size) {
+  const start = Math.floor((list.length - size) / 2);
+  return Array.from({ length: size }, (_, place) => list[start + place] ?? { first: 0, shares: [] });
 }
 
 // Of each pixel of the result, the first pixel of the source that counts, and what it and those after it count.

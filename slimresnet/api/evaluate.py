@@ -12,6 +12,7 @@ from slimresnet.api.arguments import check_choice, check_precision
 from slimresnet.api.evaluation_files import check_output_dir, write_evaluation
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.arrays import open_arrays
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
 from slimresnet.evaluation.rows import HELD_OUT, ScoredRows, open_rows
@@ -138,7 +139,7 @@ def _score(
     """Opens the network and what it is scored on, and scores it."""
     config = load_config(folder)
     format = find_format(scoring.backend, quantized=scoring.quantized)
-    model, normalize = format.open_network(folder, trust_remote_code=trust_remote_code)
+    model, normalize, pixel_format = format.open_network(folder, trust_remote_code=trust_remote_code)
     predict = partial(
         predict_logits,
         model.to(accelerator.device, memory_format=torch.channels_last),  # type: ignore[call-overload] # PyTorch's gap
@@ -153,25 +154,27 @@ def _score(
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
     network = ScoredNetwork(predict, format.scored_as, precision)
     names = label_names(config)
-    image_size, tta = config.image_size, scoring.tta
+    tta = scoring.tta
     with accelerator.autocast():
         if scoring.shift not in (None, STANDARD, EXTRA):
             arrays = Path(scoring.shift)
-            return score_arrays(network, arrays, open_arrays(arrays, image_size, names), tta=tta)
-        scored = _open_rows(scoring.split, folder, recipe, names, image_size)
+            return score_arrays(network, arrays, open_arrays(arrays, pixel_format, names), tta=tta)
+        scored = _open_rows(scoring.split, folder, recipe, names, pixel_format)
         there = read_json(output_dir / RESULTS_NAME) if output_dir else {}
         if scoring.shift is None:
             of_model = read_json(folder / RESULTS_NAME)
             return score_split(
                 network, scored, tta=tta, compare_tta=scoring.compare_tta, of_model=of_model, of_output=there
             )
-        corrupting = open_corruptions(scoring.shift, scoring.frost_folder, image_size)
+        corrupting = open_corruptions(scoring.shift, scoring.frost_folder, config.image_size)
         return score_corruptions(
             network, scored, corrupting, tta=tta, seed=recipe.seed, of_output=there, say=accelerator.print
         )
 
 
-def _open_rows(split: str | None, folder: Path, recipe: Recipe, names: list[str], image_size: int) -> ScoredRows:
+def _open_rows(
+    split: str | None, folder: Path, recipe: Recipe, names: list[str], pixel_format: PixelFormat
+) -> ScoredRows:
     """
     The rows to score, of classes that the model has.
 
@@ -179,7 +182,7 @@ def _open_rows(split: str | None, folder: Path, recipe: Recipe, names: list[str]
         RecipeError: the data names other classes.
     """
     of_run = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
-    scored = open_rows(split, recipe, of_run, read_json(folder / RESULTS_NAME), image_size)
+    scored = open_rows(split, recipe, of_run, read_json(folder / RESULTS_NAME), pixel_format)
     if scored.split.label_names != names:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
     return scored

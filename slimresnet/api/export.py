@@ -1,6 +1,7 @@
 """A trained network as files that need no class of this project."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -19,9 +20,8 @@ from slimresnet.formats.registry import formats_to_write
 from slimresnet.formats.trained import (
     find_folder,
     fold_batchnorm,
-    load_config,
     load_model,
-    load_normalize,
+    load_processing,
     weights_digest,
 )
 from slimresnet.recipe.reading import read_recipe, read_recipe_with
@@ -117,7 +117,7 @@ class _Job:
     def __init__(self, folder: Path, uint8_pixels: bool, opset: int, read_images: Callable[[], TrainingImages]):
         self._folder, self._opset, self._read_images = folder, opset, read_images
         self._weights = weights_digest(folder)
-        network, normalize = fold_batchnorm(load_model(folder)), load_normalize(folder)
+        network, normalize = fold_batchnorm(load_model(folder)), load_processing(folder).normalize
         self._config = network.config
         self._module = LogitsOfPixels(network, normalize if uint8_pixels else None).eval()
         self._prepare = nn.Identity() if uint8_pixels else normalize
@@ -189,7 +189,8 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
     results = read_json(folder / RESULTS_NAME)
-    found = open_training_rows(recipe, run_recipe, results, load_config(folder).image_size)
+    pixel_format = replace(load_processing(folder).pixel_format, num_channels=3)  # what a graph takes
+    found = open_training_rows(recipe, run_recipe, results, pixel_format)
     rows = found.rows
     if len(rows) < 2:
         raise ExportError(

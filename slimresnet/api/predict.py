@@ -195,9 +195,12 @@ def write_predictions(
         check_output_file("--output", path)
     with process_left_as_it_was():
         runnable = format.open_network(find_folder(model), trust_remote_code=trust_remote_code)
-        source, image_size = str(input), runnable.config.image_size
         found = open_images(
-            source, image_size, split=split, config_name=dataset_config_name, image_column=image_column_name
+            str(input),
+            runnable.pixel_format,
+            split=split,
+            config_name=dataset_config_name,
+            image_column=image_column_name,
         )
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
@@ -270,11 +273,10 @@ def _predict_batches(
 
 @torch.inference_mode()
 def logits_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
-    """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, 3, H, W]`."""
-    network, normalize = runnable
+    """The mean logits of the policy's views, float32 `[B, num_labels]` on the CPU, of uint8 `[B, C, H, W]`."""
 
     def predict(view: Tensor) -> Tensor:
-        return network(pixel_values=normalize(view)).logits.float()
+        return runnable.network(pixel_values=runnable.normalize(view)).logits.float()
 
     return average(logits_of_views(predict, pixels, views_of(policy)), POLICIES[policy]).cpu()
 

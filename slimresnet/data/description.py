@@ -6,6 +6,7 @@ import numpy as np
 
 from slimresnet.data.opening import TrainingData
 from slimresnet.data.sources.dataset import describe_dataset
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit, PictureHeaders
 from slimresnet.data.splits import AUTO, Size, first_copies_of
 from slimresnet.errors import printable
@@ -16,12 +17,12 @@ _MOST_NAMES = 5  # of classes that lack something
 _SHARES = {0.1: "a tenth", 0.2: "a fifth"}
 
 
-def describe_data(recipe: Recipe, data: TrainingData, image_size: int) -> list[str]:
+def describe_data(recipe: Recipe, data: TrainingData, pixel_format: PixelFormat) -> list[str]:
     """
     Lines on the data of a run, each with its subject before it: four, and one or two on what is out of order.
 
     Args:
-        image_size: height and width in pixels that the network takes.
+        pixel_format: of what the network sees of a picture.
     """
     lines = [
         f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
@@ -30,16 +31,17 @@ def describe_data(recipe: Recipe, data: TrainingData, image_size: int) -> list[s
         f"splits   validation: {_validation(recipe, data)}; test: {_test(recipe, data)}",
     ]
     if data.train.headers is not None and len(data.train.headers.sizes):
-        lines.append(f"pictures {_pictures(data.train.headers, image_size)}")
+        lines.append(f"pictures {_pictures(data.train.headers, pixel_format)}")
     for subject, sentences in (("copies  ", _copies(data)), ("missing ", _missing(data))):
         if said := "; ".join(sentences):
             lines.append(f"{subject} {said}")
     return lines
 
 
-def fitting_of_pictures(image_size: int) -> str:
-    """What is done to a picture that is not square, for the network's `image_size` in pixels."""
-    return f"squashed to {image_size}×{image_size}"
+def fitting_of_pictures(pixel_format: PixelFormat) -> str:
+    """What is done to a picture that is not square."""
+    done = {"squash": "squashed", "crop": "cropped", "pad": "padded"}[pixel_format.resize_mode]
+    return f"{done} to {pixel_format.image_size}×{pixel_format.image_size}"
 
 
 def _classes(data: TrainingData) -> str:
@@ -76,16 +78,16 @@ def _cut(recipe: Recipe, asked: Size, num_cut: int, setting: str) -> str:
     return ", ".join([*words, f"seed {recipe.seed}"])
 
 
-def _pictures(headers: PictureHeaders, image_size: int) -> str:
+def _pictures(headers: PictureHeaders, pixel_format: PixelFormat) -> str:
     """The sizes of pictures, what becomes of them, and whether they have colours."""
     sizes = headers.sizes[np.argsort(headers.sizes.prod(axis=1), kind="stable")]
     smallest, median, largest = (f"{width:,}×{height:,}" for width, height in sizes[[0, len(sizes) // 2, -1]].tolist())
     words = [f"{largest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, median {median}"]
     not_square, grey = float(np.mean(sizes[:, 0] != sizes[:, 1])), float(headers.are_grey.mean())
     if not_square:
-        words.append(f"{_percent(not_square)} not square: {fitting_of_pictures(image_size)}")
-    elif (sizes != image_size).any():
-        words.append(f"resized to {image_size}×{image_size}")
+        words.append(f"{_percent(not_square)} not square: {fitting_of_pictures(pixel_format)}")
+    elif (sizes != pixel_format.image_size).any():
+        words.append(f"resized to {pixel_format.image_size}×{pixel_format.image_size}")
     words.append(f"{_percent(grey)} grey" if grey else "in colour")
     return ", ".join(words)
 

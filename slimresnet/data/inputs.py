@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +12,7 @@ from transformers import ViTImageProcessorPil
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.loader import TrainingBatch, joined
+from slimresnet.data.sources.decoding import PixelFormat, processor_settings
 from slimresnet.data.transforms.normalize import normalize
 from slimresnet.data.transforms.resize import resize
 from slimresnet.data.transforms.transform import ImageTransform, LabelTransform, transforms_of
@@ -28,7 +30,7 @@ class TrainingInputs:
         num_epochs: epochs of the run, of which `progressive_resizing` takes shares.
 
     Attributes:
-        normalize: uint8 `[B, 3, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
+        normalize: uint8 `[B, C, H, W]` to the float32 `pixel_values` that the model takes, in evaluation too.
         last_full_epoch: the last epoch, counted from 0, that has all of the recipe's augmentations; the last of the
             run if none has.
 
@@ -58,7 +60,7 @@ class TrainingInputs:
         return (255 * pixels).round().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Returns `pixel_values`, float32 `[B, 3, H, W]`, and `labels`, float32 `[B, num_labels]`."""
+        """Returns `pixel_values`, float32 `[B, C, H, W]`, and `labels`, float32 `[B, num_labels]`."""
         pixels, labels, draws = batch
         is_full = draws.epoch in self._full_epochs
         for change in self._image_transforms:
@@ -89,7 +91,7 @@ def grouped(batches: Iterator[TrainingBatch]) -> Iterator[list[TrainingBatch]]:
 
 
 def batches_at_once(pixels: Tensor) -> int:
-    """How many batches like `pixels`, uint8 `[B, 3, H, W]`, are augmented at once; inputs do not depend on it."""
+    """How many batches like `pixels`, uint8 `[B, C, H, W]`, are augmented at once; inputs do not depend on it."""
     if pixels.device.type == "cpu" or len(pixels) % 2:  # the last sample of an odd batch is mixed with one of its batch
         return 1
     return max(1, _BYTES_AT_ONCE // pixels.nbytes)
@@ -101,10 +103,20 @@ def resolution(stages: list[tuple[int, float]], epoch: int, num_epochs: int, ima
 
 
 def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageProcessorPil:
-    """The processor that does to an image what training did, but for augmentation; works without torchvision."""
+    """
+    The processor that does to an image what training did, but for augmentation; works without torchvision.
+
+    No processor of transformers' own turns colours grey. For a network of one channel the processor makes three, all
+    normalised alike, and the network mixes them.
+    """
     return ViTImageProcessorPil(
-        size={"height": config.image_size, "width": config.image_size},
-        image_mean=list(recipe.image_mean),
-        image_std=list(recipe.image_std),
+        **processor_settings(pixel_format_of(recipe, config)),
+        image_mean=[*np.broadcast_to(recipe.image_mean, 3).tolist()],
+        image_std=[*np.broadcast_to(recipe.image_std, 3).tolist()],
         do_convert_rgb=True,
     )
+
+
+def pixel_format_of(recipe: Recipe, config: SlimResNetConfig) -> PixelFormat:
+    """What pictures are made into for a network that a recipe trains."""
+    return PixelFormat(config.image_size, recipe.resize_mode or "squash", config.num_channels)

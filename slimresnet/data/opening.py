@@ -10,6 +10,7 @@ import torch
 from slimresnet.data.loader import Loading, TrainingLoader
 from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import open_split, split_names
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
@@ -61,7 +62,7 @@ class TrainingData:
 
 
 def open_recipe_split(
-    recipe: Recipe, split: str, image_size: int, resident_on: torch.device | None = None
+    recipe: Recipe, split: str, pixel_format: PixelFormat, resident_on: torch.device | None = None
 ) -> ImageSplit:
     """
     A split of the dataset that the recipe names; `resident_on` as in `open_split`.
@@ -72,7 +73,9 @@ def open_recipe_split(
     return open_split(
         recipe.dataset_name,
         split,
-        image_size=image_size,
+        image_size=pixel_format.image_size,
+        resize_mode=pixel_format.resize_mode,
+        num_channels=pixel_format.num_channels,
         config_name=recipe.dataset_config_name,
         revision=recipe.dataset_revision,
         image_column=recipe.image_column_name,
@@ -109,7 +112,7 @@ def own_validation(recipe: Recipe, names: Sequence[str]) -> bool:
 
 
 def open_splits(
-    recipe: Recipe, names: Sequence[str], image_size: int, resident_on: torch.device | None = None
+    recipe: Recipe, names: Sequence[str], pixel_format: PixelFormat, resident_on: torch.device | None = None
 ) -> Splits:
     """
     Opens the splits that a recipe trains, validates and tests on.
@@ -127,7 +130,7 @@ def open_splits(
             f"--test_size {recipe.test_size} cuts test images from the training split, and {recipe.dataset_name} is "
             f"tested on a split of its own, {recipe.test_split}: leave --test_size out."
         )
-    opened = partial(open_recipe_split, recipe, image_size=image_size, resident_on=resident_on)
+    opened = partial(open_recipe_split, recipe, pixel_format=pixel_format, resident_on=resident_on)
     train = opened(TRAIN_SPLIT)
     test = train if cuts_test(recipe, names) else opened(recipe.test_split)
     validation = opened(VALIDATION_SPLIT) if own_validation(recipe, names) else train
@@ -145,22 +148,17 @@ def open_splits(
     return Splits(train, validation, test)
 
 
-def open_data(recipe: Recipe, loading: Loading, image_size: int) -> TrainingData:
+def open_data(recipe: Recipe, loading: Loading, pixel_format: PixelFormat) -> TrainingData:
     """
     Opens the splits, and cuts what the data does not have off the training split: test first, then validation.
 
     Raises:
         DatasetError: as `open_splits` and `partition`.
-        RecipeError: as `open_splits`; or there are no images to choose the best epoch on.
+        RecipeError: as `open_splits`.
     """
     names = names_of_splits(recipe)
-    splits = open_splits(recipe, names, image_size, None if recipe.streaming else loading.device)
+    splits = open_splits(recipe, names, pixel_format, None if recipe.streaming else loading.device)
     rows = partition(recipe, splits)
-    if recipe.load_best_model_at_end and not len(rows.validation):
-        raise RecipeError(
-            f"--load_best_model_at_end chooses on validation, and {recipe.dataset_name} has too few images to hold any "
-            "out: leave it out."
-        )
     is_spare = splits.validation is splits.train and _has_validation(recipe, names)
     return TrainingData(
         *splits,

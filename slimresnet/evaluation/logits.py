@@ -30,7 +30,7 @@ def predict_logits(
     Args:
         model: takes `pixel_values`, gives `logits`; it is set to evaluation mode.
         rows: row numbers, each scored once.
-        normalize: uint8 `[B, 3, H, W]` to `pixel_values`.
+        normalize: uint8 `[B, C, H, W]` to `pixel_values`.
         views: names of `slimresnet.evaluation.tta.VIEWS`.
 
     Returns:

@@ -205,7 +205,7 @@ def most_confident_mistakes(logits: Tensor, labels: np.ndarray, count: int = 24)
 
 
 def plot_mistakes(pixels: Tensor, logits: Tensor, labels: np.ndarray, names: list[str], path: Path) -> None:
-    """Draws images, uint8 `[N, 3, H, W]`, each with its true class, its predicted class and the confidence of that."""
+    """Draws images, uint8 `[N, C, H, W]`, each with its true class, its predicted class and the confidence of that."""
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     captions = [
         f"{names[label]}\n→ {names[guess]} {sure:.1%}"
@@ -219,7 +219,7 @@ def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: 
     Draws training images as they are, and below each what the network sees of it and the label that it gets.
 
     Args:
-        before, after: uint8 `[N, 3, H, W]`; H and W may differ between the two.
+        before, after: uint8 `[N, C, H, W]`, RGB or grey; H and W may differ between the two.
         labels: float `[N, num_labels]`, each summing to 1.
     """
     columns = 8
@@ -241,7 +241,7 @@ def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: 
 
 
 def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Path, columns: int) -> None:
-    """Images `[3, H, W]` of any size side by side, each in a square of side 1 with its caption above it."""
+    """Images `[C, H, W]` of any size side by side, each in a square of side 1 with its caption above it."""
     rows = -(-len(captions) // columns)
     width, height = 1.1, 1.45
     figure = Figure(figsize=(1.5 * columns * width, 1.5 * rows * height))
@@ -251,7 +251,9 @@ def _contact_sheet(pixels: list[Tensor] | Tensor, captions: list[str], path: Pat
         row, column = divmod(index, columns)
         left, top = column * width, row * height
         axis.imshow(
-            image.permute(1, 2, 0).cpu().numpy(), extent=(left, left + 1, top + 1, top), interpolation="nearest"
+            image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy(),
+            extent=(left, left + 1, top + 1, top),
+            interpolation="nearest",
         )
         axis.text(
             left + 0.5,

@@ -16,6 +16,7 @@ from slimresnet.data.opening import (
 )
 from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import shared_name
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
@@ -113,7 +114,9 @@ def rows_of_run(recipe: Recipe, data: TrainingData) -> tuple[ScoredRows, ScoredR
     )
 
 
-def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results: dict, image_size: int) -> ScoredRows:
+def open_rows(
+    asked_for: str | None, recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat
+) -> ScoredRows:
     """
     The rows that `--split` means, of the data that a recipe names.
 
@@ -124,6 +127,7 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
         run: the recipe that the model was trained with; None where it is not known.
         results: `all_results.json` of the run. The fingerprints there say whether data is the run's own, wherever the
             data lies. Without fingerprints the names in both recipes say so.
+        pixel_format: what pictures are made into.
 
     Raises:
         DatasetError: as `open_split`.
@@ -133,7 +137,7 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
     names, name = names_of_splits(recipe), asked_for or recipe.test_split
     if name == HELD_OUT and HELD_OUT in names:
         raise RecipeError(f"--split {HELD_OUT} is a split of {recipe.dataset_name} too: rename that one.")
-    data = _Data(names, recipe, run, results, image_size)
+    data = _Data(names, recipe, run, results, pixel_format)
     if name == recipe.test_split and cuts_test(recipe, names):
         found = data.cut_test(name)
     elif name == HELD_OUT or (name == VALIDATION_SPLIT and name not in names):
@@ -143,9 +147,9 @@ def open_rows(asked_for: str | None, recipe: Recipe, run: Recipe | None, results
     return replace(found, rows=random_subset(found.rows, recipe.max_eval_samples, recipe.seed))
 
 
-def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, image_size: int) -> ScoredRows:
+def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat) -> ScoredRows:
     """All rows that are trained on of the data that a recipe names: of its training split, those of no other use."""
-    data = _Data(names_of_splits(recipe), recipe, run, results, image_size)
+    data = _Data(names_of_splits(recipe), recipe, run, results, pixel_format)
     splits = data.splits()
     rows = data.rows(splits)
     return data.named(splits.train, rows.train, data.prefix(splits.train, TRAIN_SPLIT), TRAIN_SPLIT)
@@ -159,11 +163,11 @@ class _Data:
     recipe: Recipe
     run: Recipe | None
     results: dict
-    image_size: int
+    pixel_format: PixelFormat
 
     def whole(self, name: str) -> ScoredRows:
         """All rows of a split."""
-        split = open_recipe_split(self.recipe, name, self.image_size)
+        split = open_recipe_split(self.recipe, name, self.pixel_format)
         return self.named(split, np.arange(len(split.labels)), self.prefix(split, name), name)
 
     def held_out(self, asked_for: str) -> ScoredRows:
@@ -188,7 +192,7 @@ class _Data:
 
     def splits(self) -> Splits:
         """The splits that the recipe trains, validates and tests on."""
-        return open_splits(self.recipe, self.names, self.image_size)
+        return open_splits(self.recipe, self.names, self.pixel_format)
 
     def rows(self, splits: Splits) -> Rows:
         """Their rows, as the run divided them."""

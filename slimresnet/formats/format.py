@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from modeling_slimresnet import SlimResNetConfig
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.graph import LogitsOfPixels
-from slimresnet.formats.trained import ModelError, load_config, load_normalize
+from slimresnet.formats.trained import ModelError, load_config, load_processing
 from slimresnet.run_folder.names import EXPORTS_NAME
 from slimresnet.run_folder.reading import read_json
 
@@ -23,10 +24,18 @@ class ExportError(SlimResNetError):
 
 
 class Runnable(NamedTuple):
-    """A network that takes `pixel_values` and gives `logits`, with a `config`, and what makes its input of uint8."""
+    """
+    A network, and what is done to a picture for it.
+
+    Attributes:
+        network: takes `pixel_values` and gives `logits`; has a `config`.
+        normalize: makes `pixel_values` of uint8 pixels.
+        pixel_format: form of the pixels.
+    """
 
     network: nn.Module
     normalize: Callable[[Tensor], Tensor]
+    pixel_format: PixelFormat
 
     @property
     def config(self) -> SlimResNetConfig:
@@ -41,7 +50,8 @@ class ForeignNetwork(nn.Module):
     A network that another program runs, on the CPU.
 
     Args:
-        run: `pixel_values` to float32 logits `[B, num_labels]`.
+        run: `pixel_values` `[B, 3, H, W]` to float32 logits `[B, num_labels]`. A graph takes what the image processor
+            makes, three channels for a network of one too.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], config: SlimResNetConfig):
@@ -49,7 +59,9 @@ class ForeignNetwork(nn.Module):
         self._run, self.config = run, config
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
-        return ImageClassifierOutputWithNoAttention(logits=self._run(pixel_values.cpu().contiguous()))
+        return ImageClassifierOutputWithNoAttention(
+            logits=self._run(pixel_values.cpu().expand(-1, 3, -1, -1).contiguous())
+        )
 
 
 class Source(NamedTuple):
@@ -181,9 +193,9 @@ class ExportedFormat(Format):
                 "of pickles: add --trust_remote_code if you trust who made it, or take --backend torch or "
                 "onnxruntime, which read data."
             )
-        config = load_config(folder)
-        normalize = nn.Identity() if takes_uint8 else load_normalize(folder)
-        return Runnable(ForeignNetwork(self.open_file(folder / self.file), config), normalize)
+        pixel_format, normalize = load_processing(folder)
+        network = ForeignNetwork(self.open_file(folder / self.file), load_config(folder))
+        return Runnable(network, nn.Identity() if takes_uint8 else normalize, pixel_format)
 
     def _takes_uint8(self, folder: Path) -> bool:
         """Whether the folder's file takes pixels of 0–255, and not what the image processor makes of them."""

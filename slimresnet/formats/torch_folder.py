@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from slimresnet.formats.format import Format, Runnable
-from slimresnet.formats.trained import fold_batchnorm, load_model, load_normalize
+from slimresnet.formats.trained import fold_batchnorm, load_model, load_processing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class TorchFolder(Format):
 
     def open_network(self, folder: Path, *, trust_remote_code: bool) -> Runnable:
         torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU is that of a CPU
-        return Runnable(fold_batchnorm(load_model(folder)), load_normalize(folder))
+        pixel_format, normalize = load_processing(folder)
+        return Runnable(fold_batchnorm(load_model(folder)), normalize, pixel_format)
 
 
 FORMATS = (TorchFolder(backend="torch"),)

@@ -1,7 +1,7 @@
 """A trained folder, or one on the Hub, as something to score and to predict with."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
 from slimresnet.errors import SlimResNetError
-from slimresnet.formats.image_processor import normalize_of
+from slimresnet.formats.image_processor import ImageProcessing, processing_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
 from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
@@ -193,16 +193,21 @@ def check_finite(logits: Tensor, names: Sequence) -> None:
         )
 
 
-def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
+def load_processing(folder: Path) -> ImageProcessing:
     """
-    The function that makes `pixel_values` of uint8 `[B, 3, H, W]`, as the folder's image processor does.
+    What a folder's image processor does to a picture.
 
     Raises:
-        ModelError: the folder has no image processor, or one that does other than resize to the network's size
-            (bilinear), rescale and normalise.
+        ModelError: the network takes neither RGB nor grey images; or the folder has no image processor, or one that
+            does other than resize to the network's size (bilinear), rescale and normalise.
     """
-    image_size = load_config(folder).image_size
+    config = load_config(folder)
+    if config.num_channels not in (1, 3):
+        raise ModelError(
+            f"MODEL {folder} takes images of {config.num_channels} channels, by num_channels in its config.json, and "
+            "pictures here have 3 or 1."
+        )
     try:
-        return normalize_of(folder, image_size)
+        return processing_of(folder, config)
     except Exception as error:  # each processor has its own
         raise ModelError(f"MODEL {folder} has no preprocessor_config.json that can be used: {error}") from error

@@ -128,6 +128,7 @@ def _of_network(folder: Path) -> dict[str, Any]:
     names = label_names(config)
     return {
         "image_size": config.image_size,
+        "num_channels": config.num_channels,
         "num_labels": config.num_labels,
         "label_names": [as_text(each) for each in names] if len(names) <= 20 else None,
         "num_parameters": num_parameters,

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard
 
 from slimresnet.formats.registry import exported_files
-from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_normalize
+from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_processing
 from slimresnet.hub.card import is_edited
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.model_index import eval_results
@@ -163,7 +163,7 @@ def _way(folder: Path, name: str) -> list[Path]:
 @torch.inference_mode()
 def _check_network(folder: Path) -> None:
     """Loads the network as others will, and runs it on an image of noise: finite weights may give infinite logits."""
-    model, normalize = load_model(folder), load_normalize(folder)
+    model, normalize = load_model(folder), load_processing(folder).normalize
     size = model.config.image_size
     noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     check_finite(model(pixel_values=normalize(noise)).logits, ["an image of noise"])

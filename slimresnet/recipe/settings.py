@@ -107,12 +107,29 @@ class Recipe:
         "It needs a --shuffle_buffer_size of all training images.",
     )
 
+    resize_mode: Literal["squash", "crop", "pad"] | None = _setting(
+        "data",
+        None,
+        "What is done to a picture that is not square. squash: both sides to the image size; crop: the shorter side, "
+        "and the middle is cut out; pad: the longer side, between bars of black. By default that of "
+        "--model_name_or_path, else squash.",
+    )
+
     # augmentation
     image_mean: tuple[float, ...] = _setting(
-        "augmentation", (0.4914, 0.4822, 0.4465), "Mean of each channel, in 0-1.", low=0, high=1
+        "augmentation",
+        (0.4914, 0.4822, 0.4465),
+        "Mean of each channel, in 0-1: three numbers, or one for grey images. By default CIFAR-10's; for grey images "
+        "these are mixed into one as colours are (ITU-R 601-2).",
+        low=0,
+        high=1,
     )
     image_std: tuple[float, ...] = _setting(
-        "augmentation", (0.2470, 0.2435, 0.2616), "Standard deviation of each channel, in 0-1.", low=1e-06, high=1
+        "augmentation",
+        (0.2470, 0.2435, 0.2616),
+        "Standard deviation of each channel, in 0-1; as many numbers as --image_mean.",
+        low=1e-06,
+        high=1,
     )
     trivial_augment: bool = _setting(
         "augmentation",
@@ -204,6 +221,25 @@ class Recipe:
         None,
         "Another network than the default one: a config.json, its folder, or the name of one that ships, such as wide.",
         affects=None,
+    )
+    image_size: int | None = _setting(
+        "network",
+        None,
+        "Height and width in pixels of the images that the network sees; by default those of its config, 32. Choose it "
+        "so that what tells the classes apart is a few pixels wide, and not above the size of the pictures: 28 or 32 "
+        "for digits and icons, 64 or 96 for photographs. The cost of a step grows with the square.",
+        affects=None,  # a checkpoint knows the network by its config
+        low=16,
+        high=256,
+    )
+    num_channels: int | None = _setting(
+        "network",
+        None,
+        "Channels of the images: 3 for colours, 1 for grey, into which coloured pictures are turned (ITU-R 601-2 "
+        "luma); by default those of the network's config, 3.",
+        affects=None,
+        low=1,
+        high=3,
     )
     stem_initialization: Literal["random", "whitening"] = _setting(
         "network", "random", "whitening starts the stem from the principal components of the images' patches."
@@ -498,13 +534,18 @@ class Recipe:
             if len(values) != 2 or values[0] > values[1]:
                 raise RecipeError(f"--{name} takes two numbers, the lower first, got {words(values)}.")
         for name in ("image_mean", "image_std"):
-            if len(getattr(self, name)) != 3:
-                raise RecipeError(f"--{name} takes three numbers, one a channel, got {words(getattr(self, name))}.")
+            if len(getattr(self, name)) not in (1, 3):
+                raise RecipeError(
+                    f"--{name} takes three numbers, one a channel, or one for grey images, got "
+                    f"{words(getattr(self, name))}."
+                )
         parse_resizing(self.progressive_resizing)
         if NO_TRACKER in self.report_to and len(self.report_to) > 1:
             raise RecipeError(f"--report_to {words(self.report_to)} names {NO_TRACKER} and trackers: leave one out.")
 
     def _check_combinations(self) -> None:
+        if self.num_channels == 2:
+            raise RecipeError("--num_channels must be 3 for colours or 1 for grey, got 2.")
         if self.nesterov and not self.momentum:
             raise RecipeError("--nesterov needs a --momentum above 0.")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):

@@ -1,10 +1,14 @@
 """The network that a recipe asks for."""
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
-from slimresnet.recipe.checks import RecipeError
+from slimresnet.data.luma import luma_of
+from slimresnet.recipe.checks import RecipeError, words
 from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.reading import find_network
 from slimresnet.recipe.settings import Recipe
@@ -40,8 +44,8 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
         # The other fields, such as return_dict, say how a model is used, which is for this program to say.
         described = {*SlimResNetConfig.__annotations__, "id2label", "num_labels", "out_features", "out_indices"}
         config = SlimResNetConfig(**{field: content[field] for field in content.keys() & described})
-        if config.num_channels != 3:
-            raise ValueError(f"num_channels must be 3, because images are read as RGB, got {config.num_channels}")
+        if config.num_channels not in (1, 3):
+            raise ValueError(f"num_channels must be 3 for RGB images or 1 for grey ones, got {config.num_channels}")
         if config.problem_type != "single_label_classification":
             raise ValueError(
                 f"problem_type must be single_label_classification, because a label here is one class, got "
@@ -53,6 +57,49 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
     except Exception as error:  # OSError, strict-dataclass and JSON errors, each of its own base
         reason = " ".join(str(error).split())
         raise RecipeError(f"--config_name {recipe.config_name} cannot be used: {reason}") from error
+
+
+def fit_config(config: SlimResNetConfig, recipe: Recipe, *, is_trained: bool) -> None:
+    """
+    Gives a config the size and the channels of images that a recipe asks for.
+
+    Args:
+        is_trained: whether there are weights for it, which fit any size, but no other number of channels.
+
+    Raises:
+        RecipeError: the weights are for other channels.
+    """
+    if recipe.image_size is not None:
+        config.image_size = recipe.image_size
+    if recipe.num_channels not in (None, config.num_channels):
+        if is_trained:
+            raise RecipeError(
+                f"--num_channels {recipe.num_channels} is not that of --model_name_or_path, {config.num_channels}: "
+                "leave --num_channels out."
+            )
+        config.num_channels = recipe.num_channels
+
+
+def fit_normalization(recipe: Recipe, num_channels: int) -> Recipe:
+    """
+    The recipe with a mean and a standard deviation for each channel of the network.
+
+    Three numbers that are the default, or the same for each channel, become one for a network of grey images.
+
+    Raises:
+        RecipeError: the recipe has other numbers than the network has channels.
+    """
+    fitted: dict[str, Any] = {}
+    for name in ("image_mean", "image_std"):
+        values = getattr(recipe, name)
+        if len(values) == num_channels:
+            continue
+        if num_channels == 3:
+            raise RecipeError(f"--{name} takes three numbers, one a channel of the network, got {words(values)}.")
+        if values != getattr(Recipe, name) and len(set(values)) > 1:
+            raise RecipeError(f"--{name} takes one number for a network of grey images, got {words(values)}.")
+        fitted[name] = (values[0] if len(set(values)) == 1 else luma_of(values),)
+    return dataclasses.replace(recipe, **fitted)
 
 
 def build_network(plan: Plan, config: SlimResNetConfig, label_names: list[str]) -> SlimResNetForImageClassification:

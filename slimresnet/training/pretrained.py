@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.sources.dataset import shared_name
+from slimresnet.data.sources.decoding import ResizeMode
 from slimresnet.errors import SlimResNetError
-from slimresnet.formats.image_processor import mean_and_std, open_processor
+from slimresnet.formats.image_processor import mean_and_std, open_processor, resize_mode_of
 from slimresnet.formats.trained import OF_TRAIN, find_folder, label_names, load_model, weights_digest
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import Recipe
@@ -30,6 +32,7 @@ class Pretrained:
         digest: SHA-256 of its weights.
         network: on the CPU, in float32.
         mean, std: what its image processor normalises channels with, in 0–1; None where it has no processor.
+        resize_mode: what the processor does to a picture that is not square; None where no `ResizeMode` is that.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Pretrained:
     network: SlimResNetForImageClassification
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    resize_mode: ResizeMode | None
 
     def new_config(self) -> SlimResNetConfig:
         """The config of a network of the same layers, for one class an image."""
@@ -101,21 +105,28 @@ def open_pretrained(recipe: Recipe, output_dir: Path) -> Pretrained | None:
     try:
         folder = find_folder(name)
         network = load_model(folder)
-        mean, std = None, None
+        mean, std, resize_mode = None, None, None
         if (folder / PREPROCESSOR_NAME).is_file():
-            mean, std = map(tuple, mean_and_std(open_processor(folder)).tolist())
+            processor = open_processor(folder)
+            mean, std = map(tuple, mean_and_std(processor).tolist())
+            with suppress(ValueError):
+                resize_mode = resize_mode_of(processor, network.config.image_size)
     except (SlimResNetError, ValueError) as error:
         reason = str(error).removeprefix("MODEL ").replace(OF_TRAIN, _OF_ANYBODY)
         told = reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
         raise RecipeError(f"--model_name_or_path {told}") from error
     digest = weights_digest(folder)
     assert digest is not None  # the weights were read
-    return Pretrained(shared_name(name), Path(name).exists(), digest, network, mean, std)
+    return Pretrained(shared_name(name), Path(name).exists(), digest, network, mean, std, resize_mode)
 
 
 def as_it_sees(recipe: Recipe, pretrained: Pretrained | None) -> Recipe:
-    """The recipe with the normalisation of trained weights, where the recipe leaves it at its default."""
+    """The recipe with what the image processor of trained weights does, where the recipe leaves that at its default."""
+    if pretrained is None:
+        return recipe
+    if recipe.resize_mode is None:
+        recipe = dataclasses.replace(recipe, resize_mode=pretrained.resize_mode)
     is_default = (recipe.image_mean, recipe.image_std) == (Recipe.image_mean, Recipe.image_std)
-    if pretrained is None or pretrained.mean is None or pretrained.std is None or not is_default:
+    if pretrained.mean is None or pretrained.std is None or not is_default:
         return recipe
     return dataclasses.replace(recipe, image_mean=pretrained.mean, image_std=pretrained.std)

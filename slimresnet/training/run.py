@@ -10,7 +10,7 @@ from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.description import describe_data
-from slimresnet.data.inputs import TrainingInputs
+from slimresnet.data.inputs import TrainingInputs, pixel_format_of
 from slimresnet.data.loader import Loading, TrainingLoader, load_batches
 from slimresnet.data.opening import TrainingData, build_training_loader, open_data
 from slimresnet.evaluation.scores import score
@@ -27,7 +27,7 @@ from slimresnet.training.class_weights import ClassWeights, open_class_weights
 from slimresnet.training.distillation.teachers import Teacher, open_teachers
 from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
-from slimresnet.training.network import build_network, load_network_config
+from slimresnet.training.network import build_network, fit_config, fit_normalization, load_network_config
 from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
@@ -108,7 +108,7 @@ class Run:
         lowered = f", as {DEFAULT_TOTAL_TRAIN_BATCH_SIZE} are more than there are" if is_lowered else ""
         return "\n".join(
             [
-                *describe_data(recipe, data, self.config.image_size),
+                *describe_data(recipe, data, pixel_format_of(recipe, self.config)),
                 f"network  {self._describe_network()}",
                 *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
                 *self._describe_classes(),
@@ -157,6 +157,8 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     pretrained = open_pretrained(recipe, output_dir)
     recipe = as_it_sees(recipe, pretrained)
     config = pretrained.new_config() if pretrained else load_network_config(recipe)
+    fit_config(config, recipe, is_trained=pretrained is not None)
+    recipe = fit_normalization(recipe, config.num_channels)
     frozen = frozen_parts(config, recipe.freeze)
     accelerator, why_precision = start_accelerator(recipe)
     batch = batch_sizes(recipe, accelerator.num_processes)
@@ -164,7 +166,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
-    data = open_data(recipe, loading, config.image_size)
+    data = open_data(recipe, loading, pixel_format_of(recipe, config))
     batch = fitting_batch(recipe, batch, len(data.train_rows))
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)

@@ -25,12 +25,13 @@ from modeling_slimresnet.__main__ import main as print_table
 from slimresnet.api import predict as api
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.format import Runnable
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import ModelError, load_model, load_normalize
+from slimresnet.formats.trained import ModelError, load_model, load_processing
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.writing import FolderError
 
@@ -66,7 +67,7 @@ def pictures(tmp_path, pixels):
 
 def reference(folder, pixels, policy="none"):
     """Probabilities by hand."""
-    model, normalize = load_model(folder), load_normalize(folder)
+    model, normalize = load_model(folder), load_processing(folder).normalize
     with torch.inference_mode():
         logits = sum(w * model(normalize(VIEWS[view](pixels))).logits for view, w in POLICIES[policy].items())
     return logits.softmax(dim=1)
@@ -100,13 +101,14 @@ def test_names_in_bytes_are_read_as_text(pixels, tmp_path):
     """As Python 2 wrote them, and so the pickles of CIFAR-10."""
     content = {b"data": pixels[:2].flatten(1).numpy(), b"ids": [b"one.png", b"zwei.png"]}
     (tmp_path / "test.pkl").write_bytes(pickle.dumps(content, 2))
-    assert [image.name for image in open_images(str(tmp_path / "test.pkl"), 32).stream] == ["one.png", "zwei.png"]
+    images = open_images(str(tmp_path / "test.pkl"), PixelFormat(32))
+    assert [image.name for image in images.stream] == ["one.png", "zwei.png"]
 
 
 def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr("slimresnet.data.sources.prediction._from_dataset", lambda *arguments: asked.append(arguments))
-    open_images("user/images", 24, split="train", config_name="small", image_column="photo")
+    open_images("user/images", PixelFormat(24), split="train", config_name="small", image_column="photo")
     assert asked == [("user/images", 24, "train", "small", "photo")]
 
 
@@ -304,7 +306,7 @@ def predict_table(table, tmp_path, monkeypatch, *flags):
     """Predictions on an image a row of logits."""
     table = torch.tensor(table)
     config = SlimResNetConfig(id2label=dict(enumerate(NAMES[: table.shape[1]])))
-    format = Mock(open_network=lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float))
+    format = Mock(open_network=lambda *_, **__: Runnable(_Fixed(config, table), torch.Tensor.float, PixelFormat(32)))
     monkeypatch.setattr(api, "find_format", lambda *_, **__: format)
     monkeypatch.setattr(api, "find_folder", lambda name: name)
     data = np.repeat(np.arange(len(table), dtype=np.uint8), 3072).reshape(-1, 3072)
@@ -378,7 +380,7 @@ def test_pickles_that_are_refused(tmp_path, content, said):
     file = tmp_path / "test.pkl"
     file.write_bytes(pickle.dumps(content, 2))
     with pytest.raises(DatasetError, match=said) as refused:
-        open_images(str(file), 32)
+        open_images(str(file), PixelFormat(32))
     assert str(file) in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -387,7 +389,7 @@ def test_a_damaged_pickle_is_refused(tmp_path):
     for end in (1, 2, 30, 100, len(whole) - 1):
         (tmp_path / "test.pkl").write_bytes(whole[:end])
         with pytest.raises(DatasetError, match="is a pickle that cannot be read"):
-            open_images(str(tmp_path / "test.pkl"), 32)
+            open_images(str(tmp_path / "test.pkl"), PixelFormat(32))
 
 
 def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
@@ -395,7 +397,7 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
     write_dataset(tmp_path, "test", [buffer.getvalue()] * 2000 + [b"broken"], [0] * 2001, ["a", "b"])
-    images = open_images(str(tmp_path), 32)
+    images = open_images(str(tmp_path), PixelFormat(32))
     assert all(next(images.stream).pixels is not None for _ in range(2000))
     assert next(images.stream).pixels is None and next(images.stream, None) is None
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 import slimresnet.cli
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.folders import read_folder
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
@@ -278,18 +279,18 @@ def test_what_breaks_while_rows_are_read(pets, monkeypatch, error, said):
 @pytest.mark.parametrize("name", ["pest/1.png", "1.png", "none.pkl", "/no/such", "./pets2"])
 def test_a_mistyped_picture(name):
     with pytest.raises(DatasetError) as error:
-        open_images(name, 8)
+        open_images(name, PixelFormat(8))
     assert f"INPUT {name} is not there" in str(error.value) and "train on" not in str(error.value)
 
 
 def test_a_nearly_right_picture(pets):
     with pytest.raises(DatasetError, match=r"is not there \(is .*/1\.png meant\?\)"):
-        open_images(str(pets / "train" / "cat" / "1.pmg"), 8)
+        open_images(str(pets / "train" / "cat" / "1.pmg"), PixelFormat(8))
 
 
 def test_a_mistyped_dataset_for_predict():
     with pytest.raises(DatasetError) as error:
-        open_images("user/images", 8)
+        open_images("user/images", PixelFormat(8))
     assert "INPUT user/images is no folder here, and HF_HUB_OFFLINE is set" in str(error.value)
     assert "--dataset_name" not in str(error.value) and "train on" not in str(error.value)
 
@@ -301,7 +302,7 @@ def test_what_is_no_picture_is_passed_over_and_counted(tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"junk")
     (folder / "empty.png").mkdir()
-    images = open_images(str(folder), 8)
+    images = open_images(str(folder), PixelFormat(8))
     assert images.passed_over == (
         f"passed over 12 entries of {folder}, which are no pictures (hidden 5, .pdf 2, without an ending 1, "
         ".mp4 1, .mpg 1, folders named like pictures 2)"
@@ -315,12 +316,12 @@ def test_what_is_no_picture_is_passed_over_and_counted(tmp_path):
 def test_pipes_and_links_to_nothing_are_named_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "nothing.png")
-    read = list(open_images(str(tmp_path), 8).stream)
+    read = list(open_images(str(tmp_path), PixelFormat(8)).stream)
     assert [(image.name, image.reason) for image in read] == [
         (name, "it is no file, or a link to none") for name in ("a.png", "b.png")
     ]
     with pytest.raises(DatasetError, match="neither a file nor a folder"):
-        open_images(str(tmp_path / "a.png"), 8)
+        open_images(str(tmp_path / "a.png"), PixelFormat(8))
 
 
 def test_folders_are_read_in_the_order_of_their_paths(tmp_path):
@@ -340,7 +341,7 @@ def test_links_that_multiply_are_named(tmp_path, count):
     with pytest.raises(DatasetError, match=f"--dataset_name {said}: give a folder that can"):
         open_split(str(data), "train", image_size=8)
     with pytest.raises(DatasetError, match=f"INPUT {said}"):
-        open_images(str(data), 8)
+        open_images(str(data), PixelFormat(8))
 
 
 def test_many_links_to_one_folder_are_read_and_none_to_what_is_around(tmp_path):

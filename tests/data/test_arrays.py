@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from slimresnet.data.sources.arrays import open_arrays
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import DatasetError
 
 NAMES = ["zebra", "ant", "moth"]
@@ -31,7 +32,7 @@ def test_images_and_labels_of_a_file_and_of_a_pair_of_files(tmp_path, images):
     np.save(tmp_path / "labels.npy", labels)
     np.save(tmp_path / "v6_data.npy", images[::-1][:4])
     np.save(tmp_path / "v6_labels.npy", np.array([1, 2, 2, 0], dtype=np.int32))
-    splits = open_arrays(tmp_path, 14, NAMES)
+    splits = open_arrays(tmp_path, PixelFormat(14), NAMES)
     assert list(splits) == ["blur", "fog", "v6"]
     for name, expected in (("fog", [2, 0, 1, 1, 2]), ("blur", [2, 0, 1, 1, 2]), ("v6", [1, 2, 2, 0])):
         assert splits[name].labels.tolist() == expected and splits[name].labels.dtype == np.int64
@@ -48,7 +49,7 @@ def test_images_of_the_right_size_are_taken_as_they_are(tmp_path, images):
     square = images[:, :14]
     np.save(tmp_path / "fog.npy", square)
     np.save(tmp_path / "labels.npy", np.zeros(5, np.int8))
-    assert np.array_equal(read(open_arrays(tmp_path, 14, NAMES)["fog"], [4, 1], 14), square[[4, 1]])
+    assert np.array_equal(read(open_arrays(tmp_path, PixelFormat(14), NAMES)["fog"], [4, 1], 14), square[[4, 1]])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_images_of_the_right_size_are_taken_as_they_are(tmp_path, images):
 def test_what_is_no_image_or_label_is_refused(tmp_path, file, content, said):
     np.save(tmp_path / "fog.npy", np.zeros((5, 8, 8, 3), np.uint8))
     np.save(tmp_path / "labels.npy", np.array([0, 1, 2, 0, 2]))
-    assert list(open_arrays(tmp_path, 8, NAMES)) == ["fog"]
+    assert list(open_arrays(tmp_path, PixelFormat(8), NAMES)) == ["fog"]
     np.save(tmp_path / f"{file}.npy", content)
     with pytest.raises(DatasetError, match=said):
-        open_arrays(tmp_path, 8, NAMES)
+        open_arrays(tmp_path, PixelFormat(8), NAMES)

@@ -31,6 +31,7 @@ from slimresnet.api.export import export
 from slimresnet.api.predict import predict
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, load_model
@@ -303,10 +304,10 @@ def test_no_file_of_a_dataset_is_run(tmp_path):
         with pytest.raises(DatasetError):
             open_split(str(folder), "train", image_size=8)
         with pytest.raises(DatasetError):
-            open_images(str(folder), 8)
+            open_images(str(folder), PixelFormat(8))
     arrays = write_foreign(tmp_path / "arrays", {"fog.npy": objects, "labels.npy": objects})
     with pytest.raises(DatasetError, match="is no NumPy array"):
-        open_arrays(arrays, 8, ["a", "b"])
+        open_arrays(arrays, PixelFormat(8), ["a", "b"])
     assert not marker.exists()
 
 
@@ -340,7 +341,7 @@ def test_a_row_names_no_file_outside_of_its_dataset(tmp_path, monkeypatch):
         write(place)
         for read_it in (
             lambda: open_split(str(data), "train", image_size=8),
-            lambda: next(open_images(str(data), 8, split="train").stream),
+            lambda: next(open_images(str(data), PixelFormat(8), split="train").stream),
         ):
             with pytest.raises(DatasetError, match=r"row 0 of .* names an image file outside of the dataset, ") as said:
                 read_it()
@@ -349,7 +350,7 @@ def test_a_row_names_no_file_outside_of_its_dataset(tmp_path, monkeypatch):
     for place in inside:
         write(place)
         assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]
-        assert [image.reason for image in open_images(str(data), 8, split="train").stream] == ["", ""]
+        assert [image.reason for image in open_images(str(data), PixelFormat(8), split="train").stream] == ["", ""]
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "zip://in.png::{}", "{}::https://localhost:1/file"])
@@ -362,7 +363,7 @@ def test_a_dataset_of_the_hub_has_no_file_of_this_machine(tmp_path, monkeypatch,
     monkeypatch.setattr("slimresnet.data.sources.builder.load_dataset_builder", lambda *_, **__: builder)
     for read_it, flag in (
         (lambda: open_split("user/images", "train", image_size=8), "--dataset_name"),
-        (lambda: open_images("user/images", 8, split="train"), "INPUT"),
+        (lambda: open_images("user/images", PixelFormat(8), split="train"), "INPUT"),
     ):
         with pytest.raises(DatasetError) as said:
             read_it()

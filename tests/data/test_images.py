@@ -14,6 +14,7 @@ from slimresnet.data import images
 from slimresnet.data.corruptions.frost import open_photographs
 from slimresnet.data.images import FORMATS, MOST_PIXELS, open_picture, picture_suffixes
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 
@@ -56,8 +57,8 @@ def refusals(tmp_path, content):
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "picture.png").write_bytes(content)
-    [in_folder] = open_images(str(folder), 8).stream
-    [by_name] = open_images(str(folder / "picture.png"), 8).stream
+    [in_folder] = open_images(str(folder), PixelFormat(8)).stream
+    [by_name] = open_images(str(folder / "picture.png"), PixelFormat(8)).stream
     assert in_folder.pixels is by_name.pixels is None
     with pytest.raises(DatasetError) as as_frost:
         open_photographs(folder, 8)

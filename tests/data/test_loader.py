@@ -13,6 +13,7 @@ from slimresnet.data import loader as loading_module
 from slimresnet.data.loader import Loading, TrainingLoader, evaluation_batches
 from slimresnet.data.sources.builder import open_builder
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.hub_and_folder import StreamedImages
 from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError
@@ -175,7 +176,7 @@ def test_a_corrupt_image_is_one_sentence_from_a_worker_too(tmp_path, num_workers
 
 def test_a_stream_that_ends_early_is_named():
     stream = open_stream(open_builder(str(SAMPLE)), str(SAMPLE), "test")
-    longer = StreamedImages(EncodedRows(stream, "img", "the sample"), num_rows=600, image_size=32)
+    longer = StreamedImages(EncodedRows(stream, "img", "the sample"), num_rows=600, pixel_format=PixelFormat(32))
     with pytest.raises(DatasetError, match="the sample ended after 500 rows, where 600 labels were read"):
         list(longer.read([np.array([550])]))
 

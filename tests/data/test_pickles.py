@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import SECONDS, start
 
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.pickles import MOST_OPERATIONS, read_pickle
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
@@ -79,7 +80,7 @@ def open_attacks():
     resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
     for file in sys.argv[1:]:
         try:
-            open_images(file, 32)
+            open_images(file, PixelFormat(32))
             print("taken")
         except DatasetError as error:
             print(error)
@@ -155,14 +156,14 @@ def test_whatever_is_changed_in_a_pickle_it_is_read_or_refused(tmp_path_factory,
     except ValueError as error:
         assert "\n" not in str(error)
     with contextlib.suppress(DatasetError):
-        open_images(str(file), 32)
+        open_images(str(file), PixelFormat(32))
 
 
 @pytest.mark.parametrize("ids", [[1 << 70], ["\ud800"], [b"\xff"], [None], "ab", [[1]]])
 def test_ids_that_name_nothing_are_refused(tmp_path, ids):
     (tmp_path / "file").write_bytes(pickle.dumps({"data": PIXELS[:1], "ids": ids}))
     with pytest.raises(DatasetError, match="must be a pickle of a dict of data"):
-        open_images(str(tmp_path / "file"), 32)
+        open_images(str(tmp_path / "file"), PixelFormat(32))
 
 
 def test_a_file_larger_than_any_is_not_opened(tmp_path):
@@ -170,4 +171,4 @@ def test_a_file_larger_than_any_is_not_opened(tmp_path):
         file.write(b"\x80\x05")
         file.truncate(3 << 30)  # of no room on the disk
     with pytest.raises(DatasetError, match="it has 3,221,225,472 bytes, of at most 2,147,483,648"):
-        open_images(str(tmp_path / "file"), 32)
+        open_images(str(tmp_path / "file"), PixelFormat(32))

@@ -13,6 +13,7 @@ from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.corrupted import CorruptedImages
 from slimresnet.data.sources.dataset import describe_dataset, find_opener, open_split, split_names
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError, ImageSplit
@@ -50,7 +51,7 @@ def open_split(request):
     if request.split not in NAMES:
         raise DatasetError(f"{request.dataset_name} has no split {request.split!r}.")
     labels = np.arange(NAMES[request.split]) % int(request.dataset_name.removeprefix("grey:"))
-    return ImageSplit(labels, ["dark", "light"], GreyImages(request.image_size), fingerprint=request.split)
+    return ImageSplit(labels, ["dark", "light"], GreyImages(request.pixel_format.image_size), fingerprint=request.split)
 
 
 def split_names(dataset_name, config_name, revision):
@@ -69,12 +70,12 @@ def test_a_file_is_all_that_a_new_source_takes(added):
     """Training, from a stream and in memory, evaluation and prediction open it by its name."""
     for streaming, num_workers in ((True, 2), (False, 0)):
         recipe = Recipe(dataset_name="grey:2", streaming=streaming, validation_size=10)
-        data = open_data(recipe, Loading(CPU, num_workers=num_workers), 8)
+        data = open_data(recipe, Loading(CPU, num_workers=num_workers), PixelFormat(8))
         assert (len(data.train_rows), len(data.validation_rows), len(data.test_rows)) == (30, 10, 6)
         [(pixels, labels)] = load_batches(data.train, [np.array([7, 2])], Loading(CPU, num_workers=num_workers))
         assert pixels.shape == (2, 3, 8, 8) and pixels[:, 0, 0, 0].tolist() == [7, 2] and labels.tolist() == [1, 0]
     assert split_names("grey:2") == ["train", "test"]
-    named = list(open_images("grey:2", 4, split="test").stream)
+    named = list(open_images("grey:2", PixelFormat(4), split="test").stream)
     assert [image.name for image in named] == ["0", "1", "2", "3", "4", "5"]
     assert all((image.pixels == row).all() and image.pixels.shape == (4, 4, 3) for row, image in enumerate(named))
     with pytest.raises(DatasetError, match="grey:2 has no split 'dev'"):
@@ -94,7 +95,7 @@ def test_sources_take_each_others_place(tmp_path):
     [first] = streamed.images.read([np.arange(32)])
     np.save(tmp_path / "first.npy", first.permute(0, 2, 3, 1).numpy())
     np.save(tmp_path / "labels.npy", streamed.labels[:32])
-    arrays = open_arrays(tmp_path, 32, streamed.label_names)["first"].images
+    arrays = open_arrays(tmp_path, PixelFormat(32), streamed.label_names)["first"].images
     sources = [streamed.images, arrays, *(ResidentImages(each, 32, CPU) for each in (streamed.images, arrays))]
     assert [source.uses_workers for source in sources] == [True, True, False, False]
     corrupted = []

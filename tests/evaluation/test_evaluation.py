@@ -39,7 +39,7 @@ from slimresnet.evaluation.tta import (
 )
 from slimresnet.formats.format import ForeignNetwork
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_model, load_normalize
+from slimresnet.formats.trained import ModelError, find_folder, fold_batchnorm, load_model, load_processing
 from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
@@ -413,7 +413,7 @@ def test_logits_are_copied_from_the_device_once(untrained, monkeypatch):
     """Each copy waits for the device."""
     copies, plain = [], torch.Tensor.cpu
     model, split = load_model(untrained), open_split(str(SAMPLE), "test", image_size=32)
-    settings = {"batch_size": 8, "normalize": load_normalize(untrained), "views": ["original", "mirror"]}
+    settings = {"batch_size": 8, "normalize": load_processing(untrained).normalize, "views": ["original", "mirror"]}
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or plain(tensor))
     logits = predict_logits(model, split, np.arange(20), Loading(torch.device("cpu")), **settings)
     assert copies == [(2, 20, 10)] and [each.shape for each in logits.values()] == [(20, 10)] * 2
@@ -431,7 +431,8 @@ def test_a_process_without_a_row_gives_nothing(untrained, monkeypatch):
     monkeypatch.setattr("slimresnet.evaluation.logits.gather_object", gather)
     for process in range(2):
         loading = Loading(torch.device("cpu"), process, num_processes=2)
-        scored = predict_logits(model, split, np.array([3]), loading, batch_size=8, normalize=load_normalize(untrained))
+        normalize = load_processing(untrained).normalize
+        scored = predict_logits(model, split, np.array([3]), loading, batch_size=8, normalize=normalize)
     assert [len(share) for share in shares] == [1, 0] and scored["original"].shape == (1, 10)
 
 
@@ -533,7 +534,7 @@ def test_a_preprocessor_is_pillows(untrained, monkeypatch):
     monkeypatch.setattr(ViTImageProcessorPil, "from_dict", load)
     for name in ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil"):
         edit_processor(untrained, image_processor_type=name)
-        load_normalize(untrained)
+        load_processing(untrained)
     assert load.call_count == 3
 
 
@@ -647,7 +648,7 @@ def test_a_processor_that_only_scales_is_followed(untrained, edits):
     edit_processor(untrained, **edits)
     pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     expected = AutoImageProcessor.from_pretrained(untrained)(list(pixels), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(load_normalize(untrained)(pixels), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(load_processing(untrained).normalize(pixels), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -679,7 +680,7 @@ def test_a_processor_that_only_scales_is_followed(untrained, edits):
 def test_a_processor_that_does_anything_else_is_refused(untrained, edits, said):
     edit_processor(untrained, **edits)
     with pytest.raises(ModelError, match=said) as refused:
-        load_normalize(untrained)
+        load_processing(untrained)
     assert "preprocessor_config.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -693,7 +694,7 @@ def test_no_processor_fetches_what_its_file_names(untrained, monkeypatch):
     fetch.reset_mock()
     edit_processor(untrained, image_processor_type="OneFormerImageProcessor", **settings)
     with pytest.raises(ModelError, match="its image_processor_type OneFormerImageProcessor is not known here"):
-        load_normalize(untrained)
+        load_processing(untrained)
     fetch.assert_not_called()
 
 
@@ -704,11 +705,11 @@ def test_a_large_network_is_not_tried_at_its_size(untrained, monkeypatch):
     edit_processor(untrained, size={"height": 8192, "width": 8192})
     made = Mock(wraps=PIL.Image.fromarray)
     monkeypatch.setattr("slimresnet.formats.image_processor.fromarray", made)
-    load_normalize(untrained)
+    load_processing(untrained)
     assert made.call_count == 3 and max(each.args[0].size for each in made.call_args_list) < 1 << 20
     edit_processor(untrained, resample=3)
     with pytest.raises(ModelError, match="makes other pixel_values"):
-        load_normalize(untrained)
+        load_processing(untrained)
 
 
 def test_a_processor_is_refused_by_every_tool(trained, tmp_path):

@@ -21,6 +21,7 @@ from slimresnet.api.predict import predict
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import shared_name
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.evaluation.merging import still_true
 from slimresnet.evaluation.protocol import Evaluation
 from slimresnet.evaluation.rows import count_test, free_prefix, is_fact_of_training, open_rows, unreserved
@@ -51,13 +52,13 @@ def recipe(tmp_path):
 
 
 def rows_like(recipe, asked_for, results=None, **settings):
-    return open_rows(asked_for, dataclasses.replace(recipe, **settings), recipe, results or {}, image_size=8)
+    return open_rows(asked_for, dataclasses.replace(recipe, **settings), recipe, results or {}, PixelFormat(8))
 
 
 @pytest.fixture
 def results(recipe):
     """What a run of the recipe records of its data."""
-    data = open_data(recipe, CPU, image_size=8)
+    data = open_data(recipe, CPU, PixelFormat(8))
     return {"train_data_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
 
 
@@ -72,13 +73,13 @@ def pictures(split, rows):
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_rows_of_training_validation_and_test_have_nothing_in_common(recipe, streaming):
-    data = open_data(dataclasses.replace(recipe, streaming=streaming), CPU, image_size=8)
+    data = open_data(dataclasses.replace(recipe, streaming=streaming), CPU, PixelFormat(8))
     trained, held_out = pictures(data.train, data.train_rows), pictures(data.train, data.validation_rows)
     assert len(trained) == 40 and len(held_out) == 20 and trained | held_out == {(0, row) for row in range(60)}
     assert pictures(data.test, data.test_rows) == {(2, row) for row in range(15)}
     for rows, expected in ((data.train_rows, [10, 10, 20]), (data.validation_rows, [5, 5, 10])):
         assert np.bincount(data.train.labels[rows]).tolist() == expected
-    fewer = open_data(dataclasses.replace(recipe, max_train_samples=7, max_eval_samples=4), CPU, image_size=8)
+    fewer = open_data(dataclasses.replace(recipe, max_train_samples=7, max_eval_samples=4), CPU, PixelFormat(8))
     assert (len(fewer.train_rows), len(fewer.validation_rows), len(fewer.test_rows)) == (7, 4, 4)
     assert set(fewer.train_rows) < set(data.train_rows) and set(fewer.validation_rows) < set(data.validation_rows)
 
@@ -95,7 +96,7 @@ def test_a_copy_of_the_training_split_is_no_test(recipe, tmp_path):
         shutil.copyfile(tmp_path / "pets/train.parquet", tmp_path / f"{split}.parquet")
     shutil.rmtree(tmp_path / "pets")
     with pytest.raises(RecipeError, match=r"--test_split test of .* holds the very images of the training split"):
-        open_data(dataclasses.replace(recipe, dataset_name=str(tmp_path)), CPU, image_size=8)
+        open_data(dataclasses.replace(recipe, dataset_name=str(tmp_path)), CPU, PixelFormat(8))
 
 
 # --- what --split means ---------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def test_splits_of_the_runs_own_data(recipe, results, asked_for, prefix, split, 
     assert rows.are_held_out == (asked_for == "held_out")
     assert pictures(rows.split, rows.rows) <= {(list(SIZES).index(split), row) for row in range(SIZES[split])}
     if asked_for == "held_out":
-        assert (rows.rows == open_data(recipe, CPU, image_size=8).validation_rows).all()
+        assert (rows.rows == open_data(recipe, CPU, PixelFormat(8)).validation_rows).all()
 
 
 def test_the_split_that_a_run_tests_on_is_called_test_whatever_its_name(recipe):
@@ -176,9 +177,9 @@ def test_another_column_or_revision_is_other_data_unless_its_content_is_known(re
 
 
 def test_of_a_model_without_a_recipe_nothing_is_known(recipe):
-    assert open_rows(None, recipe, None, {}, image_size=8).prefix == "pets_test"
+    assert open_rows(None, recipe, None, {}, PixelFormat(8)).prefix == "pets_test"
     with pytest.raises(RecipeError, match="not known to be its data"):
-        open_rows("held_out", recipe, None, {}, image_size=8)
+        open_rows("held_out", recipe, None, {}, PixelFormat(8))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_where_local_data_lies_is_nobodys_business(tmp_path, monkeypatch):
 
 def scored(recipe, **settings):
     """`score_finished` with a network that sees nothing."""
-    data = open_data(dataclasses.replace(recipe, **settings), CPU, image_size=8)
+    data = open_data(dataclasses.replace(recipe, **settings), CPU, PixelFormat(8))
     recipe = dataclasses.replace(recipe, **settings)
 
     def predict(network, split, rows, views):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 def logits(device, batch_size, layout=torch.channels_last):
     """Of 64 test images in every view, by the shipped network, whose logits are a trained network's."""
-    network, normalize = find_format("torch").open_network(PRETRAINED, trust_remote_code=False)
+    network, normalize, _ = find_format("torch").open_network(PRETRAINED, trust_remote_code=False)
     split = open_split(str(SAMPLE), "test", image_size=32, resident_on=torch.device(device))
     return predict_logits(
         network.to(device, memory_format=layout), split, np.arange(64), Loading(torch.device(device)),

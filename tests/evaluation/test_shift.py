@@ -19,6 +19,7 @@ from slimresnet.data.corruptions.standard import CORRUPTIONS, SEVERITIES, corrup
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.corrupted import CorruptedImages
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.evaluation import shift
 from slimresnet.evaluation.protocol import ScoredNetwork
@@ -234,7 +235,7 @@ def test_eval_scores_numpy_folders(trained, split, tmp_path):
 def test_numpy_files_that_are_refused(tmp_path):
     names = ["a", "b"]
     with pytest.raises(DatasetError, match=r"holds no \.npy files"):
-        open_arrays(tmp_path, 32, names)
+        open_arrays(tmp_path, PixelFormat(32), names)
     np.save(tmp_path / "fog.npy", np.zeros((4, 32, 32, 3), np.uint8))
     for labels, said in (
         (None, r"labels\.npy is missing"),
@@ -245,11 +246,11 @@ def test_numpy_files_that_are_refused(tmp_path):
         if labels is not None:
             np.save(tmp_path / "labels.npy", labels)
         with pytest.raises(DatasetError, match=said):
-            open_arrays(tmp_path, 32, names)
+            open_arrays(tmp_path, PixelFormat(32), names)
     np.save(tmp_path / "labels.npy", np.zeros(4, int))
     np.save(tmp_path / "fog.npy", np.zeros((4, 32, 32), np.uint8))
     with pytest.raises(DatasetError, match=r"fog\.npy must hold uint8 images"):
-        open_arrays(tmp_path, 32, names)
+        open_arrays(tmp_path, PixelFormat(32), names)
     (tmp_path / "fog.npy").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"fog\.npy is no NumPy array"):
-        open_arrays(tmp_path, 32, names)
+        open_arrays(tmp_path, PixelFormat(32), names)

@@ -38,7 +38,7 @@ from slimresnet.formats.onnx_float32 import ONNX, ONNX_FILE, export_onnx
 from slimresnet.formats.onnx_int8 import ONNX_INT8, QUANTIZED_ONNX_FILE, quantize_int8
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.torch_export import TORCH_EXPORT_FILE, export_torch
-from slimresnet.formats.trained import ModelError, fold_batchnorm, load_normalize
+from slimresnet.formats.trained import ModelError, fold_batchnorm, load_processing
 from slimresnet.hub.files import collect
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.run_folder.names import EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
@@ -147,7 +147,7 @@ opened = functools.cache(functools.partial(open_network, trust_remote_code=True)
 
 @torch.inference_mode()
 def logits(folder, pixels, backend, **flags):
-    network, normalize = opened(folder, backend, **flags)
+    network, normalize, _ = opened(folder, backend, **flags)
     return network(pixel_values=normalize(pixels)).logits
 
 
@@ -269,7 +269,7 @@ def test_a_graph_of_uint8_pixels_normalises_them_itself(trained, exported, pixel
     monkeypatch.setattr(onnx_int8, "SMALLEST_SHARE", 0)
     folder = export(trained, tmp_path / "uint8", "--uint8_pixels", *flags)
     backend = "torch_export" if "--format=torch_export" in flags else "onnxruntime"
-    network, normalize = open_network(folder, backend, trust_remote_code=True)
+    network, normalize, _ = open_network(folder, backend, trust_remote_code=True)
     assert normalize(pixels) is pixels
     for images in (pixels, resized(pixels[:20], 32, 48)):
         assert torch.allclose(network(pixel_values=images).logits, logits(exported, images, "torch"), atol=1e-4)
@@ -304,7 +304,7 @@ def test_ranges_come_from_training_images_and_checks_from_others(trained, tmp_pa
     split, recipe = open_split(str(SAMPLE), "train", image_size=32), read_recipe(trained)
     rows, validation = stratified_split(split.labels, recipe.validation_size, recipe.seed)
     [images] = split.images.read([rows])
-    expected = [image.numpy().tobytes() for image in load_normalize(trained)(images)]
+    expected = [image.numpy().tobytes() for image in load_processing(trained).normalize(images)]
     assert len(validation) and sorted(ranges + checked) == sorted(expected)  # each once: no image in both
     assert checked != expected[: len(checked)]  # but at random: a dataset may be sorted by class
     assert not set(checks[ONNX_FILE][0]) & set(expected)

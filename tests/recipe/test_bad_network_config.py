@@ -102,7 +102,7 @@ def test_damaged_files(tmp_path, data):
         ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels is 3, but id2label names 2"),
         ({"num_labels": 0}, "num_labels"),
         ({"num_labels": "3"}, "num_labels"),
-        ({"num_channels": 1}, "num_channels must be 3"),
+        ({"num_channels": 2}, "num_channels must be 3 for RGB images or 1 for grey ones, got 2"),
         ({"num_channels": 4}, "num_channels must be 3"),
         ({"out_indices": ["a"]}, "out_indices"),
         ({"out_indices": [1.0]}, "out_indices"),

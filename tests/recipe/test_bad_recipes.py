@@ -145,6 +145,8 @@ BOUNDS = {
     "temperature": (0.01, 100),
     "trivial_augment_translation": (0, 1024),
     "augmented_copies": (1, 64),
+    "image_size": (16, 256),
+    "num_channels": (1, 3),
     "seed": (0, 2**32 - 1),  # NumPy's
 }
 

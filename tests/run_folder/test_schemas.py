@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 from training_runs import evaluate_folder
 
 from slimresnet.evaluation import tta
-from slimresnet.formats.trained import ModelError, load_normalize
+from slimresnet.formats.trained import ModelError, load_processing
 from slimresnet.hub.files import collect
 from slimresnet.hub_errors import HubError
 from slimresnet.run_folder import schemas
@@ -135,5 +135,5 @@ def test_a_preprocessor_of_text(untrained, edit, said):
     file = untrained / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | edit))
     with pytest.raises(ModelError) as error:
-        load_normalize(untrained)
+        load_processing(untrained)
     assert said in str(error.value) and "preprocessor_config.json" in str(error.value)

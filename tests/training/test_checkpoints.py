@@ -48,8 +48,8 @@ DECISIVE = {
     "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
     "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
     "num_final_sam_epochs": 2, "ema_decay": 0.9, "ema_batchnorm": "recompute", "sync_batchnorm": True, "seed": 7,
-    "load_best_model_at_end": True, "balanced_sampling": True, "metric_for_best_model": "macro_f1",
-    "early_stopping_patience": 2, "early_stopping_threshold": 0.1,
+    "load_best_model_at_end": True, "resize_mode": "pad", "balanced_sampling": True,
+    "metric_for_best_model": "macro_f1", "early_stopping_patience": 2, "early_stopping_threshold": 0.1,
     "freeze": "stem", "trunk_learning_rate_factor": 0.1,
 }  # fmt: skip
 # … what only their last bits depend on, …
@@ -62,7 +62,8 @@ ROUNDING = {
 FREE = {
     "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
     "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
-    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "model_name_or_path": "elsewhere",
+    "config_name": "elsewhere", "image_size": 64, "num_channels": 1,
+    "teacher_name_or_path": "elsewhere", "model_name_or_path": "elsewhere",
     "tta": "flip", "temperature": 2.0,
     "calibration_run": "elsewhere",
     "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",

@@ -27,6 +27,7 @@ from slimresnet.data.loader import STOP_SIGNALS, Loading, load_batches
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.corrupted import CorruptedImages
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.recipe import hardware
 from slimresnet.recipe.checks import RecipeError
@@ -91,7 +92,7 @@ def test_all_that_goes_to_workers_can_go_to_another_process(tmp_path):
     photographs = with_photographs(open_photographs(tmp_path, 32))
     corruptions = {**CORRUPTIONS, **EXTRA_CORRUPTIONS, **photographs}
     sources = [CorruptedImages(split, name, each, 1, 0) for name, each in corruptions.items()]
-    sources += [split.images, open_arrays(tmp_path, 32, ["a", "b"])["fog"].images]
+    sources += [split.images, open_arrays(tmp_path, PixelFormat(32), ["a", "b"])["fog"].images]
     for source in sources:
         sent = multiprocessing.reduction.ForkingPickler.loads(multiprocessing.reduction.ForkingPickler.dumps(source))
         assert torch.equal(next(sent.read(BATCHES[:1])), next(source.read(BATCHES[:1])))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimresnet.data.corruptions.frost import cut_pieces, grow_ice
+from slimresnet.data.luma import luma
 
 SEVERITIES = range(1, 6)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -193,23 +194,25 @@ def _frost(
 
 def corrupt(pixels: Tensor, name: str, corruption: Corruption, severity: int, rows: np.ndarray, seed: int) -> Tensor:
     """
-    Corrupts a batch, each image by its own draw.
+    Corrupts a batch, each image by its own draw. Corruptions are those of colours: what they make of a grey image as
+    RGB turns grey again.
 
     Args:
-        pixels: uint8 `[B, 3, H, W]`.
+        pixels: uint8 `[B, C, H, W]`, RGB or grey.
         name: name of the corruption, for the draws.
         severity: 1–5.
         rows: row numbers of the images, int64 `[B]`.
 
     Returns:
-        uint8 `[B, 3, H, W]`.
+        uint8 `[B, C, H, W]`.
     """
     key = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity]).generate_state(2, np.uint64)
     generators = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row])) for row in rows]
-    images = pixels.permute(0, 2, 3, 1).numpy() / 255
+    images = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy() / 255
     corrupted = corruption(images, severity, generators).clip(0, 1)
     # Fractions are cut off, as in the published images. The tiny number keeps unchanged pixels unchanged.
-    return torch.from_numpy((255 * corrupted + 1e-6).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+    coloured = torch.from_numpy((255 * corrupted + 1e-6).astype(np.uint8)).permute(0, 3, 1, 2)
+    return (luma(coloured) if pixels.shape[1] == 1 else coloured).contiguous()
 
 
 def each(generators: Generators, draw: Callable[[np.random.Generator], np.ndarray | float]) -> np.ndarray:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import fromarray
 from torch import Tensor
 
+from slimresnet.data.sources.decoding import PixelFormat, pixels_of
 from slimresnet.data.sources.source import DatasetError, ImageSplit
-from slimresnet.data.transforms.resize import resize
 
 
 class ArrayImages:
@@ -16,17 +17,18 @@ class ArrayImages:
 
     uses_workers = True
 
-    def __init__(self, file: Path, image_size: int):
-        self._file, self._image_size = file, image_size
+    def __init__(self, file: Path, pixel_format: PixelFormat):
+        self._file, self._pixel_format = file, pixel_format
 
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """As `ImageSource.read`."""
         array = np.load(self._file, mmap_mode="r")
         for rows in batches:
-            yield resize(torch.from_numpy(array[rows]).permute(0, 3, 1, 2).contiguous(), self._image_size)
+            images = [pixels_of(fromarray(image), self._pixel_format) for image in array[rows]]
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def open_arrays(folder: Path, image_size: int, label_names: list[str]) -> dict[str, ImageSplit]:
+def open_arrays(folder: Path, pixel_format: PixelFormat, label_names: list[str]) -> dict[str, ImageSplit]:
     """
     The splits in a folder of NumPy files, by name.
 
@@ -52,7 +54,7 @@ def open_arrays(folder: Path, image_size: int, label_names: list[str]) -> dict[s
             )
         if labels.min() < 0 or labels.max() >= len(label_names):
             raise DatasetError(f"{labels_file} must hold class numbers in 0 … {len(label_names) - 1}.")
-        splits[name] = ImageSplit(labels.astype(np.int64), label_names, ArrayImages(file, image_size))
+        splits[name] = ImageSplit(labels.astype(np.int64), label_names, ArrayImages(file, pixel_format))
     return splits
 
 

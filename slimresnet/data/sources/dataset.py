@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from slimresnet.data.sources import hub_and_folder
+from slimresnet.data.sources.decoding import PixelFormat, ResizeMode
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.source import DatasetOpener, ImageSplit, SplitRequest
 from slimresnet.discovery import modules_of
@@ -20,6 +21,8 @@ def open_split(
     split: str,
     *,
     image_size: int,
+    resize_mode: ResizeMode = "squash",
+    num_channels: int = 3,
     config_name: str | None = None,
     revision: str | None = None,
     image_column: str | None = None,
@@ -30,13 +33,15 @@ def open_split(
     Opens a split and reads its labels; with `resident_on`, its images too, onto that device.
 
     Args:
+        image_size, resize_mode, num_channels: as in `PixelFormat`.
         resident_on: where to hold all images as one tensor; None to stream.
         all others: as in `SplitRequest`.
 
     Raises:
         DatasetError: no such dataset, split or column, or one that cannot be used.
     """
-    request = SplitRequest(dataset_name, split, image_size, config_name, revision, image_column, label_column)
+    pixel_format = PixelFormat(image_size, resize_mode, num_channels)
+    request = SplitRequest(dataset_name, split, pixel_format, config_name, revision, image_column, label_column)
     opened = find_opener(dataset_name).open_split(request)
     if resident_on is None:
         return opened

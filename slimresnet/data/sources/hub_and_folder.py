@@ -15,7 +15,7 @@ from slimresnet.data.sources.checks import (
     place_checker,
     read_labels,
 )
-from slimresnet.data.sources.decoding import decode_image
+from slimresnet.data.sources.decoding import PixelFormat, decode_image
 from slimresnet.data.sources.diagnosis import explain_columns
 from slimresnet.data.sources.rows import EncodedRows, find_column, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
@@ -26,8 +26,8 @@ class StreamedImages:
 
     uses_workers = True
 
-    def __init__(self, rows: EncodedRows, num_rows: int, image_size: int):
-        self._rows, self._num_rows, self._image_size = rows, num_rows, image_size
+    def __init__(self, rows: EncodedRows, num_rows: int, pixel_format: PixelFormat):
+        self._rows, self._num_rows, self._pixel_format = rows, num_rows, pixel_format
 
     def read(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """
@@ -63,7 +63,7 @@ class StreamedImages:
 
     def _decode(self, encoded: dict | None, row: int) -> np.ndarray:
         try:
-            return decode_image(encoded, self._image_size)
+            return decode_image(encoded, self._pixel_format)
         except ValueError as error:
             file = f", {encoded['path']}," if encoded and encoded["path"] else ""
             raise DatasetError(
@@ -94,7 +94,7 @@ def open_split(request: SplitRequest) -> ImageSplit:
     check_numbering(builder, files, label_column, label_names)
     rows = EncodedRows(stream, image_column, description)
     found = read_labels(rows, label_column, label_names, place_checker(builder, request.dataset_name))
-    images = StreamedImages(rows, len(found.labels), request.image_size)
+    images = StreamedImages(rows, len(found.labels), request.pixel_format)
     return ImageSplit(found.labels, label_names, images, found.fingerprint, found.contents, found.headers)
 
 

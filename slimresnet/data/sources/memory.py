@@ -22,7 +22,7 @@ class ResidentImages:
         device: device of the tensor.
 
     Attributes:
-        pixels: uint8 `[num_rows, 3, image_size, image_size]`.
+        pixels: uint8 `[num_rows, num_channels, image_size, image_size]`.
     """
 
     uses_workers = False

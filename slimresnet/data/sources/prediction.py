@@ -13,7 +13,7 @@ from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.builder import open_builder
 from slimresnet.data.sources.checks import place_checker
 from slimresnet.data.sources.dataset import find_opener
-from slimresnet.data.sources.decoding import decode_image, resized
+from slimresnet.data.sources.decoding import PixelFormat, decode_image, pixels_of
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
 from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
 from slimresnet.data.sources.pickles import read_pickle
@@ -25,7 +25,7 @@ _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
 class NamedImage(NamedTuple):
-    """An image's name, and its RGB pixels, uint8 `[image_size, image_size, 3]`, or the reason why there are none."""
+    """An image's name, and its pixels, uint8 `[image_size, image_size, num_channels]`, or why there are none."""
 
     name: str
     pixels: np.ndarray | None
@@ -49,7 +49,7 @@ class Images:
 
 def open_images(
     source: str,
-    image_size: int,
+    pixel_format: PixelFormat,
     *,
     split: str = "test",
     config_name: str | None = None,
@@ -62,6 +62,7 @@ def open_images(
         source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
             if it has some; a dataset on the Hub or of another source; or a pickle of a dict of `data`, uint8
             `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
+        pixel_format: what pictures are made into.
         split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
 
     Raises:
@@ -69,20 +70,22 @@ def open_images(
     """
     opener = find_opener(source)
     if opener is not hub_and_folder:
-        return _from_split(opener.open_split(SplitRequest(source, split, image_size, config_name, None, image_column)))
+        return _from_split(
+            opener.open_split(SplitRequest(source, split, pixel_format, config_name, None, image_column))
+        )
     path = Path(source)
     try:
         if path.is_dir():
             folder = read_folder(path)
             if any(extension(name) == ".parquet" for name in folder.visible):
-                return _from_dataset(source, image_size, split, config_name, image_column)
-            return _from_folder(folder, image_size)
+                return _from_dataset(source, pixel_format, split, config_name, image_column)
+            return _from_folder(folder, pixel_format)
         if path.is_file():
             with path.open("rb") as file:
                 is_pickle = file.read(1) == _PICKLE_START
             if is_pickle:
-                return _from_pickle(path, image_size)
-            return Images(iter([_from_file(path, printable(path.name), image_size)]), 1)
+                return _from_pickle(path, pixel_format)
+            return Images(iter([_from_file(path, printable(path.name), pixel_format)]), 1)
     except OSError as error:
         raise DatasetError(f"INPUT {source} cannot be read ({error.filename}: {error.strerror}).") from error
     if path.exists():
@@ -92,21 +95,21 @@ def open_images(
             f"INPUT {source} is not there{nearest(source)}: give an image, a folder of them or of Parquet files, a "
             "dataset on the Hub, or a Kaggle pickle."
         )
-    return _from_dataset(source, image_size, split, config_name, image_column)
+    return _from_dataset(source, pixel_format, split, config_name, image_column)
 
 
-def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
+def _from_file(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
     if not file.is_file():  # reading from a pipe would wait for ever
         return NamedImage(name, None, "it is no file, or a link to none")
     try:
-        return NamedImage(name, decode_image({"bytes": file.read_bytes(), "path": None}, image_size))
+        return NamedImage(name, decode_image({"bytes": file.read_bytes(), "path": None}, pixel_format))
     except OSError as error:
         return NamedImage(name, None, error.strerror or str(error))
     except ValueError as error:
         return NamedImage(name, None, str(error))
 
 
-def _from_folder(folder: Folder, image_size: int) -> Images:
+def _from_folder(folder: Folder, pixel_format: PixelFormat) -> Images:
     pictures = [name for name in folder.visible if is_picture(name)]
     others = [name for name in folder.names if name not in {*pictures}]
     others += [f"{name}/" for name in folder.subfolders if is_hidden(f"{name}/")]
@@ -119,14 +122,14 @@ def _from_folder(folder: Folder, image_size: int) -> Images:
         )
     passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
     return Images(
-        (_from_file(folder.path / name, printable(name), image_size) for name in pictures),
+        (_from_file(folder.path / name, printable(name), pixel_format) for name in pictures),
         len(pictures),
         kinds and passed_over,
     )
 
 
 def _from_dataset(
-    source: str, image_size: int, split: str, config_name: str | None, image_column: str | None
+    source: str, pixel_format: PixelFormat, split: str, config_name: str | None, image_column: str | None
 ) -> Images:
     description = f"split {split!r} of {source}"
     builder = open_builder(source, config_name, flag="INPUT")
@@ -140,7 +143,7 @@ def _from_dataset(
             for row, image in enumerate(table[image_column].to_pylist(), start=first):
                 check_place(image, f"row {row} of {description}")
                 try:
-                    yield NamedImage(str(row), decode_image(image, image_size))
+                    yield NamedImage(str(row), decode_image(image, pixel_format))
                 except ValueError as error:
                     yield NamedImage(str(row), None, str(error))
 
@@ -155,7 +158,7 @@ def _from_split(split: ImageSplit) -> Images:
     return Images(named, len(rows))
 
 
-def _from_pickle(file: Path, image_size: int) -> Images:
+def _from_pickle(file: Path, pixel_format: PixelFormat) -> Images:
     try:
         content = read_pickle(file)
     except (OSError, ValueError) as error:
@@ -180,7 +183,10 @@ def _from_pickle(file: Path, image_size: int) -> Images:
 
     def read() -> Iterator[NamedImage]:
         for name, pixels in zip(names, data, strict=True):
-            yield NamedImage(name, resized(fromarray(pixels), image_size))
+            try:
+                yield NamedImage(name, pixels_of(fromarray(pixels), pixel_format))
+            except ValueError as error:
+                yield NamedImage(name, None, str(error))
 
     return Images(read(), len(data))
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.errors import SlimResNetError
 
 
@@ -35,7 +36,7 @@ class ImageSource(Protocol):
             batches: row numbers, int64 `[B]` each. A row may come several times, in one batch too.
 
         Yields:
-            RGB pixels, uint8 `[B, 3, image_size, image_size]`, for each batch.
+            Pixels, uint8 `[B, num_channels, image_size, image_size]`, for each batch.
 
         Raises:
             DatasetError: an image cannot be read; the message has its row number.
@@ -89,14 +90,14 @@ class SplitRequest:
     Attributes:
         dataset_name: a dataset on the Hub, a local folder, or what else a source recognises.
         split: name of the split, such as `"train"`, or a sum of names, such as `"train+test"`.
-        image_size: height and width in pixels that images are resized to (bilinear) where they differ.
+        pixel_format: what pictures are made into.
         config_name, revision: as `datasets.load_dataset` takes them.
         image_column, label_column: names of the columns; None for the only one that holds images, class labels.
     """
 
     dataset_name: str
     split: str
-    image_size: int
+    pixel_format: PixelFormat
     config_name: str | None = None
     revision: str | None = None
     image_column: str | None = None

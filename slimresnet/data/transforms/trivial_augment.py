@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from slimresnet.data.corruptions.standard import BLURS
 from slimresnet.data.device import to_device
+from slimresnet.data.luma import luma
 from slimresnet.data.randomness import Draws, JoinedDraws
 from slimresnet.data.transforms.transform import ImageTransform
 
@@ -25,15 +26,13 @@ MAX_TRANSLATION = 32  # pixels
 MAX_ROTATION = 135  # degrees
 MAX_ENHANCEMENT = 0.99  # around a factor of 1, which changes nothing
 MAX_LOST_BITS = 6
-# Red, green and blue in ITU-R 601-2 luma, in 1/65536 as Pillow counts.
-LUMA = np.array([19595, 38470, 7471], dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class TrivialAugment(ImageTransform):
     """
     Attributes:
-        trivial_augment: whether each sample goes through one of the operations; for RGB.
+        trivial_augment: whether each sample goes through one of the operations. `color` leaves grey ones as they are.
         trivial_augment_translation: pixels that a sample is moved by at most. The paper's 32 moves some images of
             CIFAR-10 out of sight. The authors' code moves them by up to 10 or 14.4 in the spaces of AutoAugment and
             RandAugment.
@@ -64,7 +63,7 @@ def trivial_augment(pixels: Tensor, drawn: np.ndarray, translation: int = MAX_TR
     One operation a sample.
 
     Args:
-        pixels: uint8 RGB `[B, 3, H, W]`.
+        pixels: uint8 `[B, C, H, W]`, RGB or grey.
         drawn: uniform numbers in [0, 1) for the operation and its level, `[B, 2]`.
         translation: pixels that a translation at level 1 moves the image by.
 
@@ -90,7 +89,7 @@ def identity(pixels: Tensor, level: Tensor) -> Tensor:
     Return the images unchanged.
 
     Args, of each operation:
-        pixels: uint8 RGB `[N, 3, H, W]`.
+        pixels: uint8 `[N, C, H, W]`, RGB or grey.
         level: in [-1, 1], float32 `[N, 1, 1, 1]`; operations without a direction use its magnitude.
     """
     return pixels
@@ -136,12 +135,12 @@ def brightness(pixels: Tensor, level: Tensor) -> Tensor:
 
 def color(pixels: Tensor, level: Tensor) -> Tensor:
     """Away from grey or towards it, pixel by pixel."""
-    return _enhance(pixels, _luma(pixels), level)
+    return _enhance(pixels, luma(pixels), level)
 
 
 def contrast(pixels: Tensor, level: Tensor) -> Tensor:
     """Away from the image's mean grey or towards it."""
-    mean = _luma(pixels).float().mean(dim=(1, 2, 3), keepdim=True).add_(0.5).to(pixels.dtype)
+    mean = luma(pixels).float().mean(dim=(1, 2, 3), keepdim=True).add_(0.5).to(pixels.dtype)
     return _enhance(pixels, mean, level)
 
 
@@ -223,9 +222,3 @@ def _enhance(pixels: Tensor, degenerate: Tensor, level: Tensor) -> Tensor:
     """A factor of up to 0.99 less, or more, of what sets the image apart from a degenerate one."""
     base = degenerate.float()
     return (base + (1 + MAX_ENHANCEMENT * level) * (pixels - base)).clamp_(0, 255).to(pixels.dtype)
-
-
-def _luma(pixels: Tensor) -> Tensor:
-    """Grey values, uint8 `[N, 1, H, W]`."""
-    weighted = pixels.int() * to_device(LUMA, pixels.device).view(-1, 1, 1)
-    return ((weighted.sum(dim=1, keepdim=True) + 0x8000) >> 16).to(pixels.dtype)

@@ -73,6 +73,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.network, self.name, self.is_local = network, name, is_local
         self.num_parameters, self.digest = num_parameters, digest
+        self._num_channels = len(student.mean)
         self._side = None if view.side == student.side else view.side
         in_order = list(order) == list(range(len(order)))
         self.register_buffer("order", None if in_order else torch.tensor(order))
@@ -86,11 +87,12 @@ class Teacher(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits `[B, num_labels]` for the student's `pixel_values`, float32 `[B, 3, H, W]`."""
+        """Logits `[B, num_labels]` for the student's `pixel_values`, float32 `[B, C, H, W]`."""
         if self._side is not None:
             pixel_values = F.interpolate(pixel_values, (self._side, self._side), mode="bilinear", antialias=True)
         if self.scale is not None:
             pixel_values = pixel_values * self.scale + self.shift
+        pixel_values = pixel_values.expand(-1, 3, -1, -1)  # of a grey image; a teacher of one channel mixes them again
         logits = self.network(pixel_values=pixel_values).logits
         return logits if self.order is None else logits.index_select(1, self.order)
 
@@ -102,7 +104,7 @@ class Teacher(nn.Module):
         """Multiply-adds for an image that the student sees in `image_size` pixels a side; counted on the CPU, once."""
         if image_size not in self._multiply_adds:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self(torch.zeros(1, 3, image_size, image_size))
+                self(torch.zeros(1, self._num_channels, image_size, image_size))
             self._multiply_adds[image_size] = counter.get_total_flops() // 2
         return self._multiply_adds[image_size]
 
