@@ -16,6 +16,7 @@ from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
 from slimresnet.evaluation.rows import HELD_OUT, VALIDATION, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
+from slimresnet.evaluation.thresholds import held_out_prefix
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import find_folder, label_names, load_config, weights_digest
@@ -151,7 +152,8 @@ def _score(
         normalize=normalize,
     )
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
-    network = ScoredNetwork(predict, format.scored_as, precision)
+    thresholds_from = held_out_prefix(format.scored_as, format.is_quantized)
+    network = ScoredNetwork(predict, format.scored_as, precision, thresholds_from)
     names = label_names(config)
     image_size, tta = config.image_size, scoring.tta
     with accelerator.autocast():
