@@ -44,7 +44,11 @@ SYNONYMS = {
 
 def add_model(group: Group) -> None:
     """The trained network, as the first word of the command line."""
-    group.add_argument("model", metavar="MODEL", help="A folder that train.py, transformers' Trainer or save_pretrained wrote, or a model on the Hub.")
+    group.add_argument(
+        "model",
+        metavar="MODEL",
+        help="A folder that train.py, transformers' Trainer or save_pretrained wrote, or a model on the Hub.",
+    )
 
 
 def add_network_flags(group: Group) -> None:

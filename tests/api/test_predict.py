@@ -48,23 +48,6 @@ def predict(folder, source, output, *flags):
         return list(csv.reader(file))
 
 
-@pytest.fixture(scope="module")
-def pixels():
-    """Twelve images of the sample, uint8 `[12, 3, 32, 32]`."""
-    return next(open_split(str(SAMPLE), "test", image_size=32).images.read([np.arange(12)]))
-
-
-@pytest.fixture
-def pictures(tmp_path, pixels):
-    """The same as a folder of PNG files."""
-    folder = tmp_path / "pictures"
-    (folder / "more").mkdir(parents=True)
-    for number, image in enumerate(pixels):
-        name = f"more/{number:02}.png" if number > 8 else f"{number:02}.png"
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
-    return folder
-
-
 def reference(folder, pixels, policy="none"):
     """Probabilities by hand."""
     model, normalize = load_model(folder), load_normalize(folder)
