@@ -1,6 +1,7 @@
 """A trained network as files that need no class of this project."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -25,7 +26,7 @@ from slimresnet.formats.trained import (
     load_normalize,
     weights_digest,
 )
-from slimresnet.recipe.reading import read_recipe, read_recipe_with
+from slimresnet.recipe.reading import read_recipe, read_recipe_with, refuse_unknown_data
 from slimresnet.recipe.settings import TRAIN_SPLIT
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
@@ -186,10 +187,14 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
 
     Raises:
         DatasetError: the data cannot be read.
+        RecipeError: nobody says which data.
         ExportError: there are fewer than two images.
     """
+    refuse_unknown_data(folder, data.get("dataset_name"))
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
+    if run_recipe is None:  # nothing is known to have been held out
+        recipe = replace(recipe, validation_size=0)
     results = read_json(folder / RESULTS_NAME)
     scored = open_rows(TRAIN_SPLIT, recipe, run_recipe, results, load_config(folder).image_size)
     split = scored.split

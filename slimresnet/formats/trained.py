@@ -18,10 +18,10 @@ from slimresnet.errors import SlimResNetError
 from slimresnet.formats.image_processor import normalize_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
-from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
+from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 
-OF_TRAIN = "give a folder that train.py wrote"
+OF_TRAIN = "give a folder that train.py, transformers' Trainer or save_pretrained wrote"
 
 
 class ModelError(SlimResNetError):
@@ -202,6 +202,13 @@ def load_normalize(folder: Path) -> Callable[[Tensor], Tensor]:
             (bilinear), rescale and normalise.
     """
     image_size = load_config(folder).image_size
+    if not (folder / PREPROCESSOR_NAME).is_file():
+        size = f'{{"height": {image_size}, "width": {image_size}}}'
+        raise ModelError(
+            f"MODEL {folder} has no {PREPROCESSOR_NAME}, and only who trained it knows how pixels were normalised: "
+            f"save that there, ViTImageProcessor(size={size}, image_mean=[…], image_std=[…]).save_pretrained("
+            f'"{folder}"), with the mean and the standard deviation of training.'
+        )
     try:
         return normalize_of(folder, image_size)
     except Exception as error:  # each processor has its own
