@@ -162,6 +162,25 @@ def untrained(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="session")
+def pixels():
+    """Twelve images of the sample, uint8 `[12, 3, 32, 32]`."""
+    from slimresnet.data.sources.dataset import open_split
+
+    return next(open_split(str(SAMPLE), "test", image_size=32).images.read([np.arange(12)]))
+
+
+@pytest.fixture
+def pictures(tmp_path, pixels):
+    """The same as a folder of PNG files."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, image in enumerate(pixels):
+        name = f"more/{number:02}.png" if number > 8 else f"{number:02}.png"
+        PILImage.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+    return folder
+
+
 def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
     """Changes the weights of a folder in place."""
     tensors = load_file(folder / "model.safetensors")

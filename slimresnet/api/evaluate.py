@@ -17,13 +17,14 @@ from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
 from slimresnet.evaluation.rows import HELD_OUT, ScoredRows, open_rows
 from slimresnet.evaluation.shift import EXTRA, STANDARD, open_corruptions, score_arrays, score_corruptions
+from slimresnet.evaluation.thresholds import held_out_prefix
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import find_folder, label_names, load_config, weights_digest
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
-from slimresnet.recipe.reading import read_recipe, read_recipe_with
+from slimresnet.recipe.reading import read_recipe, read_recipe_with, refuse_unknown_data
 from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
@@ -60,7 +61,7 @@ def evaluate(
     The process is left as it was. Under `accelerate launch` every process calls this and gets the whole result.
 
     Args:
-        model: a folder that `train` wrote, or a model on the Hub.
+        model: a folder that `train`, transformers' `Trainer` or `save_pretrained` wrote, or a model on the Hub.
         output_dir: gets the figures beside those that stay true, on the first process; None writes nothing.
         on_scored: called with the result on the first process, before anything is written.
 
@@ -72,6 +73,8 @@ def evaluate(
     folder, output_dir = find_folder(model), None if output_dir is None else Path(output_dir)
     weights = weights_digest(folder)
     check_output_dir(output_dir, weights)
+    if shift in (None, STANDARD, EXTRA):
+        refuse_unknown_data(folder, dataset_name)
     recipe = read_recipe_with(
         folder, dataset_name=dataset_name, dataset_config_name=dataset_config_name, dataset_revision=dataset_revision,
         image_column_name=image_column_name, label_column_name=label_column_name, max_eval_samples=max_eval_samples,
@@ -152,7 +155,8 @@ def _score(
         normalize=normalize,
     )
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
-    network = ScoredNetwork(predict, format.scored_as, precision)
+    thresholds_from = held_out_prefix(format.scored_as, format.is_quantized)
+    network = ScoredNetwork(predict, format.scored_as, precision, thresholds_from)
     names = label_names(config)
     tta = scoring.tta
     with accelerator.autocast():
@@ -160,6 +164,8 @@ def _score(
             arrays = Path(scoring.shift)
             return score_arrays(network, arrays, open_arrays(arrays, pixel_format, names), tta=tta)
         scored = _open_rows(scoring.split, folder, recipe, names, pixel_format)
+        if scored.split.label_names != names:
+            accelerator.print(f"MODEL does not name its classes: they are taken for those of {recipe.dataset_name}")
         there = read_json(output_dir / RESULTS_NAME) if output_dir else {}
         if scoring.shift is None:
             of_model = read_json(folder / RESULTS_NAME)
@@ -176,13 +182,14 @@ def _open_rows(
     split: str | None, folder: Path, recipe: Recipe, names: list[str], pixel_format: PixelFormat
 ) -> ScoredRows:
     """
-    The rows to score, of classes that the model has.
+    The rows to score, of classes that the model has, or as many as it has where it does not name them.
 
     Raises:
         RecipeError: the data names other classes.
     """
     of_run = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
     scored = open_rows(split, recipe, of_run, read_json(folder / RESULTS_NAME), pixel_format)
-    if scored.split.label_names != names:
+    is_unnamed = names == [f"LABEL_{label}" for label in range(len(scored.split.label_names))]  # as transformers does
+    if scored.split.label_names != names and not is_unnamed:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
     return scored

@@ -24,7 +24,7 @@ from slimresnet.formats.trained import (
     load_processing,
     weights_digest,
 )
-from slimresnet.recipe.reading import read_recipe, read_recipe_with
+from slimresnet.recipe.reading import read_recipe, read_recipe_with, refuse_unknown_data
 from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import explain
@@ -184,10 +184,14 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
 
     Raises:
         DatasetError: the data cannot be read.
+        RecipeError: nobody says which data.
         ExportError: there are fewer than two images.
     """
+    refuse_unknown_data(folder, data.get("dataset_name"))
     recipe = read_recipe_with(folder, **data)
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
+    if run_recipe is None:  # nothing is known to have been held out
+        recipe = replace(recipe, validation_size=0)
     results = read_json(folder / RESULTS_NAME)
     pixel_format = replace(load_processing(folder).pixel_format, num_channels=3)  # what a graph takes
     found = open_training_rows(recipe, run_recipe, results, pixel_format)

@@ -9,8 +9,8 @@ from slimresnet.formats.format import ExportError
 from slimresnet.formats.registry import exported_files, scored_file
 from slimresnet.formats.trained import refuse_another_model, weights_digest
 from slimresnet.hub.card import is_edited, renew_model_card, say_if_edited
-from slimresnet.hub.files import shared_files
-from slimresnet.run_folder.changes import Change, change, foreign, recorded
+from slimresnet.hub.files import model_code, shared_files
+from slimresnet.run_folder.changes import Change, change, foreign, is_run, recorded
 from slimresnet.run_folder.names import CARD_NAME, EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.ownership import own, refuse_if_owned
 from slimresnet.run_folder.reading import read_json
@@ -74,6 +74,8 @@ def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: d
         if output_dir.resolve() != folder.resolve():
             shared = (file for file in shared_files(folder) if scored_file(file.name) is None)
             files |= {file.relative_to(folder).as_posix(): file for file in shared}
+            if not is_run(folder):  # its Python files may be anybody's
+                files |= model_code()
             if (output_dir / RESULTS_NAME).is_file():
                 files.pop(RESULTS_NAME, None)
             else:

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -12,21 +13,39 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.api.arguments import check_choice, check_precision
-from slimresnet.data.sources.prediction import Images, NamedImage, open_images
+from slimresnet.api.prediction_files import (
+    MOST_ROWS,
+    UNKNOWN,
+    Batch,
+    TerminalTable,
+    Write,
+    check_embeddings_file,
+    name_of,
+    open_embeddings,
+    open_table,
+)
+from slimresnet.data.sources.prediction import Images, NamedImage
+from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
-from slimresnet.evaluation.spreadsheet import TableWriter
+from slimresnet.evaluation.thresholds import PRECISIONS, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
-from slimresnet.formats.format import Runnable
+from slimresnet.formats.format import Format, Runnable
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import check_finite, find_folder, label_names
+from slimresnet.formats.trained import ModelError, check_finite, find_folder, label_names
+from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import check_range
-from slimresnet.run_folder.writing import check_output_file, is_standard_output, open_output
+from slimresnet.run_folder.names import RESULTS_NAME
+from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.writing import check_output_file, is_standard_output
 
 LABELS = ("numbers", "names")
+IDS = ("path", "stem")
+COLUMNS = ("ID", "Labels")
 PREDICTION_PRECISIONS = ("no", "bf16")
 """Values of `mixed_precision` that a network predicts in."""
 
@@ -37,15 +56,17 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: name of the image: a path in a folder, a row in a dataset, or an id in a pickle.
-        label: number of the class with the largest logit.
-        label_name: name of the class with the largest logit.
+        label: number of the class with the largest logit; -1 where no class reaches the threshold.
+        label_name: name of the class with the largest logit; `"unknown"` where no class reaches the threshold.
         probabilities: a probability for each class, float32 `[num_labels]`, 0–1.
+        embedding: the network's pooled features, float32 `[hidden_sizes[-1]]`; None where nobody asked for them.
     """
 
     name: str
     label: int
     label_name: str
     probabilities: np.ndarray
+    embedding: np.ndarray | None = None
 
 
 class Predictions(Sequence[Prediction]):
@@ -55,8 +76,9 @@ class Predictions(Sequence[Prediction]):
     Attributes:
         names: names of the images.
         label_names: names of the classes, in the order of their numbers.
-        labels: class numbers, int64 `[N]`.
+        labels: class numbers, int64 `[N]`; -1 where no class reaches the threshold.
         probabilities: float32 `[N, num_labels]`, 0–1.
+        embeddings: float32 `[N, hidden_sizes[-1]]`; None where nobody asked for them.
         skipped: the images that could not be decoded, each with its `name` and the `reason`.
     """
 
@@ -67,9 +89,10 @@ class Predictions(Sequence[Prediction]):
         labels: np.ndarray,
         probabilities: np.ndarray,
         skipped: list[NamedImage],
+        embeddings: np.ndarray | None = None,
     ):
         self.names, self.label_names, self.skipped = names, label_names, skipped
-        self.labels, self.probabilities = labels, probabilities
+        self.labels, self.probabilities, self.embeddings = labels, probabilities, embeddings
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,28 +105,29 @@ class Predictions(Sequence[Prediction]):
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         label = int(self.labels[index])
-        return Prediction(self.names[index], label, self.label_names[label], self.probabilities[index])
+        embedding = None if self.embeddings is None else self.embeddings[index]
+        return Prediction(
+            self.names[index], label, name_of(label, self.label_names), self.probabilities[index], embedding
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {len(self):,} images, {len(self.skipped):,} skipped"
 
 
-class Batch(NamedTuple):
-    """Names of images, their class numbers, int64 `[B]`, and probabilities, float32 `[B, num_labels]`."""
-
-    names: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-
 def predict(
     model: str | Path,
-    input: str | Path,
+    input: Input,
     *,
     output: str | Path | None = None,
+    embeddings: bool | str | Path = False,
+    threshold: float | None = None,
+    target_precision: float | None = None,
     tta: str = "none",
     labels: str = "numbers",
     probabilities: bool = False,
+    columns: Sequence[str] = COLUMNS,
+    id: str = "path",
+    natural_order: bool = False,
     backend: str = "torch",
     quantized: bool = False,
     trust_remote_code: bool = False,
@@ -111,6 +135,7 @@ def predict(
     split: str = "test",
     dataset_config_name: str | None = None,
     image_column_name: str | None = None,
+    id_column_name: str | None = None,
     per_device_eval_batch_size: int | None = None,
     mixed_precision: str = "no",
 ) -> Predictions:
@@ -118,102 +143,264 @@ def predict(
     Predicts the class of images, on a GPU where there is one.
 
     Args:
-        model: a folder that training wrote, or the name of a model on the Hub.
-        input: an image file, a folder of them or of Parquet files, a dataset on the Hub, or a Kaggle pickle.
+        model: a folder of trained weights, or the name of a model on the Hub.
+        input: an image file, a folder of them or of Parquet files, a pattern of paths, a dataset on the Hub, or a
+            Kaggle pickle; an image of Pillow's, the bytes of an image file, pixels, uint8 `[H, W, 3]` or `[H, W]`; a
+            `datasets.Dataset`, or a column of one; or a list of any of these.
         output: a CSV to write, a row an image. An earlier file stays until the new one is complete.
+        embeddings: True keeps the pooled features of each image in the result; a path is a Parquet file to write them
+            to. With test-time augmentation they are the mean of the views', as the logits are.
+        threshold: probability, 0–1, which the class of an image has to reach. Below it the class is -1, `"unknown"`.
+        target_precision: one of `slimresnet.evaluation.thresholds.PRECISIONS`; takes the threshold that gave this
+            share of right answers on the held-out images of the model's run.
         tta: test-time augmentation, one of `slimresnet.evaluation.tta.POLICIES`.
         labels: what the CSV has for a class, `"numbers"` or `"names"`.
         probabilities: whether the CSV has a column for each class.
+        columns: the CSV's headings of the image and of the class.
+        id: what an image file is called, by its `"path"` or by the `"stem"` of its name, without folder and ending.
+        natural_order: takes image files in the order of the numbers in their names, 2.png before 10.png.
         backend: what runs the network, one of `slimresnet.formats.registry.backend_choices()`.
         quantized: whether the backend runs the int8 file.
         trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
         skip_errors: whether images that cannot be decoded are left out.
         split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset.
+        id_column_name: column that names the rows of a dataset; None for their numbers.
         per_device_eval_batch_size: number of images that the network takes at once; None for 128, and
             on a CUDA GPU for as many as have the pixels of 1,000 of 32 × 32.
         mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
 
     Raises:
         SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
-            decoded, logits are not finite, or `output` cannot be written to.
+            decoded, logits are not finite, or a file cannot be written to.
     """
-    kept: list[Batch] = []
-    names, skipped = write_predictions(
-        model, input, output=output, tta=tta, labels=labels, probabilities=probabilities, backend=backend,
-        quantized=quantized, trust_remote_code=trust_remote_code, skip_errors=skip_errors, split=split,
-        dataset_config_name=dataset_config_name, image_column_name=image_column_name,
-        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision, take=kept.append,
+    asked = Asked(
+        model, input, output=output, embeddings=embeddings, threshold=threshold, target_precision=target_precision,
+        tta=tta, labels=labels, probabilities=probabilities, columns=columns, id=id, natural_order=natural_order,
+        backend=backend, quantized=quantized, trust_remote_code=trust_remote_code, skip_errors=skip_errors, split=split,
+        dataset_config_name=dataset_config_name, image_column_name=image_column_name, id_column_name=id_column_name,
+        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision,
     )  # fmt: skip
+    kept: list[Batch] = []
+    keeps_embeddings = embeddings is True
+    work = _predict_into(
+        asked, lambda batch: kept.append(batch if keeps_embeddings else batch._replace(embeddings=None))
+    )
+    pooled = [batch.embeddings for batch in kept if batch.embeddings is not None]
     return Predictions(
         [name for batch in kept for name in batch.names],
-        names,
+        work.label_names,
         np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
-        np.concatenate([np.zeros((0, len(names)), np.float32), *(batch.probabilities for batch in kept)]),
-        skipped,
+        np.concatenate([np.zeros((0, len(work.label_names)), np.float32), *(batch.probabilities for batch in kept)]),
+        work.images.skipped,
+        np.concatenate([np.zeros((0, work.embedding_size), np.float32), *pooled]) if keeps_embeddings else None,
     )
 
 
-def write_predictions(
-    model: str | Path,
-    input: str | Path,
-    *,
-    output: str | Path | None,
-    tta: str,
-    labels: str,
-    probabilities: bool,
-    backend: str,
-    quantized: bool,
-    trust_remote_code: bool,
-    skip_errors: bool,
-    split: str,
-    dataset_config_name: str | None,
-    image_column_name: str | None,
-    per_device_eval_batch_size: int | None,
-    mixed_precision: str,
-    take: Callable[[Batch], None] = lambda batch: None,
-) -> tuple[list[str], list[NamedImage]]:
+@dataclass(frozen=True)
+class Asked:
+    """What is predicted, how, and where it goes; as the arguments of `predict`, and as the flags of predict.py."""
+
+    model: str | Path
+    input: Input
+    output: str | Path | None
+    embeddings: bool | str | Path
+    threshold: float | None
+    target_precision: float | None
+    tta: str
+    labels: str
+    probabilities: bool
+    columns: Sequence[str]
+    id: str
+    natural_order: bool
+    backend: str
+    quantized: bool
+    trust_remote_code: bool
+    skip_errors: bool
+    split: str
+    dataset_config_name: str | None
+    image_column_name: str | None
+    id_column_name: str | None
+    per_device_eval_batch_size: int | None
+    mixed_precision: str
+
+    @property
+    def table(self) -> Path | None:
+        """The CSV, if there is one."""
+        return None if self.output is None else Path(self.output)
+
+    @property
+    def embeddings_file(self) -> Path | None:
+        """The Parquet file, if there is one."""
+        return None if isinstance(self.embeddings, bool) else Path(self.embeddings)
+
+    @property
+    def reading(self) -> Reading:
+        """How the input is read."""
+        return Reading(
+            self.split, self.dataset_config_name, self.image_column_name, self.id_column_name, self.natural_order,
+            stems=self.id == "stem",
+        )  # fmt: skip
+
+    def check(self) -> Format:
+        """
+        Checks arguments before any file is read; returns the format that the network runs in.
+
+        Raises:
+            ModelError: the backend is unknown, or has no quantised format.
+            RecipeError: a value is unknown, or two arguments contradict each other.
+            FolderError: a file cannot be written to.
+        """
+        check_choice("tta", self.tta, POLICIES)
+        check_choice("labels", self.labels, LABELS)
+        check_choice("id", self.id, IDS)
+        check_choice("mixed_precision", self.mixed_precision, PREDICTION_PRECISIONS)
+        format = find_format(self.backend, quantized=self.quantized)
+        check_precision(self.backend, self.mixed_precision)
+        check_range("per_device_eval_batch_size", self.per_device_eval_batch_size)
+        if isinstance(self.columns, str) or len(self.columns) != 2:
+            raise RecipeError(f"--columns takes two headings, of the image and of the class, got {self.columns}.")
+        if self.threshold is not None and self.target_precision is not None:
+            raise RecipeError("--threshold and --target_precision both set the threshold: give one of them.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise RecipeError(f"--threshold must be a probability, between 0 and 1, got {self.threshold}.")
+        if self.target_precision not in (None, *PRECISIONS):
+            wanted = ", ".join(map(str, PRECISIONS))
+            raise RecipeError(f"--target_precision must be one of {wanted}, got {self.target_precision}.")
+        if self.embeddings is not False and self.backend != "torch":
+            raise RecipeError(
+                f"--embeddings is for --backend torch, not for {self.backend}, whose files give logits alone: leave "
+                "one of them out."
+            )
+        if self.table is not None:
+            check_output_file("--output", self.table)
+        if self.embeddings_file is not None:
+            check_embeddings_file("--embeddings", self.embeddings_file)
+            if self.table is not None and self.table.absolute() == self.embeddings_file.absolute():
+                raise RecipeError(f"--embeddings and --output both name {self.table}: name two files.")
+        return format
+
+    def find_threshold(self, folder: Path, format: Format) -> float | None:
+        """
+        The probability that a class has to reach, if there is one.
+
+        Raises:
+            ModelError: the results of the model have no threshold for `target_precision`.
+        """
+        if self.target_precision is None:
+            return self.threshold
+        prefix = held_out_prefix(format.scored_as, format.is_quantized)
+        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
+        ending = "" if self.tta == "none" else "_tta"
+        name = f"{self.target_precision * 100:.0f}{ending}"
+        if name in known:
+            return known[name]
+        reached = [f"{precision}" for precision in PRECISIONS if f"{precision * 100:.0f}{ending}" in known]
+        if reached:
+            raise ModelError(
+                f"MODEL {self.model} did not show a precision of {self.target_precision} on its held-out images: name "
+                f"{' or '.join(reached)}, or give a --threshold."
+            )
+        flags = "".join([
+            "" if self.backend == "torch" else f" --backend {self.backend}", " --quantized" if self.quantized else "",
+            "" if self.tta == "none" else f" --tta {self.tta}",
+        ])  # fmt: skip
+        raise ModelError(
+            f"MODEL {self.model} has no thresholds for --target_precision in its {RESULTS_NAME}: choose them on "
+            f"held-out images with python eval.py MODEL --split held_out --output_dir MODEL{flags}, or give a "
+            "--threshold."
+        )
+
+
+def write_predictions(asked: Asked) -> None:
     """
-    Predicts batch by batch. No batch is kept, so memory does not grow with the number of images.
+    Predicts batch by batch, and keeps none: memory does not grow with the number of images.
 
-    Args:
-        take: called with each batch after its rows are written. The other arguments are those of `predict`.
-
-    Returns:
-        Names of the classes in the order of their numbers, and the images that could not be decoded.
+    Where no file is asked for, the first `MOST_ROWS` images alone are predicted, and printed as a table for people.
 
     Raises:
         SlimResNetError: as `predict`.
     """
-    check_choice("tta", tta, POLICIES)
-    check_choice("labels", labels, LABELS)
-    check_choice("mixed_precision", mixed_precision, PREDICTION_PRECISIONS)
-    format = find_format(backend, quantized=quantized)
-    check_precision(backend, mixed_precision)
-    check_range("per_device_eval_batch_size", per_device_eval_batch_size)
-    path = None if output is None else Path(output)
-    if path is not None:
-        check_output_file("--output", path)
+    if asked.table is not None or asked.embeddings is not False:
+        _predict_into(asked, lambda batch: None)
+        return
+    with _opened(asked, most=MOST_ROWS) as work:
+        table = TerminalTable(work.label_names)
+        for batch in work.batches:
+            table.write(batch)
+    print("\n".join(table.lines()))
+    more = None if work.count is None else work.count - len(table) - len(work.images.skipped)
+    if len(table) == MOST_ROWS and more != 0:
+        rest = "more" if more is None else f"{more:,} more"
+        print(f"{rest} are not shown, nor predicted: --output FILE.csv writes all", file=sys.stderr)
+    _say_skipped(work.images.skipped)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """
+    Predictions that are made as they are asked for.
+
+    Attributes:
+        images: what is predicted on, with those that were left out.
+        count: number of images; None where it is not known beforehand.
+        embedding_size: length of an embedding.
+    """
+
+    label_names: list[str]
+    batches: Iterator[Batch]
+    images: "_Decoded"
+    count: int | None
+    embedding_size: int
+
+
+@contextmanager
+def _opened(asked: Asked, most: int | None = None) -> Iterator[_Work]:
+    """
+    Opens the network and the images. The process is as it was when the block ends.
+
+    Args:
+        most: number of images to stop after.
+    """
+    format = asked.check()
     with process_left_as_it_was():
-        runnable = format.open_network(find_folder(model), trust_remote_code=trust_remote_code)
-        found = open_images(
-            str(input),
-            runnable.pixel_format,
-            split=split,
-            config_name=dataset_config_name,
-            image_column=image_column_name,
-        )
+        folder = find_folder(asked.model)
+        threshold = asked.find_threshold(folder, format)
+        runnable = format.open_network(folder, trust_remote_code=asked.trust_remote_code)
+        found = open_inputs(asked.input, runnable.pixel_format, asked.reading)
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
-        images, names = _Decoded(found, skip_errors), [printable(name) for name in label_names(runnable.config)]
-        batches = _predict_batches(runnable, images, tta, per_device_eval_batch_size, mixed_precision, format.uses_gpu)
-        count = 0
-        with _table(path, names, labels, probabilities) as write:
-            for batch in batches:
+        images = _Decoded(found, asked.skip_errors, most)
+        batches = _predict_batches(
+            runnable, images, asked.tta, asked.per_device_eval_batch_size, asked.mixed_precision, format.uses_gpu,
+            embeds=asked.embeddings is not False, threshold=threshold,
+        )  # fmt: skip
+        names = [printable(name) for name in label_names(runnable.config)]
+        yield _Work(names, batches, images, found.count, runnable.config.hidden_sizes[-1])
+
+
+def _predict_into(asked: Asked, take: Callable[[Batch], None]) -> _Work:
+    """Predicts all images, writes the files that are asked for, and gives each batch to `take` afterwards."""
+    count = 0
+    with _opened(asked) as work, ExitStack() as files:
+        writers: list[Write] = []
+        if asked.table is not None:
+            of_table = open_table(asked.table, work.label_names, asked.columns, asked.labels, asked.probabilities)
+            writers.append(files.enter_context(of_table))
+        if asked.embeddings_file is not None:
+            of_embeddings = open_embeddings(asked.embeddings_file, work.label_names, work.embedding_size)
+            writers.append(files.enter_context(of_embeddings))
+        for batch in work.batches:
+            for write in writers:
                 write(batch)
-                take(batch)
-                count += len(batch.names)
-    _say(count, images.skipped, path)
-    return names, images.skipped
+            take(batch)
+            count += len(batch.names)
+    for path in (asked.table, asked.embeddings_file):
+        if path is not None:
+            # Not into the rows themselves, where these go to standard output.
+            to_rows = asked.table is not None and is_standard_output(asked.table)
+            print(f"{path}: {count:,} rows", file=sys.stderr if to_rows else sys.stdout)
+    _say_skipped(work.images.skipped)
+    return work
 
 
 class _Decoded:
@@ -222,15 +409,20 @@ class _Decoded:
 
     Args:
         skip_errors: whether an image that cannot be decoded is left out; else it is a DatasetError.
+        most: number of images to stop after; None for all of them.
     """
 
-    def __init__(self, images: Images, skip_errors: bool):
+    def __init__(self, images: Images, skip_errors: bool, most: int | None):
         self.skipped: list[NamedImage] = []
-        self._images, self._skip_errors = images, skip_errors
+        self._images, self._skip_errors, self._most = images, skip_errors, most
 
     def __iter__(self) -> Iterator[NamedImage]:
+        return islice(self._decoded(), self._most)
+
+    def _decoded(self) -> Iterator[NamedImage]:
         # disable=None: no bar where the output is no terminal
-        for image in tqdm(self._images.stream, total=self._images.count, unit="image", disable=None):
+        is_bar_wanted = None if self._most is None else True
+        for image in tqdm(self._images.stream, total=self._images.count, unit="image", disable=is_bar_wanted):
             if image.pixels is not None:
                 yield image
             elif self._skip_errors:
@@ -249,6 +441,9 @@ def _predict_batches(
     per_device_eval_batch_size: int | None,
     mixed_precision: str,
     uses_gpu: bool,
+    *,
+    embeds: bool = False,
+    threshold: float | None = None,
 ) -> Iterator[Batch]:
     """
     Predicts batch by batch, and reads no image before its batch is asked for.
@@ -263,12 +458,19 @@ def _predict_batches(
     stream = iter(images)
     while batch := list(islice(stream, batch_size)):
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch if image.pixels is not None]))
+        pixels, pooled = pixels.permute(0, 3, 1, 2).to(device), None
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
-            logits = logits_of_batch(runnable, pixels.permute(0, 3, 1, 2).to(device), tta)
+            if embeds:
+                logits, pooled = logits_and_embeddings_of_batch(runnable, pixels, tta)
+            else:
+                logits = logits_of_batch(runnable, pixels, tta)
         names = [image.name for image in batch]
         check_finite(logits, names)
         # The class is not that of the largest probability: probabilities are equal where logits are close.
-        yield Batch(names, logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy())
+        labels, probabilities = logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy()
+        if threshold is not None:
+            labels[probabilities.max(axis=1) < threshold] = UNKNOWN
+        yield Batch(names, labels, probabilities, None if pooled is None else pooled.numpy())
 
 
 @torch.inference_mode()
@@ -281,32 +483,29 @@ def logits_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> Tensor:
     return average(logits_of_views(predict, pixels, views_of(policy)), POLICIES[policy]).cpu()
 
 
-@contextmanager
-def _table(
-    output: Path | None, label_names: list[str], labels: str, probabilities: bool
-) -> Iterator[Callable[[Batch], None]]:
-    """A function that writes the rows of a batch into the CSV. Without `output` the function writes nothing."""
-    if output is None:
-        yield lambda batch: None
-        return
-    with open_output(output) as file:
-        table = TableWriter(file)
-        table.write(["ID", "Labels", *(label_names if probabilities else [])])
+@torch.inference_mode()
+def logits_and_embeddings_of_batch(runnable: Runnable, pixels: Tensor, policy: str) -> tuple[Tensor, Tensor]:
+    """
+    The logits of `logits_of_batch`, and the mean pooled features of the same views.
 
-        def write(batch: Batch) -> None:
-            for name, label, shares in zip(*batch, strict=True):
-                numbers = [f"{share:.6f}" for share in shares] if probabilities else []
-                table.write([name, label_names[label] if labels == "names" else str(label), *numbers])
+    The head is linear: of the mean features it makes the mean logits.
 
-        yield write
+    Returns:
+        Float32 `[B, num_labels]` and `[B, hidden_sizes[-1]]`, on the CPU.
+    """
+    network = runnable.network
+    assert isinstance(network, SlimResNetForImageClassification)  # other programs give logits alone
+
+    def predict(view: Tensor) -> Tensor:
+        pooled = network.slimresnet(runnable.normalize(view)).pooler_output
+        return torch.cat([network.classifier(pooled).float(), pooled.float()], dim=1)
+
+    both = average(logits_of_views(predict, pixels, views_of(policy)), POLICIES[policy]).cpu()
+    return both[:, : network.config.num_labels], both[:, network.config.num_labels :]
 
 
-def _say(count: int, skipped: list[NamedImage], output: Path | None) -> None:
-    """Prints how many rows were written to `output`, and which images were left out."""
-    if output is not None:
-        # Not into the rows themselves, where these go to standard output.
-        stream = sys.stderr if is_standard_output(output) else sys.stdout
-        print(f"{output}: {count:,} rows", file=stream)
+def _say_skipped(skipped: list[NamedImage]) -> None:
+    """Prints which images were left out."""
     if skipped:
         print(f"left out, because they cannot be decoded: {len(skipped):,}", file=sys.stderr)
         for image in skipped:

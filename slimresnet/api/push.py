@@ -25,7 +25,8 @@ def push(
     Checks a finished folder, prints its files and their sizes, and brings them to the Hub in one commit.
 
     Args:
-        folder: folder of a finished run; with `space`, a page that `demo.build` made.
+        folder: folder of a finished run, or of trained weights that another program wrote; with `space`, a page that
+            `demo.build` made.
         repo_id: the repository, as user/name; made where it is missing.
         private: makes a new repository private.
         license: licence of the weights, as the Hub names it; None for the licence in the recipe.

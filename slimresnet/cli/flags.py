@@ -23,6 +23,8 @@ FROM_RECIPE = "Each flag that is left out has the value of MODEL's recipe.yaml."
 # What people call a flag: what it is called here.
 SYNONYMS = {
     "batch_size": "per_device_eval_batch_size",
+    "confidence": "threshold",
+    "csv": "output",
     "data": "dataset_name",
     "dataset": "dataset_name",
     "dtype": "mixed_precision",
@@ -42,7 +44,11 @@ SYNONYMS = {
 
 def add_model(group: Group) -> None:
     """The trained network, as the first word of the command line."""
-    group.add_argument("model", metavar="MODEL", help="A folder that train.py wrote, or a model on the Hub.")
+    group.add_argument(
+        "model",
+        metavar="MODEL",
+        help="A folder that train.py, transformers' Trainer or save_pretrained wrote, or a model on the Hub.",
+    )
 
 
 def add_network_flags(group: Group) -> None:

@@ -17,7 +17,11 @@ _SYNONYMS = {"branch": "revision", "dry": "dry_run", "hub_model_id": "repo_id", 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `words` stand for it in Python."""
     parser = Parser(description=__doc__, synonyms=_SYNONYMS)
-    parser.add_argument("folder", metavar="DIR", help="The --output_dir of a finished run, or of a page.")
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        help="The --output_dir of a finished run, or of a page; or what Trainer or save_pretrained wrote.",
+    )
     content = parser.add_argument_group("what goes")
     content.add_argument("--space", action="store_true", help="DIR is a page of demo.build: make it a static Space.")
     content.add_argument(

@@ -27,11 +27,15 @@ def open_picture(content: bytes) -> PIL.Image.Image:
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it has {image.width:,}×{image.height:,} pixels, of at most {MOST_PIXELS:,}")
+    return upright(image)
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image, decoded, as its EXIF turns it; raises what Pillow does of a damaged one."""
     image.load()
     # exif_transpose copies an image even where it has nothing to do.
-    if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
-        image = exif_transpose(image)
-    return image
+    is_turned = image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None
+    return exif_transpose(image) if is_turned else image
 
 
 def read_header(content: bytes) -> tuple[int, int, bool] | None:

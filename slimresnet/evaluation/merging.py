@@ -1,12 +1,15 @@
 """Which earlier figures of a folder may stand beside new ones."""
 
+from slimresnet.evaluation.thresholds import is_figure_at_threshold
+
 
 def still_true(before: dict, results: dict) -> dict:
     """
     The earlier figures that may stand beside new ones.
 
-    Left out are figures of the same rows with another policy, figures of other data under the same names, and
-    `_scaled` figures of an earlier version for the rows scored now: that temperature was never part of the weights.
+    Left out are figures of the same rows with another policy or at other thresholds, figures of other data under the
+    same names, and `_scaled` figures of an earlier version for the rows scored now: that temperature was never part of
+    the weights.
     """
     scored = tuple(name.removesuffix("fingerprint") for name in results if name.endswith("_fingerprint"))
     elsewhere = tuple(
@@ -19,4 +22,5 @@ def still_true(before: dict, results: dict) -> dict:
         and name.removesuffix("_tta") not in results
         and not name.startswith(elsewhere)
         and not (name.startswith(scored) and name.endswith("_scaled"))
+        and not any(is_figure_at_threshold(name, prefix) for prefix in scored if f"{prefix}accuracy" in results)
     }

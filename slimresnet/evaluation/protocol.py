@@ -11,8 +11,9 @@ from torch import Tensor
 
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.plots import split_pictures
-from slimresnet.evaluation.rows import ScoredRows, count_test
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, ScoredRows, count_test
 from slimresnet.evaluation.scores import report_split
+from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, compare_policies, views_of
 from slimresnet.run_folder.names import DETAILS_SUFFIX
 
@@ -32,11 +33,13 @@ class ScoredNetwork:
         predict: gives the network's logits.
         scored_as: infix of the network's figures; empty for the network in PyTorch.
         precision: what the network computes in: `"float32"`, `"bf16"` or `"int8"`.
+        held_out_prefix: prefix of the held-out figures whose thresholds hold for the network.
     """
 
     predict: Predict
     scored_as: str = ""
     precision: str = "float32"
+    held_out_prefix: str = HELD_OUT_PREFIX
 
     def prefix(self, rows: ScoredRows) -> str:
         """Prefix of the network's figures of `rows`; it names every network but the one in PyTorch."""
@@ -65,6 +68,8 @@ def score_split(
     """
     Scores rows of a split, as the network is shipped, and its calibration before the run divided its head.
 
+    Held-out rows get thresholds of their own; other rows are scored at those that the model's held-out rows gave.
+
     Args:
         tta: policy of test-time augmentation that the rows are scored with, beside the original images.
         compare_tta: whether every policy is scored too; the accuracies are a detail named `tta`.
@@ -78,6 +83,11 @@ def score_split(
     temperature = of_model.get("calibration_temperature")
     results, details = report_split(prefix, logits, labels, policy=tta, temperature=temperature)
     results |= scored.facts(prefix) | count_test(scored, of_output)
+    if scored.are_held_out:
+        thresholds = choose_thresholds(logits, labels, tta)
+    else:
+        thresholds = thresholds_of(of_model, network.held_out_prefix, tta)
+    results |= figures_at(prefix, logits, labels, tta, thresholds)
     results[f"{prefix}_precision"] = network.precision
     results |= {f"{prefix}_runtime": runtime, f"{prefix}_samples_per_second": len(labels) / runtime}
     if compare_tta:

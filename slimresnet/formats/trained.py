@@ -18,10 +18,10 @@ from slimresnet.errors import SlimResNetError
 from slimresnet.formats.image_processor import ImageProcessing, processing_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
-from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, WEIGHTS_NAME
+from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 
-OF_TRAIN = "give a folder that train.py wrote"
+OF_TRAIN = "give a folder that train.py, transformers' Trainer or save_pretrained wrote"
 
 
 class ModelError(SlimResNetError):
@@ -206,6 +206,13 @@ def load_processing(folder: Path) -> ImageProcessing:
         raise ModelError(
             f"MODEL {folder} takes images of {config.num_channels} channels, by num_channels in its config.json, and "
             "pictures here have 3 or 1."
+        )
+    if not (folder / PREPROCESSOR_NAME).is_file():
+        size = f'{{"height": {config.image_size}, "width": {config.image_size}}}'
+        raise ModelError(
+            f"MODEL {folder} has no {PREPROCESSOR_NAME}, and only who trained it knows how pixels were normalised: "
+            f"save that there, ViTImageProcessor(size={size}, image_mean=[…], image_std=[…]).save_pretrained("
+            f'"{folder}"), with the mean and the standard deviation of training.'
         )
     try:
         return processing_of(folder, config)

@@ -16,18 +16,21 @@ from slimresnet.formats.registry import formats_of
 from slimresnet.formats.trained import label_names
 from slimresnet.hub.markdown import as_block, as_code, as_literal, as_text
 from slimresnet.hub.model_index import eval_results
-from slimresnet.hub.results_table import TITLES, results_table
+from slimresnet.hub.results_table import results_table
 from slimresnet.hub.run_facts import (
+    answers_at_thresholds,
     calibration_clause,
     changed_settings,
     chosen_together,
     facts_of_exports,
     num_held_out,
     own_results,
+    scored_prefixes,
     training_facts,
 )
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
+from slimresnet.run_folder.changes import is_written_here
 from slimresnet.run_folder.names import (
     CLASSES_SUFFIX,
     CONFIG_NAME,
@@ -78,18 +81,20 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         license: licence of the weights, where it differs from the recipe's.
     """
     recipe = shared_recipe(folder, license)
+    if recipe:
+        license = recipe.license
     results, others = own_results(folder, recipe)
     dataset, is_local = results.get("train_dataset"), results.get("train_dataset_is_local")
     started_from = results.get("train_started_from")
     metadata = ModelCardData(
         model_name=name,
-        license=recipe.license,
+        license=license,
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["slimresnet", "resnet", "image-classification", "pytorch"],
         base_model=started_from if started_from and results.get("train_started_from_is_local") is False else None,
         datasets=[dataset] if dataset and is_local is False else None,
-        metrics=["accuracy"],
+        metrics=["accuracy"] if recipe or results else None,
         eval_results=eval_results(folder) or None,
     )
     card = ModelCard.from_template(
@@ -102,8 +107,8 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         **_of_network(folder),
         **_of_scores(folder, results, recipe, others),
         **_of_exports(folder, results),
-        changed_settings=as_block(changed_settings(recipe), "yaml"),
-        training_facts=training_facts(results, recipe),
+        changed_settings=recipe and as_block(changed_settings(recipe), "yaml"),
+        training_facts=recipe and training_facts(results, recipe),
         is_cifar10=dataset in _CIFAR10 and is_local is False,
     )
     text = card.content.rstrip("\n") + "\n\n"
@@ -136,32 +141,37 @@ def _of_network(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_scores(folder: Path, results: dict, recipe: Recipe, others: tuple[str, ...]) -> dict[str, Any]:
+def _of_scores(folder: Path, results: dict, recipe: Recipe | None, others: tuple[str, ...]) -> dict[str, Any]:
     """
     What the template says of scores, how they were chosen and made, and the pictures of them.
 
     Args:
         others: prefixes of the figures of other data.
     """
+    titles = scored_prefixes(results, recipe)
     return {
-        "results_table": results_table(results),
-        "num_held_out": num_held_out(results, recipe),
+        "results_table": results_table(results, titles),
+        "has_intervals": any(f"{prefix}_accuracy_low" in results for prefix in titles),
+        "num_held_out": recipe and num_held_out(results, recipe),
         "validation_split": VALIDATION_SPLIT,
-        "chosen": chosen_together(results, recipe),
+        "chosen": recipe and chosen_together(results, recipe),
+        "answers_at_thresholds": answers_at_thresholds(results),
         "precisions": {
             title: results[f"{prefix}_precision"]
-            for prefix, title in TITLES.items()
+            for prefix, title in titles.items()
             if results.get(f"{prefix}_precision", "float32") != "float32"
         },
         "num_views": len(POLICIES[results.get("test_tta", "none")]),
         "calibration_clause": calibration_clause(results),
         "frost": _FROST.get(results.get("test_corruption_frost"), results.get("test_corruption_frost")),
-        "overlapping": list(overlapping_augmentations(recipe)),
+        "overlapping": recipe and list(overlapping_augmentations(recipe)),
         "corruptions": read_json(folder / _CORRUPTIONS_NAME).get("none"),
         "pictures": [
             (f"{FIGURES_FOLDER}/{file}", caption)
             for file, caption in _PICTURES.items()
-            if (folder / FIGURES_FOLDER / file).exists() and not file.startswith(others)
+            if (folder / FIGURES_FOLDER / file).exists()
+            and not file.startswith(others)
+            and is_written_here(folder, f"{FIGURES_FOLDER}/{file}")
         ],
     }
 

@@ -1,11 +1,14 @@
 """Which files of a folder go to the Hub, and whether they may go."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import torch
 from huggingface_hub import EvalResult, ModelCard
 
+import modeling_slimresnet
+from modeling_slimresnet.configuration_slimresnet import AUTO_MAP
 from slimresnet.formats.registry import exported_files
 from slimresnet.formats.trained import ModelError, check_finite, explain_unfinished, load_model, load_processing
 from slimresnet.hub.card import is_edited
@@ -13,21 +16,25 @@ from slimresnet.hub.card_text import render_model_card
 from slimresnet.hub.model_index import eval_results
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.hub_errors import HubError
-from slimresnet.run_folder.changes import is_written_here
+from slimresnet.run_folder.changes import is_run, is_written_here
 from slimresnet.run_folder.names import (
     CARD_NAME,
     CLASS_WEIGHTS_NAME,
+    CONFIG_NAME,
     CORRUPTIONS_SUFFIX,
     DETAILS_SUFFIX,
     EXPORTS_NAME,
     FIGURES_FOLDER,
     LOADABLE_FILES,
+    MODEL_CODE,
+    NETWORK_FILES,
     PAGE_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
     RUN_PICTURES,
     SCORE_PICTURE_SUFFIXES,
     TRAINER_STATE_NAME,
+    WEIGHTS_NAME,
 )
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.writing import FolderError
@@ -48,7 +55,8 @@ def collect(
     """
     The files that go to the Hub, by their paths there. None of them tells a path of this machine.
 
-    The card is written anew unless a person edited it. The recipe is the one of `shared_recipe`.
+    The card is written anew unless a person edited it. The recipe is the one of `shared_recipe`. A folder that another
+    program wrote has none, and gets the network's code of this package: its own may be anybody's.
 
     Args:
         license: licence of the weights, where it differs from the recipe's.
@@ -57,7 +65,10 @@ def collect(
         HubError: the folder is not a finished run, its weights do not load, they or its figures are not finite, or the
             metadata of an edited card has other figures than its results, or another licence.
     """
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    is_ours = is_run(folder)
+    # Without an image processor `_check_network` says how one is saved.
+    needed = _NEEDED if is_ours else (CONFIG_NAME, WEIGHTS_NAME)
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing and (reason := explain_unfinished(folder)):
         raise HubError(reason)
     if missing:
@@ -74,20 +85,38 @@ def collect(
             if name.endswith(".json"):
                 read_json(folder / name)
         recipe = shared_recipe(folder, license)
-        files[RECIPE_NAME] = recipe.to_yaml().encode()
+        if recipe:
+            files[RECIPE_NAME], license = recipe.to_yaml().encode(), recipe.license
+        else:
+            files |= {CONFIG_NAME: _config_of_others(folder), **model_code()}
         card = folder / CARD_NAME
         if overwrite_card or not is_edited(card):
             files[CARD_NAME] = render_model_card(folder, repo_id, license).encode()
         else:
-            _check_metadata(folder, card, recipe.license)
+            _check_metadata(folder, card, license)
     except (ModelError, FolderError) as error:
         raise HubError(f"{error} Nobody could use such a folder.") from error
     return files
 
 
+def model_code() -> dict[str, Path]:
+    """The network's two Python files, as this package has them, by their names in a folder."""
+    package = Path(modeling_slimresnet.__file__).parent
+    return {name: package / name for name in MODEL_CODE}
+
+
+def _config_of_others(folder: Path) -> bytes:
+    """A `config.json` that another program wrote, without a path of this machine, which names the code beside it."""
+    content = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    return (json.dumps(content | {"auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n").encode()
+
+
 def shared_files(folder: Path) -> list[Path]:
     """
-    The files of a finished run that others get, without what export.py made of it.
+    The files of a finished folder that others get, without what export.py made of it.
+
+    Of a folder that another program wrote, those are the network's, without Python files, and what was added here.
 
     Details and pictures of scores are those of the splits that the results tell of. A link is followed where it stays
     in the folder, or in the Hub's cache that the folder is a part of.
@@ -106,9 +135,12 @@ def shared_files(folder: Path) -> list[Path]:
     ]
     home = folder.resolve()
     blobs = home.parent.parent / "blobs"
+    files = _written_here(folder, [*(folder / name for name in _SHARED), *scores])
+    if not is_run(folder):
+        files = list(dict.fromkeys([*(folder / name for name in NETWORK_FILES), *files]))
     return [
         file
-        for file in _written_here(folder, [*(folder / name for name in _SHARED), *scores])
+        for file in files
         if file.is_file() and (file.resolve().is_relative_to(home) or file.resolve().parent == blobs)
     ]
 
@@ -188,6 +220,8 @@ def _check_metadata(folder: Path, card: Path, license: str | None) -> None:
     def place(each: EvalResult) -> tuple[str, str | None, str | None]:
         return each.dataset_type, each.dataset_split, each.metric_name
 
+    if not is_run(folder):  # its figures are its authors' own, and nothing here says otherwise
+        return
     measured = {place(each): each.metric_value for each in eval_results(folder)}
     for each in metadata.eval_results or []:
         value = measured.get(place(each))

@@ -4,23 +4,22 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
 from slimresnet.evaluation.scores import is_shown, shown_scores
-from slimresnet.hub.run_facts import own_results
+from slimresnet.hub.run_facts import own_results, scored_prefixes
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.settings import TRAIN_SPLIT
 
 
 def eval_results(folder: Path) -> list[EvalResult]:
     """
-    Entries for the test split, and for validation.
+    Entries for the test split, and for validation; without a recipe, for each split that eval.py scored.
 
     Left out are figures whose data, images or policy are not known, and those of other data than the run's.
     """
     recipe = shared_recipe(folder)
     results, _ = own_results(folder, recipe)
     entries, scores = [], shown_scores()
-    for prefix in (TEST_PREFIX, HELD_OUT_PREFIX):
+    for prefix in scored_prefixes(results, recipe):
         if f"{prefix}_dataset" not in results:
             continue
         dataset = results[f"{prefix}_dataset"]
@@ -35,9 +34,9 @@ def eval_results(folder: Path) -> list[EvalResult]:
                     task_type="image-classification",
                     dataset_type=dataset,
                     dataset_name=dataset,
-                    dataset_config=recipe.dataset_config_name,
+                    dataset_config=recipe.dataset_config_name if recipe else None,
                     dataset_split=rows,
-                    dataset_revision=recipe.dataset_revision,
+                    dataset_revision=recipe.dataset_revision if recipe else None,
                     metric_type=metric,
                     metric_name=title.format(
                         tta=results.get(f"{prefix}_tta"),

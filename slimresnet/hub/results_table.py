@@ -1,24 +1,26 @@
 """The table of scores in a model card: a row a split, a column a score that one of them has."""
 
-from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX
+from slimresnet.evaluation.rows import TEST_PREFIX
 from slimresnet.evaluation.scores import is_shown, shown_scores
 from slimresnet.hub.markdown import as_code
-
-TITLES = {TEST_PREFIX: "test", HELD_OUT_PREFIX: "validation"}
-"""The splits of a card, by what the names of their figures begin with."""
 
 _INTERVAL = "accuracy"  # the score that has an interval, and stands with test-time augmentation too
 
 
-def results_table(results: dict) -> list[list[str]]:
-    """The table as rows of cells, its heading first; empty where no split was scored."""
-    prefixes = [prefix for prefix in TITLES if f"{prefix}_accuracy" in results]
+def results_table(results: dict, titles: dict[str, str]) -> list[list[str]]:
+    """
+    The table as rows of cells, its heading first; empty where no split was scored.
+
+    Args:
+        titles: what each split is called, by what the names of its figures begin with.
+    """
+    prefixes = [prefix for prefix in titles if f"{prefix}_accuracy" in results]
     if not prefixes:
         return []
     rows = [["split", "images", *_columns()]]
     for prefix in prefixes:
         samples = results.get(f"{prefix}_samples")
-        rows.append([TITLES[prefix], "" if samples is None else f"{samples:,}", *_cells(results, prefix)])
+        rows.append([titles[prefix], "" if samples is None else f"{samples:,}", *_cells(results, prefix)])
     filled = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
     return [[row[column] for column in filled] for row in rows]
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import yaml
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, VALIDATION_SIZE
+from slimresnet.evaluation.thresholds import PRECISIONS
 from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_text
 from slimresnet.recipe.settings import Recipe
+from slimresnet.run_folder.changes import is_written_here
 from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
@@ -21,9 +23,18 @@ _OF_EARLIER_VERSIONS = "temperature"  # they chose one too, and left it out of t
 _QUIET = ("config_name", "license", "push_to_hub", "hub_model_id", "per_device_eval_batch_size")
 
 
-def own_results(folder: Path, recipe: Recipe) -> tuple[dict, tuple[str, ...]]:
-    """The results without the figures of other data than the recipe's, and the prefixes of the figures left out."""
+def own_results(folder: Path, recipe: Recipe | None) -> tuple[dict, tuple[str, ...]]:
+    """
+    The results without the figures of other data than the recipe's, and the prefixes of the figures left out.
+
+    Without a recipe, those are the figures of eval.py, each with the data that it is of. What else another program
+    wrote is not known to be of any.
+    """
     results = read_json(folder / RESULTS_NAME)
+    if recipe is None:
+        own = tuple(f"{prefix}_" for prefix in scored_prefixes(results, recipe))
+        is_ours = is_written_here(folder, RESULTS_NAME)
+        return {name: value for name, value in results.items() if is_ours and name.startswith(own)}, ()
     others = tuple(
         name.removesuffix("dataset")
         for name, dataset in results.items()
@@ -36,6 +47,36 @@ def num_held_out(results: dict, recipe: Recipe) -> int:
     """Images that a run held out for validation; 0 for none. Earlier versions left the number to the recipe."""
     found = results.get(VALIDATION_SIZE, recipe.validation_size)
     return found if isinstance(found, int) else results.get(f"{HELD_OUT_PREFIX}_samples", 0)
+
+
+def scored_prefixes(results: dict, recipe: Recipe | None) -> dict[str, str]:
+    """
+    The splits of a card, by what the names of their figures begin with.
+
+    Without a recipe no split is that of a run: a split goes by its name, and that of its data.
+    """
+    if recipe is not None:
+        return {TEST_PREFIX: "test", HELD_OUT_PREFIX: "validation"}
+    prefixes = [name.removesuffix("_dataset") for name in results if name.endswith("_dataset")]
+    return {
+        prefix: f"{as_text(results[f'{prefix}_split'])} of {as_text(results[f'{prefix}_dataset'])}"
+        for prefix in prefixes
+        if f"{prefix}_split" in results and f"{prefix}_accuracy" in results
+    }
+
+
+def answers_at_thresholds(results: dict) -> list[str]:
+    """For each wanted precision the threshold that held-out images gave, and what comes of it on the test images."""
+    clauses = []
+    for precision in PRECISIONS:
+        name = f"{precision * 100:.0f}"
+        threshold, coverage, right = (
+            results.get(f"{TEST_PREFIX}_{figure}_{name}") for figure in ("threshold", "coverage", "precision")
+        )
+        if threshold is not None and coverage is not None:
+            rightly = "" if right is None else f", {right:.1%} of them rightly"
+            clauses.append(f"{name} % below {threshold:.3f} (it answers {coverage:.1%} of the test images{rightly})")
+    return clauses
 
 
 def chosen_together(results: dict, recipe: Recipe) -> list[str]:

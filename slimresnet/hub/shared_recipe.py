@@ -8,13 +8,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import BALANCED, Recipe
-from slimresnet.run_folder.names import CLASS_WEIGHTS_NAME, CONFIG_NAME, RESULTS_NAME
+from slimresnet.run_folder.names import CLASS_WEIGHTS_NAME, CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.reading import read_json
 
 
-def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
+def shared_recipe(folder: Path, license: str | None = None) -> Recipe | None:
     """
-    The recipe of a finished folder without a path of this machine.
+    The recipe of a finished folder without a path of this machine; None where another program wrote the folder.
 
     A local dataset, local weights to start from and a local teacher go by their folders' own names. The network's
     config is the `config.json` beside the recipe, and weights of classes that a file gave are the `class_weights.json`
@@ -23,6 +23,8 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     Args:
         license: licence of the weights, where it differs from the recipe's.
     """
+    if not (folder / RECIPE_NAME).is_file():
+        return None
     recipe, results = read_recipe(folder), read_json(folder / RESULTS_NAME)
     return dataclasses.replace(
         recipe,

@@ -169,6 +169,19 @@ def read_recipe_with(folder: Path, **settings) -> Recipe:
     return dataclasses.replace(recipe, **{name: value for name, value in settings.items() if value is not None})
 
 
+def refuse_unknown_data(folder: Path, dataset_name: str | None) -> None:
+    """
+    Refuses to open data for a folder that does not say which, where nobody else says it either.
+
+    Raises:
+        RecipeError: there is neither a recipe nor a `dataset_name`.
+    """
+    if dataset_name is None and not (folder / RECIPE_NAME).is_file():
+        raise RecipeError(
+            f"MODEL {folder} has no {RECIPE_NAME} that says what it was trained on: name the data with --dataset_name."
+        )
+
+
 def _found_by_run(folder: Path) -> set[str]:
     """What an earlier version put into a run's recipe though the run, or its machine, had decided on it."""
     try:

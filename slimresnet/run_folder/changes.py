@@ -44,13 +44,17 @@ def is_written_here(folder: Path, name: str) -> bool:
 
     A run of an earlier version has no record of its own: there every name is taken for what it says.
     """
-    record = recorded(folder)
-    return RECIPE_NAME not in record or name in record
+    return name in recorded(folder) or is_of_an_earlier_version(folder)
 
 
 def is_of_an_earlier_version(folder: Path) -> bool:
     """Whether a folder is a run of a version that kept no record: what tells of it is by its name this program's."""
     return (folder / RECIPE_NAME).is_file() and RECIPE_NAME not in recorded(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether train.py wrote a folder, and not transformers' Trainer, `save_pretrained` or another program."""
+    return (folder / RECIPE_NAME).is_file() or RECIPE_NAME in recorded(folder)
 
 
 def is_own(folder: Path, name: str) -> bool:

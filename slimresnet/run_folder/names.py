@@ -10,7 +10,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PREPROCESSOR_NAME = "preprocessor_config.json"  # the image processor
 MODEL_CODE = ("configuration_slimresnet.py", "modeling_slimresnet.py")  # for trust_remote_code=True
-LOADABLE_FILES = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME, *MODEL_CODE)  # all that from_pretrained needs
+NETWORK_FILES = (CONFIG_NAME, WEIGHTS_NAME, PREPROCESSOR_NAME)  # data alone
+LOADABLE_FILES = (*NETWORK_FILES, *MODEL_CODE)  # all that from_pretrained needs
 
 # The run.
 RECIPE_NAME = "recipe.yaml"  # what was asked

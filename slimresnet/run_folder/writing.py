@@ -108,20 +108,25 @@ def check_place(flag: str, path: Path) -> None:
         )
 
 
-def check_output_file(flag: str, path: Path) -> None:
+def check_output_file(flag: str, path: Path, example: str = "predictions.csv") -> None:
     """
     Checks, before any work is done, that `path` can become a file that `open_output` writes.
+
+    Args:
+        example: name of such a file, for the message.
 
     Raises:
         FolderError: `path` is a folder, or its parent does not exist or is no folder.
     """
     if path.is_dir():
-        raise FolderError(f"{flag} {path} is a folder: name a file, such as {path / 'predictions.csv'}.")
+        raise FolderError(f"{flag} {path} is a folder: name a file, such as {path / example}.")
     check_place(flag, path)
 
 
 def is_standard_output(path: Path) -> bool:
-    """Whether a path, such as /dev/stdout, is where this process prints to."""
+    """Whether a path, such as `-` or /dev/stdout, is where this process prints to."""
+    if str(path) == "-":
+        return True
     try:
         return os.path.samestat(path.stat(), os.fstat(1))
     except OSError:

@@ -12,6 +12,7 @@ from slimresnet.data.opening import TrainingData
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, ScoredRows, rows_of_run
 from slimresnet.evaluation.scores import report_split
 from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, best_policy, compare_policies, views_of
 from slimresnet.formats.trained import fold_batchnorm
 from slimresnet.recipe.settings import Recipe
@@ -73,6 +74,8 @@ def score_finished(
         TEST_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature
     )
     tested |= test.facts(TEST_PREFIX) | {"test_precision": "float32", TIMES_SCORED: 1}
+    thresholds = thresholds_of(results, HELD_OUT_PREFIX, chosen.tta)
+    tested |= figures_at(TEST_PREFIX, logits, labels, chosen.tta, thresholds)
     return Scored(results | tested, details, logits["original"])
 
 
@@ -100,6 +103,8 @@ def _choose(
         logits = {view: each / chosen.temperature for view, each in logits.items()}
     results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)
     results |= held_out.facts(HELD_OUT_PREFIX)
+    thresholds = choose_thresholds(logits, labels, chosen.tta)
+    results |= figures_at(HELD_OUT_PREFIX, logits, labels, chosen.tta, thresholds)
     results["eval_precision"] = "float32"
     if any(is_chosen.values()):
         results["eval_chose_samples"] = len(labels)

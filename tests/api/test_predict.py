@@ -23,6 +23,7 @@ from modeling_slimresnet import SlimResNetConfig
 from modeling_slimresnet.__main__ import layer_table
 from modeling_slimresnet.__main__ import main as print_table
 from slimresnet.api import predict as api
+from slimresnet.api import prediction_files
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.decoding import PixelFormat
@@ -39,30 +40,13 @@ RNG = np.random.default_rng(0)
 
 
 def predict_with(*words):
-    api.write_predictions(**vars(predict_script.parse([*map(str, words)])))
+    api.write_predictions(api.Asked(**vars(predict_script.parse([*map(str, words)]))))
 
 
 def predict(folder, source, output, *flags):
     predict_with(folder, source, f"--output={output}", *flags)
     with open(output, newline="") as file:
         return list(csv.reader(file))
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    """Twelve images of the sample, uint8 `[12, 3, 32, 32]`."""
-    return next(open_split(str(SAMPLE), "test", image_size=32).images.read([np.arange(12)]))
-
-
-@pytest.fixture
-def pictures(tmp_path, pixels):
-    """The same as a folder of PNG files."""
-    folder = tmp_path / "pictures"
-    (folder / "more").mkdir(parents=True)
-    for number, image in enumerate(pixels):
-        name = f"more/{number:02}.png" if number > 8 else f"{number:02}.png"
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
-    return folder
 
 
 def reference(folder, pixels, policy="none"):
@@ -109,7 +93,7 @@ def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr("slimresnet.data.sources.prediction._from_dataset", lambda *arguments: asked.append(arguments))
     open_images("user/images", PixelFormat(24), split="train", config_name="small", image_column="photo")
-    assert asked == [("user/images", 24, "train", "small", "photo")]
+    assert asked == [("user/images", PixelFormat(24), "train", "small", "photo", None)]
 
 
 def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
@@ -158,10 +142,10 @@ def test_the_command_line_keeps_no_batch(untrained, pictures, tmp_path, monkeypa
     """So that a million images need no more memory than a batch: the one in hand, and the one that comes."""
     batch_of, made, alive = api.Batch, [], []
 
-    def watched(names, labels, probabilities):
+    def watched(*fields):
         alive.append(sum(batch() is not None for batch in made))
-        made.append(weakref.ref(probabilities))
-        return batch_of(names, labels, probabilities)
+        made.append(weakref.ref(fields[2]))
+        return batch_of(*fields)
 
     monkeypatch.setattr(api, "Batch", watched)
     words = ["predict.py", untrained, pictures, f"--output={tmp_path / 'o.csv'}", "--per_device_eval_batch_size=2"]
@@ -174,7 +158,7 @@ def test_files_that_are_passed_over_are_told_before_the_output_is_opened(
     untrained, pictures, tmp_path, monkeypatch, capsys
 ):
     (pictures / "notes.pdf").write_bytes(b"no picture")
-    monkeypatch.setattr(api, "open_output", Mock(side_effect=FolderError("a full disk")))
+    monkeypatch.setattr(prediction_files, "open_output", Mock(side_effect=FolderError("a full disk")))
     with pytest.raises(FolderError, match="a full disk"):
         predict_with(untrained, pictures, f"--output={tmp_path / 'o.csv'}")
     assert "passed over 1 entr" in capsys.readouterr().err

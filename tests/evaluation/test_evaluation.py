@@ -731,5 +731,6 @@ def test_on_the_command_line_a_mistake_is_one_sentence(tmp_path):
     process = run_script("eval.py", tmp_path, folder=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert process.stderr.strip() == (
-        f"eval.py: error: MODEL {tmp_path} holds no config.json: give a folder that train.py wrote."
+        f"eval.py: error: MODEL {tmp_path} holds no config.json: give a folder that train.py, transformers' "
+        "Trainer or save_pretrained wrote."
     )

@@ -48,14 +48,24 @@ def decode_image(encoded: dict | None, pixel_format: PixelFormat) -> np.ndarray:
         content = read_bytes(encoded)
         if content is None:
             raise ValueError("it is null")
-        image = _eight_bits(open_picture(content))
-        image = image if image.mode == "RGB" else image.convert("RGB")  # convert() copies even an RGB image
+        image = in_colour(open_picture(content))
     except Exception as error:  # Pillow raises a dozen types for a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # whose message is an address in memory
             reason = f"its bytes are of no known image format: {', '.join(FORMATS)}"
         raise ValueError(reason) from error
     return pixels_of(image, pixel_format)
+
+
+def in_colour(image: Image) -> Image:
+    """
+    The image in RGB, of 8 bits a channel.
+
+    Raises:
+        ValueError: the image's mode does not say how bright white is.
+    """
+    image = _eight_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() copies even an RGB image
 
 
 def pixels_of(image: Image, pixel_format: PixelFormat) -> np.ndarray:

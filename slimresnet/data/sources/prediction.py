@@ -1,12 +1,13 @@
 """Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Image
+from datasets import Image, IterableDataset
 from PIL.Image import fromarray
 
 from slimresnet.data.sources import hub_and_folder
@@ -25,7 +26,7 @@ _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
 class NamedImage(NamedTuple):
-    """An image's name, and its pixels, uint8 `[image_size, image_size, num_channels]`, or why there are none."""
+    """An image's name, and its pixels, uint8 `[pixel_format, pixel_format, num_channels]`, or why there are none."""
 
     name: str
     pixels: np.ndarray | None
@@ -40,11 +41,13 @@ class Images:
     Attributes:
         count: number of images; None where it is not known beforehand.
         passed_over: a sentence on the files of a folder that are no pictures; empty where all are.
+        files: names of the images, where each is a file; None where they are rows of a dataset, or of a pickle.
     """
 
     stream: Iterator[NamedImage]
     count: int | None
     passed_over: str = ""
+    files: list[str] | None = None
 
 
 def open_images(
@@ -54,9 +57,11 @@ def open_images(
     split: str = "test",
     config_name: str | None = None,
     image_column: str | None = None,
+    id_column: str | None = None,
+    natural_order: bool = False,
 ) -> Images:
     """
-    Opens what to predict on.
+    Opens one INPUT of predict.py.
 
     Args:
         source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
@@ -64,12 +69,16 @@ def open_images(
             `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
         pixel_format: what pictures are made into.
         split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
+        id_column: column of the dataset that names the images; None for the numbers of its rows.
+        natural_order: takes the image files of a folder in the order of the numbers in their names, 2.png before
+            10.png.
 
     Raises:
         DatasetError: `source` is none of these, or cannot be read.
     """
     opener = find_opener(source)
     if opener is not hub_and_folder:
+        _refuse_id_column(source, id_column)
         return _from_split(
             opener.open_split(SplitRequest(source, split, pixel_format, config_name, None, image_column))
         )
@@ -78,14 +87,17 @@ def open_images(
         if path.is_dir():
             folder = read_folder(path)
             if any(extension(name) == ".parquet" for name in folder.visible):
-                return _from_dataset(source, pixel_format, split, config_name, image_column)
-            return _from_folder(folder, pixel_format)
+                return _from_dataset(source, pixel_format, split, config_name, image_column, id_column)
+            _refuse_id_column(source, id_column)
+            return _from_folder(folder, pixel_format, natural_order)
         if path.is_file():
+            _refuse_id_column(source, id_column)
             with path.open("rb") as file:
                 is_pickle = file.read(1) == _PICKLE_START
             if is_pickle:
                 return _from_pickle(path, pixel_format)
-            return Images(iter([_from_file(path, printable(path.name), pixel_format)]), 1)
+            name = printable(path.name)
+            return Images((read_file(path, each, pixel_format) for each in [name]), 1, files=[name])
     except OSError as error:
         raise DatasetError(f"INPUT {source} cannot be read ({error.filename}: {error.strerror}).") from error
     if path.exists():
@@ -95,10 +107,18 @@ def open_images(
             f"INPUT {source} is not there{nearest(source)}: give an image, a folder of them or of Parquet files, a "
             "dataset on the Hub, or a Kaggle pickle."
         )
-    return _from_dataset(source, pixel_format, split, config_name, image_column)
+    return _from_dataset(source, pixel_format, split, config_name, image_column, id_column)
 
 
-def _from_file(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
+def _refuse_id_column(source: str, id_column: str | None) -> None:
+    if id_column is not None:
+        raise DatasetError(
+            f"--id_column_name is for a dataset of several columns, and INPUT {source} is none: leave the flag out."
+        )
+
+
+def read_file(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
+    """An image file under a name; a file that is none has a reason in the place of pixels."""
     if not file.is_file():  # reading from a pipe would wait for ever
         return NamedImage(name, None, "it is no file, or a link to none")
     try:
@@ -109,8 +129,19 @@ def _from_file(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
         return NamedImage(name, None, str(error))
 
 
-def _from_folder(folder: Folder, pixel_format: PixelFormat) -> Images:
+def natural_key(name: str) -> list[list[str | int]]:
+    """What sorts paths by the numbers in them: `2.png` before `10.png`."""
+    # Texts stand at even places and numbers at odd ones, so that like is compared with like.
+    return [
+        [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"([0-9]+)", part))]
+        for part in name.split("/")
+    ]
+
+
+def _from_folder(folder: Folder, pixel_format: PixelFormat, natural_order: bool) -> Images:
     pictures = [name for name in folder.visible if is_picture(name)]
+    if natural_order:
+        pictures.sort(key=natural_key)
     others = [name for name in folder.names if name not in {*pictures}]
     others += [f"{name}/" for name in folder.subfolders if is_hidden(f"{name}/")]
     alike = [name for name in folder.subfolders if is_picture(name) and not is_hidden(name)]
@@ -122,33 +153,72 @@ def _from_folder(folder: Folder, pixel_format: PixelFormat) -> Images:
         )
     passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
     return Images(
-        (_from_file(folder.path / name, printable(name), pixel_format) for name in pictures),
+        (read_file(folder.path / name, printable(name), pixel_format) for name in pictures),
         len(pictures),
         kinds and passed_over,
+        [printable(name) for name in pictures],
     )
 
 
 def _from_dataset(
-    source: str, pixel_format: PixelFormat, split: str, config_name: str | None, image_column: str | None
+    source: str,
+    pixel_format: PixelFormat,
+    split: str,
+    config_name: str | None,
+    image_column: str | None,
+    id_column: str | None,
 ) -> Images:
     description = f"split {split!r} of {source}"
     builder = open_builder(source, config_name, flag="INPUT")
     stream = open_stream(builder, source, split)
-    image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
-    rows = EncodedRows(stream, image_column, description)
-    check_place = place_checker(builder, source)
-
-    def read() -> Iterator[NamedImage]:
-        for first, table in rows.tables():
-            for row, image in enumerate(table[image_column].to_pylist(), start=first):
-                check_place(image, f"row {row} of {description}")
-                try:
-                    yield NamedImage(str(row), decode_image(image, pixel_format))
-                except ValueError as error:
-                    yield NamedImage(str(row), None, str(error))
-
+    read = rows_of_stream(stream, pixel_format, description, image_column, id_column, place_checker(builder, source))
     sizes = stream.info.splits
-    return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
+    return Images(read, sizes[split].num_examples if sizes and split in sizes else None)
+
+
+def rows_of_stream(
+    stream: IterableDataset,
+    pixel_format: PixelFormat,
+    description: str,
+    image_column: str | None,
+    id_column: str | None,
+    check_place: Callable[[dict | None, str], None] = lambda image, row: None,
+) -> Iterator[NamedImage]:
+    """
+    The images of a stream of rows; the columns are checked before the first of them is read.
+
+    Args:
+        description: what the rows are called in messages.
+        image_column, id_column: as in `open_images`.
+        check_place: called with each encoded image and the name of its row, before the image is opened.
+
+    Raises:
+        DatasetError: there is no such column, or the rows cannot be read to their end.
+    """
+    image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
+    if id_column is not None and id_column not in stream.features:
+        raise DatasetError(
+            f"--id_column_name {id_column} is no column of {description}, which holds {', '.join(stream.features)}."
+        )
+    return _read_rows(EncodedRows(stream, image_column, description), pixel_format, id_column, check_place)
+
+
+def _read_rows(
+    rows: EncodedRows, pixel_format: PixelFormat, id_column: str | None, check_place: Callable[[dict | None, str], None]
+) -> Iterator[NamedImage]:
+    for first, table in rows.tables(*([] if id_column is None else [id_column])):
+        names = range(first, first + len(table)) if id_column is None else table[id_column].to_pylist()
+        for row, (name, image) in enumerate(zip(names, table[rows.image_column].to_pylist(), strict=True), start=first):
+            if not isinstance(name, str | int):
+                raise DatasetError(
+                    f"--id_column_name {id_column} has neither text nor a whole number in row {row} of "
+                    f"{rows.description}: name another column."
+                )
+            check_place(image, f"row {row} of {rows.description}")
+            try:
+                yield NamedImage(str(name), decode_image(image, pixel_format))
+            except ValueError as error:
+                yield NamedImage(str(name), None, str(error))
 
 
 def _from_split(split: ImageSplit) -> Images:

@@ -1,0 +1,123 @@
+"""Answers below a threshold of probability are left out: which threshold gives a wanted precision, and at what cost."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX
+from slimresnet.evaluation.tta import POLICIES, average
+
+PRECISIONS = (0.9, 0.95, 0.99)
+"""Shares of right answers that a threshold is chosen for."""
+
+_NORMAL_QUANTILE = 1.959964  # of 97.5 %: the lower end of an interval of 95 %
+_FIGURE = re.compile(r"(threshold|coverage|precision)_\d\d(_tta)?")
+
+Thresholds = dict[str, float]
+"""Probabilities, 0–1, by the wanted precision in per cent, such as `95`; `95_tta` with test-time augmentation."""
+
+
+def choose_thresholds(logits: Mapping[str, Tensor], labels: np.ndarray, policy: str) -> Thresholds:
+    """
+    The thresholds that leave the fewest images unanswered, and reach the precisions of `PRECISIONS`.
+
+    What has to reach a precision is the lower end of the 95 % interval (Wilson, 1927) of the share of right answers. A
+    threshold that too few answers support is so left out: 0.9 takes 35 answers without a mistake, 0.99 takes 381.
+
+    Args:
+        logits: calibrated logits of held-out images, `[N, num_labels]` for each view that `policy` needs.
+        labels: class numbers, int64 `[N]`.
+        policy: test-time augmentation. Other than `none`, it gets thresholds of its own.
+    """
+    chosen = {}
+    for ending, (probability, is_right) in _answers(logits, labels, policy).items():
+        order = np.argsort(-probability, kind="stable")
+        sorted_probability, right = probability[order], np.cumsum(is_right[order])
+        low = _lower_end(right, np.arange(1, len(order) + 1))
+        # Images of one probability are answered together.
+        is_end = np.append(sorted_probability[1:] < sorted_probability[:-1], True)
+        for precision in PRECISIONS:
+            reached = np.flatnonzero((low >= precision) & is_end)
+            if not len(reached):
+                continue
+            last = int(reached[-1])
+            # Between two images, so that rounding moves neither across; 0 where all are answered.
+            below = len(order) > last + 1
+            threshold = (sorted_probability[last] + sorted_probability[last + 1]) / 2 if below else 0.0
+            chosen[f"{precision * 100:.0f}{ending}"] = float(threshold)
+    return chosen
+
+
+def figures_at(
+    prefix: str, logits: Mapping[str, Tensor], labels: np.ndarray, policy: str, thresholds: Thresholds
+) -> dict[str, float]:
+    """
+    Figures for `all_results.json`, all 0–1: each threshold, its coverage, and its precision.
+
+    The coverage is the share of images that are answered; the precision is the share of answers that are right, and is
+    left out where nothing is answered.
+
+    Args:
+        prefix: beginning of the names of the figures.
+        all others: as in `choose_thresholds`.
+    """
+    figures = {}
+    answers = _answers(logits, labels, policy)
+    for name, threshold in thresholds.items():
+        probability, is_right = answers["_tta" if name.endswith("_tta") else ""]
+        answered = probability >= threshold
+        figures[f"{prefix}_threshold_{name}"] = threshold
+        figures[f"{prefix}_coverage_{name}"] = float(answered.mean())
+        if answered.any():
+            figures[f"{prefix}_precision_{name}"] = float(is_right[answered].mean())
+    return figures
+
+
+def thresholds_of(results: dict, prefix: str, policy: str) -> Thresholds:
+    """
+    The thresholds that `all_results.json` has.
+
+    Args:
+        prefix: of the held-out figures of the network.
+        policy: test-time augmentation. Thresholds of another policy are left out.
+    """
+    endings = ["", "_tta"] if policy != "none" and results.get(f"{prefix}_tta") == policy else [""]
+    names = [f"{precision * 100:.0f}{ending}" for precision in PRECISIONS for ending in endings]
+    return {name: results[key] for name in names if (key := f"{prefix}_threshold_{name}") in results}
+
+
+def held_out_prefix(scored_as: str, is_quantized: bool) -> str:
+    """
+    Prefix of the held-out figures whose thresholds hold for a network.
+
+    A file in float32 has the thresholds of the network that it was made of. A quantised one has its own.
+
+    Args:
+        scored_as: infix of the network's figures.
+    """
+    return f"{HELD_OUT_PREFIX}_{scored_as}" if is_quantized else HELD_OUT_PREFIX
+
+
+def is_figure_at_threshold(name: str, prefix: str) -> bool:
+    """Whether a name in `all_results.json` is one of `figures_at`; `prefix` with the `_` at its end."""
+    return name.startswith(prefix) and bool(_FIGURE.fullmatch(name.removeprefix(prefix)))
+
+
+def _answers(logits: Mapping[str, Tensor], labels: np.ndarray, policy: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By the ending of a figure's name: the largest probability of each image `[N]`, and whether its class is right."""
+    by_ending = {"": logits["original"]}
+    if policy != "none":
+        by_ending["_tta"] = average(dict(logits), POLICIES[policy])
+    return {
+        ending: (each.softmax(dim=1).amax(dim=1).numpy(), each.argmax(dim=1).numpy() == labels)
+        for ending, each in by_ending.items()
+    }
+
+
+def _lower_end(right: np.ndarray, answered: np.ndarray) -> np.ndarray:
+    """Lower end of the 95 % interval (Wilson, 1927) of the share of right answers; counts, `[N]` each."""
+    share, square = right / answered, _NORMAL_QUANTILE**2 / answered
+    spread = np.sqrt(square * (share * (1 - share) + square / 4))
+    return (share + square / 2 - spread) / (1 + square)

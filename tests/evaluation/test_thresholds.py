@@ -1,0 +1,95 @@
+"""Thresholds below which nothing is answered: what they promise, on which images, and how they come into results."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from slimresnet.evaluation.merging import still_true
+from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, held_out_prefix, thresholds_of
+
+
+def calibrated(number, seed):
+    """Logits of two classes that are as often right as they say, and the classes."""
+    rng = np.random.default_rng(seed)
+    share = 1 - 0.5 * rng.uniform(1e-3, 1, number) ** 3  # of the class that is thought to be the right one
+    logits = torch.from_numpy(np.stack([np.log(share), np.log1p(-share)], axis=1)).float()
+    return {"original": logits}, (rng.random(number) > share).astype(np.int64)
+
+
+def test_the_lower_end_of_the_interval_reaches_the_precision_and_no_lower_threshold_does():
+    logits, labels = calibrated(3000, seed=0)
+    probability, right = logits["original"].softmax(1).amax(1).numpy(), logits["original"].argmax(1).numpy() == labels
+    chosen = choose_thresholds(logits, labels, "none")
+    assert 0 < chosen["90"] < chosen["95"] < chosen["99"] < 1
+
+    def low(answered):
+        return binomtest(int(right[answered].sum()), int(answered.sum())).proportion_ci(0.95, "wilson").low
+
+    for name, threshold in chosen.items():
+        assert low(probability >= threshold) >= int(name) / 100
+        assert all(low(probability >= other) < int(name) / 100 for other in probability[probability < threshold][::20])
+
+
+def test_on_new_images_the_precision_holds():
+    """Of a hundred choices, a few at most are of a threshold whose answers are right less often than was asked for."""
+    new, new_labels = calibrated(200_000, seed=1000)
+    broken = 0
+    for seed in range(100):
+        chosen = choose_thresholds(*calibrated(1000, seed), "none")
+        found = figures_at("test", new, new_labels, "none", {"90": chosen["90"]})
+        broken += found["test_precision_90"] < 0.9
+        assert found["test_coverage_90"] > 0.5
+    assert broken <= 6
+
+
+@pytest.mark.parametrize(
+    ("answers", "reached"), [(34, []), (35, ["90"]), (73, ["90", "95"]), (381, ["90", "95", "99"])]
+)
+def test_few_images_give_no_threshold(answers, reached):
+    """Though none of them is a mistake. Where all may be answered, the threshold is 0."""
+    logits, labels = {"original": torch.tensor([[2.0, 0]]).expand(answers, 2)}, np.zeros(answers, np.int64)
+    assert choose_thresholds(logits, labels, "none") == dict.fromkeys(reached, 0.0)
+
+
+def test_images_of_one_probability_are_answered_together():
+    logits = {"original": torch.tensor([[3.0, 0]] * 40 + [[1.0, 0]] * 40)}
+    labels = np.array([0] * 40 + [0] * 10 + [1] * 30)  # right ones first
+    [(name, threshold)] = choose_thresholds(logits, labels, "none").items()
+    low, high = (float(torch.tensor([logit, 0.0]).softmax(0)[0]) for logit in (1.0, 3.0))
+    assert name == "90" and threshold == pytest.approx((low + high) / 2)
+    assert figures_at("eval", logits, labels, "none", {name: threshold}) == {
+        "eval_threshold_90": threshold, "eval_coverage_90": 0.5, "eval_precision_90": 1.0,
+    }  # fmt: skip
+    assert figures_at("eval", logits, labels, "none", {"99": 0.99}) == {
+        "eval_threshold_99": 0.99,
+        "eval_coverage_99": 0,
+    }
+
+
+def test_a_policy_has_thresholds_of_its_own():
+    logits = {"original": torch.tensor([[3.0, 0]] * 40), "mirror": torch.tensor([[0.0, 1]] * 40)}
+    labels = np.zeros(40, np.int64)
+    assert choose_thresholds(logits, labels, "flip") == {"90": 0.0, "90_tta": 0.0}
+    labels[:20] = 1
+    sure = torch.nn.functional.one_hot(torch.from_numpy(labels)) * 10.0
+    assert choose_thresholds(logits | {"mirror": sure}, labels, "flip") == {"90_tta": 0.0}
+    results = {"eval_threshold_90": 0.1, "eval_threshold_90_tta": 0.2, "eval_threshold_99": 0.3, "eval_tta": "flip"}
+    assert thresholds_of(results, "eval", "none") == {"90": 0.1, "99": 0.3}
+    assert thresholds_of(results, "eval", "paper") == {"90": 0.1, "99": 0.3}
+    assert thresholds_of(results, "eval", "flip") == {"90": 0.1, "99": 0.3, "90_tta": 0.2}
+    assert thresholds_of(results, held_out_prefix("onnxruntime_int8", True), "flip") == {}
+    assert held_out_prefix("onnxruntime", False) == "eval"
+
+
+def test_figures_at_earlier_thresholds_go_with_the_scores_they_stood_beside():
+    before = {
+        "eval_threshold_99": 0.9, "eval_coverage_99_tta": 0.2, "eval_accuracy": 0.8, "eval_fingerprint": "a",
+        "eval_onnxruntime_int8_threshold_99": 0.7, "test_threshold_99": 0.9, "test_precision": "float32",
+    }  # fmt: skip
+    kept = still_true(before, {"eval_fingerprint": "a", "eval_accuracy": 0.9})
+    assert kept.keys() == before.keys() - {"eval_threshold_99", "eval_coverage_99_tta", "eval_accuracy"} - {
+        "eval_fingerprint"
+    }
+    shifted = still_true(before, {"eval_fingerprint": "a", "eval_corruption_accuracy": 0.5})
+    assert shifted.keys() == before.keys() - {"eval_fingerprint"}
