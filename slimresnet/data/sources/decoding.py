@@ -6,6 +6,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import Image, Resampling, fromarray
 
 from slimresnet.data.images import FORMATS, open_picture
+from slimresnet.data.sources.archives import read_member
 
 
 def decode_image(encoded: dict | None, image_size: int) -> np.ndarray:
@@ -50,6 +51,8 @@ def read_bytes(encoded: dict | None) -> bytes | None:
         return None
     if encoded["bytes"] is not None:
         return encoded["bytes"]
+    if (member := read_member(encoded["path"])) is not None:
+        return member
     with fsspec.open(encoded["path"], "rb") as file:
         return file.read()
 

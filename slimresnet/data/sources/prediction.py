@@ -12,12 +12,13 @@ from PIL.Image import fromarray
 from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.builder import open_builder
 from slimresnet.data.sources.checks import place_checker
+from slimresnet.data.sources.columns import find_column
 from slimresnet.data.sources.dataset import find_opener
 from slimresnet.data.sources.decoding import decode_image, resized
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
 from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
 from slimresnet.data.sources.pickles import read_pickle
-from slimresnet.data.sources.rows import EncodedRows, find_column, open_stream
+from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 from slimresnet.errors import printable
 
@@ -129,11 +130,11 @@ def _from_dataset(
     source: str, image_size: int, split: str, config_name: str | None, image_column: str | None
 ) -> Images:
     description = f"split {split!r} of {source}"
-    builder = open_builder(source, config_name, flag="INPUT")
-    stream = open_stream(builder, source, split)
+    dataset = open_builder(source, config_name, flag="INPUT")
+    stream = open_stream(dataset, source, split)
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     rows = EncodedRows(stream, image_column, description)
-    check_place = place_checker(builder, source)
+    check_place = place_checker(dataset)
 
     def read() -> Iterator[NamedImage]:
         for first, table in rows.tables():
