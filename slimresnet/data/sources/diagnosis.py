@@ -197,8 +197,8 @@ def _explain_packed_folders(name: str, folder: Folder, dataset: OpenedDataset) -
             and stem not in dataset.files
         ):
             return (
-                f"{name} holds folders in {printable(stem)}{ZIP} beside images that are not packed: unpack that file, or "
-                "take it away."
+                f"{name} holds folders in {printable(stem)}{ZIP} beside images that are not packed: unpack that file, "
+                "or take it away."
             )
     return None
 

@@ -165,7 +165,8 @@ def _of_tables(folder: Folder, names: list[str]) -> Layout:
     if kind == "arrow" and any(PurePosixPath(name).name == "dataset_dict.json" for name in folder.names):
         for name in tables:  # folders of any name are splits, as DatasetDict.save_to_disk writes them
             splits.setdefault(PurePosixPath(name).parent.name, []).append(name)
-        return Layout(kind, {own: splits[split] for own, split in canonical_names(splits).items()}, True)
+        named = canonical_names(splits)
+        return Layout(kind, {split: splits[named[split]] for split in in_order(named)}, True)
     found = find_splits(folder, tables)
     splits = found[1] if found else _by_file_name(tables)
     return Layout(kind, splits or {TRAIN_SPLIT: tables}, bool(splits), lists_pictures)

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import IterableDataset
 
 from slimresnet.data.sources.folders import Folder
-from slimresnet.data.sources.layouts import Layout
+from slimresnet.data.sources.layouts import PICTURES, Layout
 from slimresnet.data.sources.spellings import spelt_split
 from slimresnet.recipe.settings import ALL_SPLITS
 
@@ -43,3 +43,10 @@ class OpenedDataset:
 def parts_of_split(split: str, of_splits: dict[str, list[str]]) -> list[str]:
     """The splits that a sum of splits, such as `train+test` or `all`, is made of."""
     return list(of_splits) if split == ALL_SPLITS else [part.strip() for part in split.split("+")]
+
+
+def names_of_places(dataset: OpenedDataset) -> dict[str | None, str]:
+    """The names of picture files in the dataset's folder by their place; empty where its rows hold the images."""
+    if dataset.folder is None or dataset.kind not in (PICTURES, LISTS):
+        return {}
+    return {dataset.folder.place(name): name for name in dataset.folder.pictures}

@@ -16,7 +16,19 @@ from slimresnet.data.sources.columns import find_column
 from slimresnet.data.sources.dataset import find_opener
 from slimresnet.data.sources.decoding import decode_image, resized
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
-from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
+from slimresnet.data.sources.folders import (
+    ZIP,
+    Folder,
+    count_kinds,
+    extension,
+    is_hidden,
+    is_picture,
+    open_archives,
+    read_file,
+    read_folder,
+)
+from slimresnet.data.sources.layouts import PICTURES, TABLES, find_layout, find_splits
+from slimresnet.data.sources.opened import names_of_places
 from slimresnet.data.sources.pickles import read_pickle
 from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
@@ -60,9 +72,9 @@ def open_images(
     Opens what to predict on.
 
     Args:
-        source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
-            if it has some; a dataset on the Hub or of another source; or a pickle of a dict of `data`, uint8
-            `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
+        source: an image file; a folder or ZIP file, whose image files are taken in the order of their names, or a split
+            of it where it has tables of images or splits; a table; a dataset on the Hub or of another source; or a
+            pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
         split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
 
     Raises:
@@ -73,9 +85,10 @@ def open_images(
         return _from_split(opener.open_split(SplitRequest(source, split, image_size, config_name, None, image_column)))
     path = Path(source)
     try:
-        if path.is_dir():
-            folder = read_folder(path)
-            if any(extension(name) == ".parquet" for name in folder.visible):
+        if path.is_dir() or (path.is_file() and extension(path.name) in (*TABLES, ZIP)):
+            folder = read_folder(path) if path.is_dir() else read_file(path)
+            folder = folder if folder.pictures else open_archives(folder)
+            if _is_dataset(folder):
                 return _from_dataset(source, image_size, split, config_name, image_column)
             return _from_folder(folder, image_size)
         if path.is_file():
@@ -96,6 +109,18 @@ def open_images(
     return _from_dataset(source, image_size, split, config_name, image_column)
 
 
+def _is_dataset(folder: Folder) -> bool:
+    """Whether a folder has splits, or tables that hold images; a list beside pictures may be one of predictions."""
+    layout = None if folder.names_its_splits else find_layout(folder)
+    if layout is None:
+        return folder.names_its_splits
+    if layout.says_splits:
+        return True
+    if layout.lists_pictures:
+        return not folder.pictures or find_splits(folder, folder.pictures) is not None
+    return layout.kind != PICTURES
+
+
 def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
     if not file.is_file():  # reading from a pipe would wait for ever
         return NamedImage(name, None, "it is no file, or a link to none")
@@ -105,6 +130,15 @@ def _from_file(file: Path, name: str, image_size: int) -> NamedImage:
         return NamedImage(name, None, error.strerror or str(error))
     except ValueError as error:
         return NamedImage(name, None, str(error))
+
+
+def _from_listed(folder: Folder, name: str, image_size: int) -> NamedImage:
+    if name not in folder.members:
+        return _from_file(folder.path / name, printable(name), image_size)
+    try:
+        return NamedImage(printable(name), decode_image({"bytes": None, "path": folder.place(name)}, image_size))
+    except ValueError as error:
+        return NamedImage(printable(name), None, str(error))
 
 
 def _from_folder(folder: Folder, image_size: int) -> Images:
@@ -120,7 +154,7 @@ def _from_folder(folder: Folder, image_size: int) -> Images:
         )
     passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
     return Images(
-        (_from_file(folder.path / name, printable(name), image_size) for name in pictures),
+        (_from_listed(folder, name, image_size) for name in pictures),
         len(pictures),
         kinds and passed_over,
     )
@@ -134,16 +168,17 @@ def _from_dataset(
     stream = open_stream(dataset, source, split)
     image_column = find_column(stream.features, Image, image_column, "--image_column_name", description)
     rows = EncodedRows(stream, image_column, description)
-    check_place = place_checker(dataset)
+    check_place, names = place_checker(dataset), names_of_places(dataset)
 
     def read() -> Iterator[NamedImage]:
         for first, table in rows.tables():
             for row, image in enumerate(table[image_column].to_pylist(), start=first):
                 check_place(image, f"row {row} of {description}")
+                name = printable(names.get(image and image["path"], str(row)))
                 try:
-                    yield NamedImage(str(row), decode_image(image, image_size))
+                    yield NamedImage(name, decode_image(image, image_size))
                 except ValueError as error:
-                    yield NamedImage(str(row), None, str(error))
+                    yield NamedImage(name, None, str(error))
 
     sizes = stream.info.splits
     return Images(read(), sizes[split].num_examples if sizes and split in sizes else None)
