@@ -3,6 +3,7 @@
 import os
 import zipfile
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 _PROTOCOL = "zip://"
 LARGEST_MEMBER = 1 << 28  # bytes; an image of as many pixels as are decoded, four bytes each
@@ -22,7 +23,12 @@ def list_members(archive: str) -> dict[str, str]:
         raise ValueError(f"it is no ZIP file ({error})") from error
     if locked := [member.filename for member in members if member.flag_bits & 1]:
         raise ValueError(f"{locked[0]} in it has a password")
-    return {member.filename.replace("\\", "/"): f"{_PROTOCOL}{member.filename}::{archive}" for member in members}
+    return {_relative(member.filename): f"{_PROTOCOL}{member.filename}::{archive}" for member in members}
+
+
+def _relative(name: str) -> str:
+    """A member's name as that of a file in a folder; programs of Windows write other slashes."""
+    return PurePosixPath(name.replace("\\", "/").lstrip("/")).as_posix()
 
 
 def read_member(place: str) -> bytes | None:

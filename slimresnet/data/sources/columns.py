@@ -30,12 +30,17 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
     typed = [column for column, feature in flat.items() if isinstance(feature, kind)]
     others = [column for column, feature in flat.items() if _may_be(kind, column, feature)]
     candidates = typed or others
+    or_such = "nor one of text or whole numbers, " if kind is ClassLabel else ""
     if not candidates:
-        other = "nor one of text or whole numbers, " if kind is ClassLabel else ""
-        raise DatasetError(f"{description} has no {kind.__name__} column, {other}which is needed. It holds {holds}.")
+        hint = " An archive needs a .cls, .txt or .json beside each image, of its name." if "__key__" in flat else ""
+        raise DatasetError(
+            f"{description} has no {kind.__name__} column, {or_such}which is needed. It holds {holds}.{hint}"
+        )
     if name is not None:
         if name not in (*typed, *others):
-            raise DatasetError(f"{flag} {name} is no {kind.__name__} column of {description}, which holds {holds}.")
+            raise DatasetError(
+                f"{flag} {name} is no {kind.__name__} column of {description}, {or_such}which holds {holds}."
+            )
         return name
     if len(candidates) > 1 and not typed:
         likely = [each for each in candidates if each.rpartition(".")[2].lower() in _CALLED_LABELS]

@@ -121,7 +121,8 @@ def explain_nothing(called: str, folder: Folder) -> str:
     if folder.archives:
         return f"{called} {_packed(folder.archives)}"
     if not folder.names:
-        return f"{called} is an empty folder: give one with images as {_LAYOUT}, or with Parquet files."
+        kind = "folder" if folder.path.is_dir() else "file"
+        return f"{called} is an empty {kind}: give one with images as {_LAYOUT}, or with Parquet files."
     kinds = count_kinds(folder.names)
     return (
         f"{called} holds no images and no Parquet files, only others ({kinds}): give a folder with images as {_LAYOUT}."
@@ -144,8 +145,10 @@ def explain_missing_split(name: str, split: str, dataset: OpenedDataset) -> str:
     found = f"{name} has no split {split!r}, only {', '.join(map(printable, dataset.files))}"
     if "[" in split:
         return f"{found}: a part of one, in brackets, cannot be streamed; take its name, and --max_eval_samples."
-    if dataset.folder and dataset.folder.archives:
+    if dataset.folder and dataset.folder.archives and dataset.kind == PICTURES:
         return f"{found}. It {_packed(dataset.folder.archives)}"
+    if split == TRAIN_SPLIT and (outside := _outside_of_splits(dataset)):
+        return f"{found}, and {_some(outside)} beside: move these folders into one called train, or take them away."
     if split == TRAIN_SPLIT:
         return f"{found}: training reads the one called train; rename another, or list it in README.md under configs."
     if [*dataset.files] == [TRAIN_SPLIT]:
@@ -157,6 +160,14 @@ def explain_missing_split(name: str, split: str, dataset: OpenedDataset) -> str:
         f"{found}: name one of them with --test_split (train.py) or --split (eval.py, predict.py), or add a folder or "
         f"file called {split}."
     )
+
+
+def _outside_of_splits(dataset: OpenedDataset) -> list[str]:
+    """The folders beside those of splits whose pictures belong to no split."""
+    if dataset.folder is None or dataset.layout is None or dataset.kind != PICTURES:
+        return []
+    kept = {name for names in dataset.layout.splits.values() for name in names}
+    return sorted({name.split("/")[0] for name in dataset.folder.pictures if name not in kept and "/" in name})
 
 
 def explain_layout(dataset: OpenedDataset, name: str, split: str) -> str | None:

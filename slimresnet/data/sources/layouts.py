@@ -15,6 +15,7 @@ from slimresnet.data.sources.spellings import (
     spelt_split,
     split_at_an_end,
     split_of_shard,
+    without_split,
 )
 from slimresnet.errors import printable
 from slimresnet.recipe.settings import TRAIN_SPLIT
@@ -120,10 +121,10 @@ def find_splits(folder: Folder, names: list[str]) -> tuple[int, dict[str, list[s
 
 
 def _called_alike(tops: list[str]) -> dict[str, str]:
-    """Folders such as `train_images` and `test_images`, where all are called so."""
+    """Folders such as `train_images` and `test_images`, where all differ by the word of the split alone."""
     called = {top: split for top in tops if (split := split_at_an_end(top))}
     is_whole = len({*called.values()}) == len(tops) > 1 and TRAIN_SPLIT in called.values()
-    return called if is_whole else {}
+    return called if is_whole and len({without_split(top) for top in tops}) == 1 else {}
 
 
 def _of_pictures(folder: Folder) -> Layout:
@@ -173,14 +174,14 @@ def _of_tables(folder: Folder, names: list[str]) -> Layout:
 
 
 def _by_file_name(tables: list[str]) -> dict[str, list[str]]:
-    """Tables by what their names say, without those whose names say nothing."""
+    """Tables by what their names say, without those whose names say nothing; shards of one thing alone are no split."""
     stems = {name: PurePosixPath(name).stem for name in tables}
-    for split_of in (split_at_an_end, split_of_shard):
+    for split_of, least in ((split_at_an_end, 1), (split_of_shard, 2)):
         splits: dict[str, list[str]] = {}
         for name, stem in stems.items():
             if split := split_of(stem):
                 splits.setdefault(split, []).append(name)
-        if splits:
+        if len(splits) >= least:
             return {split: splits[split] for split in in_order(splits)}
     return {}
 

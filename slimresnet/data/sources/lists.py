@@ -2,7 +2,10 @@
 
 import posixpath
 from collections import defaultdict
+from typing import Any
 
+import datasets.config
+import fsspec
 import pyarrow
 import pyarrow.compute
 from datasets import Dataset, DatasetInfo, Features, Image, Value, load_dataset_builder
@@ -14,7 +17,8 @@ from slimresnet.data.sources.folders import Folder, extension, is_picture
 from slimresnet.data.sources.layouts import TABLES, Layout, find_splits
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.sources.spellings import in_order, spelt_split
-from slimresnet.errors import printable
+from slimresnet.errors import first_line, printable
+from slimresnet.hub_errors import is_cache_error
 
 LABEL_COLUMN = "label"
 _IMAGE_COLUMN, _FILE_NAME, _SPLIT = ImageFolder.BASE_COLUMN_NAME, "file_name", "split"
@@ -50,6 +54,12 @@ def rows_of_lists(folder: Folder, layout: Layout) -> dict[str, tuple[Dataset, li
     find = _Finder(folder)
     found: dict[str, list[pyarrow.Table]] = defaultdict(list)
     read = {name: _read_list(folder, name) for names in layout.splits.values() for name in names}
+    for name, table in read.items():
+        if called := next((column for column in table.column_names if is_picture(column) and find(column, name)), None):
+            raise DatasetError(
+                f"the first line of {printable(name)} is a row, {printable(called)}: put a line of the names of "
+                f"columns above it, such as {_FILE_NAME},{LABEL_COLUMN}."
+            )
     naming = {name: columns for name, table in read.items() if (columns := _columns_of_paths(table))}
     if not naming:
         raise DatasetError(_names_no_pictures(folder, read))
@@ -67,10 +77,15 @@ def rows_of_lists(folder: Folder, layout: Layout) -> dict[str, tuple[Dataset, li
 
 
 class _Finder:
-    """Finds the file in a folder that a row of a list means."""
+    """
+    Finds the file in a folder that a row of a list means.
+
+    Where a file stands for the whole, the folder that holds it is not listed: it may be anybody's home.
+    """
 
     def __init__(self, folder: Folder):
-        self._root, self._names = folder.root.absolute().as_posix(), {*folder.visible}
+        self._root, self._names = folder.root.absolute(), {*folder.visible}
+        self._is_alone = folder.path.is_file() and not folder.members
         self._called = defaultdict(list)
         for name in folder.visible:
             self._called[posixpath.basename(name)].append(name)
@@ -78,27 +93,45 @@ class _Finder:
     def __call__(self, path: str, table: str) -> str | None:
         """The name of the file of a path in a table; None where there is none, or several."""
         path = posixpath.normpath(path.replace("\\", "/"))
-        for name in (posixpath.join(posixpath.dirname(table), path), path.removeprefix(f"{self._root}/")):
-            if (name := posixpath.normpath(name)) in self._names:
+        for name in (posixpath.join(posixpath.dirname(table), path), path.removeprefix(f"{self._root.as_posix()}/")):
+            name = posixpath.normpath(name)
+            is_inside = not name.startswith(("/", "../")) and "\0" not in name
+            if name in self._names or (self._is_alone and is_inside and (self._root / name).is_file()):
                 return name
         ending = [name for name in self._called[posixpath.basename(path)] if name.endswith(f"/{path}")]
         return ending[0] if len(ending) == 1 else None
 
 
 def _read_list(folder: Folder, name: str) -> pyarrow.Table:
-    kind = TABLES[extension(name)]
-    # A class may be called NA or null; only what is empty is no value.
-    options = {"sep": "\t" if extension(name) == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
-    files = DataFilesDict(train=DataFilesList([folder.place(name)], []))
-    builder = load_dataset_builder(kind, data_files=files, **(options if kind == "csv" else {}))
-    stream = builder.as_streaming_dataset(split="train").with_format("arrow")
-    tables = [table.replace_schema_metadata(None) for table in stream.iter(batch_size=_ROWS_AT_ONCE)]
+    kind, place = TABLES[extension(name)], folder.place(name)
+    try:
+        builder = load_dataset_builder(
+            kind,
+            data_files=DataFilesDict(train=DataFilesList([place], [])),
+            **(_options_of_csv(place) if kind == "csv" else {}),
+        )
+        stream = builder.as_streaming_dataset(split="train").with_format("arrow")
+        tables = [table.replace_schema_metadata(None) for table in stream.iter(batch_size=_ROWS_AT_ONCE)]
+    except Exception as error:  # `datasets` raises its own, Arrow's, pandas' and OSErrors
+        if is_cache_error(error, datasets.config.HF_DATASETS_CACHE):
+            raise
+        raise DatasetError(
+            f"{printable(place)} cannot be read ({first_line(error)}): write it anew, text in UTF-8."
+        ) from error
     if not tables:
-        return pyarrow.table({})
+        raise DatasetError(f"{printable(place)} has no rows: add some, or take it away.")
     whole = pyarrow.concat_tables(tables, promote_options="permissive")
     for index, column in enumerate(whole.columns):
         whole = whole.set_column(index, whole.column_names[index], _whole_numbers(column))
     return whole.select([column for column in whole.column_names if not column.startswith("Unnamed: ")])  # an index
+
+
+def _options_of_csv(place: str) -> dict[str, Any]:
+    """How pandas reads a file: a class may be called NA or null, and only what is empty is no value."""
+    with fsspec.open(place, "rb") as file:
+        first = file.readline()
+    found = [separator for separator in (b",", b"\t", b";") if separator in first]
+    return {"sep": (found or [b","])[0].decode(), "keep_default_na": False, "na_values": [""]}
 
 
 def _whole_numbers(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:

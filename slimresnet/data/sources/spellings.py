@@ -23,6 +23,16 @@ def split_at_an_end(name: str) -> str | None:
     return _SPLITS[found[1] or found[2]] if found else None
 
 
+def without_split(name: str) -> str:
+    """A name in small letters without the word that spells its split, such as `_images` of `Train_images`."""
+    lower = name.lower()
+    found = _AT_AN_END.fullmatch(lower)
+    if not found:
+        return lower
+    start, end = found.span(1 if found[1] else 2)
+    return lower[:start] + lower[end:]
+
+
 def split_of_shard(name: str) -> str | None:
     """What stands before the number of a shard, as `fold1` in `fold1-00000-of-00002`; None where there is no number."""
     found = _SHARD.fullmatch(name)
