@@ -184,12 +184,10 @@ def explain_layout(dataset: OpenedDataset, name: str, split: str) -> str | None:
             f"all {len(layout.classes):,} images of {name} are of one class, {', '.join(map(printable, labels))}: two "
             f"folders of classes are needed at least, as {_LAYOUT}."
         )
-    around = {
-        "/".join(each.split("/")[: _depth(names) - 1])
-        for names in layout.splits.values()
-        for each in names
-        if each in layout.classes
-    }
+    around = set()
+    for names in layout.splits.values():
+        depth = _depth(names)
+        around |= {"/".join(each.split("/")[: depth - 1]) for each in names if each in layout.classes}
     packed = [each for each in folder.archives if layout.says_splits and each.rpartition("/")[0] in around]
     if packed:
         return f"{name} {_packed(packed)}"

@@ -49,4 +49,6 @@ def names_of_places(dataset: OpenedDataset) -> dict[str | None, str]:
     """The names of picture files in the dataset's folder by their place; empty where its rows hold the images."""
     if dataset.folder is None or dataset.kind not in (PICTURES, LISTS):
         return {}
-    return {dataset.folder.place(name): name for name in dataset.folder.pictures}
+    root = f"{dataset.folder.root.absolute().as_posix()}/"
+    names = {place: name for name, place in dataset.folder.members.items()}
+    return {place: names.get(place, place.removeprefix(root)) for files in dataset.files.values() for place in files}
