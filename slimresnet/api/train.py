@@ -135,7 +135,7 @@ def _results(run: Run, scored: Scored) -> dict:
         "epoch": progress.trainer_state().epoch,
         "train_loss": progress.log_history[-1]["loss"],
         "train_runtime": progress.train_runtime,
-        "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step, run.teachers),
+        "total_flos": total_flos(plan.recipe, run.config, progress, plan.images_per_step, run.teachers, run.frozen),
         "train_samples": len(run.data.train_rows),
         "train_batch_size": plan.batch.total,
         "train_precision": "float32" if plan.mixed_precision == "no" else plan.mixed_precision,
@@ -144,6 +144,8 @@ def _results(run: Run, scored: Scored) -> dict:
         **training_facts(plan.recipe, run.data),
         **scored.results,
     }
+    if run.pretrained:
+        results |= run.pretrained.facts(run.data.train.label_names)
     if run.teachers:
         results["train_teacher"] = ",".join(teacher.name for teacher in run.teachers)
         results["train_teacher_is_local"] = any(teacher.is_local for teacher in run.teachers)

@@ -22,6 +22,8 @@ SYNONYMS = {
     "amp": "mixed_precision", "precision": "mixed_precision", "compile": "torch_compile",
     "resume": "resume_from_checkpoint", "label_smoothing": "label_smoothing_factor", "cutmix": "cutmix_prob",
     "mixup": "mixup_prob", "copies": "augmented_copies", "teacher": "teacher_name_or_path",
+    "model": "model_name_or_path", "pretrained": "model_name_or_path", "finetune": "model_name_or_path",
+    "freeze_backbone": "freeze",
     "distill": "teacher_name_or_path", "twin": "calibration_run", "ema": "ema_decay", "sam": "sam_rho",
     "out": "output_dir", "overwrite": "overwrite_output_dir", "cpu": "use_cpu", "no_cuda": "use_cpu",
 }  # fmt: skip

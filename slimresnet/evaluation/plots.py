@@ -33,6 +33,7 @@ _LINES = {
 }
 _RATES = {  # as `log_history` names them: for people
     "learning_rate": "SGD",
+    "learning_rate_trunk": "SGD, stem and stages",
     "learning_rate_muon": "Muon, convolutions",
     "learning_rate_norm_bias": "BatchNorm's biases",
 }

@@ -27,7 +27,7 @@ def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
         Exception: whatever the processor's own classes raise where they cannot be made.
         ValueError: the processor does other than resize to `image_size` (bilinear), rescale and normalise.
     """
-    processor = _load_processor(folder)
+    processor = open_processor(folder)
     mean, std = mean_and_std(processor).tolist()
     made = partial(normalize, mean=tuple(mean), std=tuple(std))
     _check_sizes(processor, image_size)
@@ -35,7 +35,7 @@ def normalize_of(folder: Path, image_size: int) -> Callable[[Tensor], Tensor]:
     return made
 
 
-def _load_processor(folder: Path) -> BaseImageProcessor:
+def open_processor(folder: Path) -> BaseImageProcessor:
     """
     The processor that a folder names, in its form for Pillow: one for another library rounds in its own way.
 

@@ -90,7 +90,8 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
     if "total_flos" in results:
         petaflop = results["total_flos"] / 1e15
         taught = ", and twice those of its teachers" if "train_teacher" in results else ""
-        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{taught})")
+        frozen = ", twice those of frozen parts" if recipe.freeze != "none" else ""
+        facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{frozen}{taught})")
     return facts
 
 

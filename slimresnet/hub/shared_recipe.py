@@ -16,9 +16,9 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
     """
     The recipe of a finished folder without a path of this machine.
 
-    A local dataset and a local teacher go by their folders' own names. The network's config is the `config.json`
-    beside the recipe. Output folder, repository and tracker are left out: whoever trains by the recipe has their own,
-    or none.
+    A local dataset, local weights to start from and a local teacher go by their folders' own names. The network's
+    config is the `config.json` beside the recipe. Output folder, repository and tracker are left out: whoever trains by
+    the recipe has their own, or none.
 
     Args:
         license: licence of the weights, where it differs from the recipe's.
@@ -28,6 +28,7 @@ def shared_recipe(folder: Path, license: str | None = None) -> Recipe:
         recipe,
         dataset_name=results.get("train_dataset") or _own_name(recipe.dataset_name),
         config_name=recipe.config_name and CONFIG_NAME,
+        model_name_or_path=results.get("train_started_from"),
         teacher_name_or_path=results.get("train_teacher"),
         output_dir=Recipe.output_dir,
         hub_model_id=None,

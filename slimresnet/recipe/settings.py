@@ -190,6 +190,28 @@ class Recipe:
         "network", "random", "whitening starts the stem from the principal components of the images' patches."
     )
 
+    # fine-tuning
+    model_name_or_path: str | None = _setting(
+        "fine-tuning",
+        None,
+        "Trained SlimResNet to start from: a folder, or a model on the Hub. Its head is kept where the classes are the "
+        "same, so that a finished run goes on for more epochs, and drawn anew where they differ.",
+        affects=None,  # a checkpoint knows weights by what they are, wherever these lie
+    )
+    freeze: str = _setting(
+        "fine-tuning",
+        "none",
+        "Part to leave as it is in --model_name_or_path, its BatchNorm statistics too: stem, stage1 and so on (up to "
+        "that stage), or trunk, all but the head.",
+    )
+    trunk_learning_rate_factor: float = _setting(
+        "fine-tuning",
+        1.0,
+        "Learning rates of stem and stages of --model_name_or_path, as a share of the head's.",
+        low=0,
+        high=1,
+    )
+
     # distillation
     teacher_name_or_path: str | None = _setting(
         "distillation",
@@ -462,6 +484,7 @@ class Recipe:
                 "--label_smoothing_factor smooths labels, which --distillation_alpha 1 leaves to the teacher: set it "
                 "to 0, or lower --distillation_alpha."
             )
+        self._check_start()
         if self.calibration_run is not None and self.temperature:
             raise RecipeError("--temperature and --calibration_run both say what the head is divided by: give one.")
         if self.calibration_run is not None and self.validation_size:
@@ -471,6 +494,27 @@ class Recipe:
             )
         if self.push_to_hub and not self.hub_model_id:
             raise RecipeError("--push_to_hub needs the name of a repository: give --hub_model_id user/name.")
+
+    def _check_start(self) -> None:
+        """What goes with trained weights, and what without."""
+        if self.model_name_or_path is None:
+            tuning = ("freeze", "trunk_learning_rate_factor")
+            if useless := [name for name in tuning if getattr(self, name) != getattr(Recipe, name)]:
+                raise RecipeError(f"--{useless[0]} needs a --model_name_or_path.")
+            return
+        if self.config_name is not None:
+            raise RecipeError(
+                "--model_name_or_path brings its own network, and --config_name names another one: leave one out."
+            )
+        if self.stem_initialization != "random":
+            raise RecipeError(
+                f"--stem_initialization {self.stem_initialization} would replace weights of --model_name_or_path: "
+                "leave one out."
+            )
+        if self.freeze != "none" and self.ema_batchnorm == "recompute":
+            raise RecipeError(
+                "--ema_batchnorm recompute would change the statistics that --freeze keeps: leave one out."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, as JSON and YAML have it: a list for a tuple."""

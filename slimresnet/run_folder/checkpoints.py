@@ -8,7 +8,14 @@ from pathlib import Path
 
 from slimresnet.errors import SlimResNetError
 from slimresnet.run_folder.changes import UNREADABLE, sha256
-from slimresnet.run_folder.names import CHECKPOINT_PREFIX, CHECKSUMS_NAME, TRAINER_STATE_NAME, UNFINISHED_NAME
+from slimresnet.run_folder.names import (
+    CHECKPOINT_PREFIX,
+    CHECKSUMS_NAME,
+    CONFIG_NAME,
+    TRAINER_STATE_NAME,
+    UNFINISHED_NAME,
+    WEIGHTS_NAME,
+)
 from slimresnet.run_folder.writing import force_to_disk
 
 _NAME = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)")  # whatever else is beside it is somebody's own
@@ -104,17 +111,35 @@ def find_checkpoint(name: str | None, output_dir: Path, say: Callable[[str], Non
             )
         return None
     path = Path(name)
-    if not (path / CHECKSUMS_NAME).is_file() and not (path / TRAINER_STATE_NAME).is_file():
-        raise CheckpointError(
-            f"--resume_from_checkpoint {name} is no checkpoint, a folder with a {CHECKSUMS_NAME} in it: "
-            f"give one, or last for the newest in {output_dir}."
-        )
+    if reason := _explain_other(path, output_dir):
+        raise CheckpointError(f"--resume_from_checkpoint {name} {reason}")
     if damage := find_damage(path):
         raise CheckpointError(
             f"--resume_from_checkpoint {name} is damaged ({damage}): give another one, or last for the newest whole "
             f"one in {output_dir}."
         )
     return path
+
+
+def _explain_other(path: Path, output_dir: Path) -> str | None:
+    """What a place is that holds no checkpoint of this program, and what to do; None where it holds one."""
+    if (path / CHECKSUMS_NAME).is_file():
+        return None
+    otherwise = f"give a checkpoint, or last for the newest in {output_dir}."
+    if not path.exists():
+        return f"is not there: {otherwise}"
+    if not path.is_dir():
+        return f"is a file, and a checkpoint is a folder: {otherwise}"
+    if inside := checkpoint_folders(path):
+        return f"is no checkpoint, but holds {len(inside)} of them: give one, such as {inside[-1]}."
+    if (path / CONFIG_NAME).is_file() and (path / WEIGHTS_NAME).is_file():
+        return (
+            "is a trained model, and no checkpoint with the state of its training: to train on from its weights, for "
+            f"more epochs or other classes, give --model_name_or_path {path} in its place."
+        )
+    if (path / TRAINER_STATE_NAME).is_file():
+        return f"is damaged ({CHECKSUMS_NAME} is missing or damaged): {otherwise}"
+    return f"is no checkpoint, a folder with a {CHECKSUMS_NAME} in it: {otherwise}"
 
 
 def remove_unfinished(output_dir: Path) -> None:

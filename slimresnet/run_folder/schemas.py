@@ -71,8 +71,8 @@ _RESULTS = Schema(
         "calibration_source": SOURCE,
         rf"epoch|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
         r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
-        r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher)": TEXT,
-        r".*_is_local": SWITCH,
+        r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher|started_from|started_from_digest)": TEXT,
+        r".*_is_local|.*_is_new": SWITCH,
         r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
         r".*_tta": POLICY_OR_SCORE,
         r"(eval|test)_.*": NUMBER,  # whatever else a run says of its splits is a score

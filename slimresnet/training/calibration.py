@@ -19,6 +19,7 @@ from slimresnet.run_folder.ownership import prepare_to_read
 from slimresnet.run_folder.reading import read_json
 from slimresnet.run_folder.schemas import SOURCES
 from slimresnet.training.distillation.teachers import Teacher
+from slimresnet.training.pretrained import Pretrained
 
 HELD_OUT_IMAGES, TWIN, GIVEN = SOURCES
 # What two runs of one recipe may have apart: a twin holds images out, and has other draws.
@@ -59,6 +60,7 @@ def calibration_of_twin(
     recipe: Recipe,
     config: SlimResNetConfig,
     data: TrainingData,
+    pretrained: Pretrained | None,
     teachers: Sequence[Teacher],
 ) -> Calibration:
     """
@@ -68,6 +70,7 @@ def calibration_of_twin(
         recipe: of the run that begins.
         config: of its network.
         data: what it is trained on.
+        pretrained: what it starts from.
         teachers: what it learns from.
 
     Raises:
@@ -85,6 +88,9 @@ def calibration_of_twin(
     differing = _differences(folder, recipe, config)
     if results.get("train_data_fingerprint") != data.train.fingerprint:
         differing.append(f"the training images or their labels, {results.get('train_dataset')} there")
+    starts = results.get("train_started_from_digest"), pretrained and pretrained.digest
+    if starts[0] != starts[1]:
+        differing.append("the weights that it started from")
     there, here = results.get("train_samples", 0), len(data.train_rows)
     if there < LEAST_SHARE * here:
         differing.append(f"{there:,} training images there, {here:,} here")

@@ -14,6 +14,7 @@ from slimresnet.training.averaged_weights import AveragedWeights
 from slimresnet.training.averaging import prepare_network
 from slimresnet.training.bookkeeping import DivergedError, Meter
 from slimresnet.training.callbacks import Callbacks
+from slimresnet.training.freezing import keep_statistics
 from slimresnet.training.objective import build_objective
 from slimresnet.training.optim.optimizer import build_optimizer, set_learning_rates
 from slimresnet.training.optim.sam import is_sharpness_aware
@@ -103,6 +104,7 @@ class TrainingLoop:
         last_step = min(progress.steps_per_epoch, progress.max_steps - epoch * progress.steps_per_epoch)
         sharpness_aware = is_sharpness_aware(self._recipe, epoch, progress.num_epochs)
         self._model.train()
+        keep_statistics(self._model, self._run.frozen)
         self._callbacks.on_epoch_begin()
         meter = Meter(self._recipe, self._accelerator, progress, self._run.plan.images_per_step)
         for step in range(first_step, last_step):

@@ -14,6 +14,8 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
     """
     The config that `--config_name` names, or the default one.
 
+    Its weights, where it is the config of a trained folder, play no part.
+
     Raises:
         RecipeError: there is none, or it is of no SlimResNet, has a field that no SlimResNet has, or an impossible one.
     """

@@ -51,8 +51,9 @@ def _check_what_is_there(recipe: Recipe, output_dir: Path) -> None:
     stays = not recipe.overwrite_output_dir and (RESULTS_NAME in present or not recipe.resume_from_checkpoint)
     if stays and len(others) < len(present):
         raise RecipeError(
-            f"--output_dir {output_dir} holds a finished run ({', '.join(present[:3])}, …): name another folder, or "
-            "replace it with --overwrite_output_dir" + _with_what_was_begun(output_dir)
+            f"--output_dir {output_dir} holds a finished run ({', '.join(present[:3])}, …): name another folder (with "
+            f"--model_name_or_path {output_dir} to train on from its weights), or replace it with "
+            "--overwrite_output_dir" + _with_what_was_begun(output_dir)
         )
     if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
         others = [name for name in others if name != CARD_NAME]  # it stays as it is

@@ -19,11 +19,14 @@ from slimresnet.recipe.launch import start_accelerator
 from slimresnet.recipe.plan import Plan, batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import find_checkpoint
+from slimresnet.run_folder.names import WEIGHTS_NAME
 from slimresnet.training.bookkeeping import DivergedError
 from slimresnet.training.calibration import Calibration, calibration_of_twin
 from slimresnet.training.distillation.teachers import Teacher, open_teachers
+from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, load_network_config
+from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
 
@@ -37,6 +40,8 @@ class Run:
         plan: the recipe, and what this launch, machine and data make of it.
         config: of the network, with the classes of the data.
         model: the network on its device, with its first weights.
+        pretrained: what the network starts from; None where its weights are drawn.
+        frozen: names of the parts of the network that stay as they are.
         teachers: networks that it learns from; none where it learns from labels alone.
         loading: how this process gets its batches.
         loader: the training batches of this process.
@@ -52,6 +57,8 @@ class Run:
     config: SlimResNetConfig
     data: TrainingData
     model: SlimResNetForImageClassification
+    pretrained: Pretrained | None
+    frozen: list[str]
     teachers: list[Teacher]
     loading: Loading
     loader: TrainingLoader
@@ -97,7 +104,7 @@ class Run:
             [
                 f"data     {describe_dataset(recipe.dataset_name)}: {len(data.train_rows):,} images to train on, "
                 f"{len(data.validation_rows):,} for validation, {len(data.test_rows):,} to test on",
-                f"network  {self.model.num_parameters():,} parameters",
+                f"network  {self._describe_network()}",
                 *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
@@ -106,6 +113,19 @@ class Run:
                 f"speed    {self.plan.describe()}",
             ]
         )
+
+    def _describe_network(self) -> str:
+        """How large it is, where its weights are from, and which of them are trained."""
+        recipe, names = self.plan.recipe, self.data.train.label_names
+        size = f"{self.model.num_parameters():,} parameters"
+        if self.pretrained is None:
+            beside = recipe.config_name is not None and (Path(recipe.config_name) / WEIGHTS_NAME).is_file()
+            unused = f"; those of {recipe.config_name} are not used, --model_name_or_path starts from them"
+            return f"{size}, drawn by seed {recipe.seed}" + (unused if beside else "")
+        trained = self.model.num_parameters(only_trainable=True)
+        kept = "stem and stages" if recipe.freeze == TRUNK else f"all up to {recipe.freeze}"
+        frozen = f"; {trained:,} of them trained, {kept} frozen" if self.frozen else ""
+        return f"{size}, from {self.pretrained.describe(names)}{frozen}"
 
 
 def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
@@ -119,7 +139,10 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     Raises:
         RecipeError, DatasetError, CheckpointError, FolderError: what was asked for cannot be.
     """
-    config = load_network_config(recipe)
+    pretrained = open_pretrained(recipe, output_dir)
+    recipe = as_it_sees(recipe, pretrained)
+    config = pretrained.new_config() if pretrained else load_network_config(recipe)
+    frozen = frozen_parts(config, recipe.freeze)
     accelerator, why_precision = start_accelerator(recipe)
     batch = batch_sizes(recipe, accelerator.num_processes)
     checkpoint = find_checkpoint(recipe.resume_from_checkpoint, checkpoints_dir, say=accelerator.print)
@@ -132,25 +155,32 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
     progress = Progress(plan.steps_per_epoch, plan.max_steps)
     model = build_network(plan, config, data.train.label_names).to(accelerator.device)
+    if pretrained:
+        pretrained.load_into(model, data.train.label_names)
+    freeze_parts(model, frozen)
     inputs = TrainingInputs(recipe, config, progress.num_epochs)
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
         whiten_stem(model, inputs.normalize(pixels))
     twin = None
     if recipe.calibration_run is not None:
-        twin = calibration_of_twin(Path(recipe.calibration_run), plan.portable_recipe(), config, data, teachers)
+        twin = calibration_of_twin(
+            Path(recipe.calibration_run), plan.portable_recipe(), config, data, pretrained, teachers
+        )
     return Run(
         plan,
         accelerator,
         config,
         data,
         model,
+        pretrained,
+        frozen,
         teachers,
         loading,
         loader,
         inputs,
         progress=progress,
         checkpoint=checkpoint,
-        fingerprint=RunFingerprint.of(plan, config, data, teachers, accelerator),
+        fingerprint=RunFingerprint.of(plan, config, data, pretrained, teachers, accelerator),
         twin=twin,
     )

@@ -118,7 +118,7 @@ def test_wrong_nesting(tmp_path, text):
 SHARES = [
     "image_mean", "horizontal_flip_prob", "vertical_flip_prob", "gaussian_blur_prob", "random_erasing_prob",
     "random_erasing_area", "cutmix_prob", "mixup_prob", "label_smoothing_factor", "momentum", "lr_milestones",
-    "lr_gamma", "ema_decay", "distillation_alpha",
+    "lr_gamma", "ema_decay", "distillation_alpha", "trunk_learning_rate_factor",
 ]  # fmt: skip
 COUNTS = [
     "max_train_samples", "max_eval_samples", "shuffle_buffer_size", "num_train_epochs", "max_train_steps",
@@ -173,7 +173,15 @@ def test_the_largest_rates_diverge_without_a_traceback(flags, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["output_dir", "dataset_name", "config_name", "resume_from_checkpoint", "teacher_name_or_path"]
+    "name",
+    [
+        "output_dir",
+        "dataset_name",
+        "config_name",
+        "resume_from_checkpoint",
+        "teacher_name_or_path",
+        "model_name_or_path",
+    ],
 )
 def test_names_of_folders_are_text(name):
     """safetensors opens no others, so that a run would be written and never read."""

@@ -47,7 +47,7 @@ DECISIVE = {
     "nesterov": True, "weight_decay": 0.1, "norm_bias_learning_rate": 0.3, "decay_norm_and_bias": False,
     "lr_scheduler_type": "linear", "lr_milestones": [0.3], "lr_gamma": 0.2, "warmup_steps": 5.0, "sam_rho": 0.1,
     "num_final_sam_epochs": 2, "ema_decay": 0.9, "ema_batchnorm": "recompute", "sync_batchnorm": True, "seed": 7,
-    "load_best_model_at_end": True,
+    "load_best_model_at_end": True, "freeze": "stem", "trunk_learning_rate_factor": 0.1,
 }  # fmt: skip
 # … what only their last bits depend on, …
 ROUNDING = {
@@ -59,7 +59,8 @@ ROUNDING = {
 FREE = {
     "dataset_name": "elsewhere", "dataset_config_name": "plain", "dataset_revision": "main", "streaming": False,
     "image_column_name": "img", "label_column_name": "label", "test_split": "holdout", "dataloader_num_workers": 3,
-    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "tta": "flip", "temperature": 2.0,
+    "config_name": "elsewhere", "teacher_name_or_path": "elsewhere", "model_name_or_path": "elsewhere",
+    "tta": "flip", "temperature": 2.0,
     "calibration_run": "elsewhere",
     "output_dir": "elsewhere", "overwrite_output_dir": True, "logging_steps": 3, "checkpointing_steps": "no",
     "save_total_limit": 5, "resume_from_checkpoint": "last", "push_to_hub": True,
@@ -305,7 +306,7 @@ def identity(tmp_path, **settings):
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     # Of settings alone: some need another beside them to be a recipe.
     plan = SimpleNamespace(settings=Recipe().to_dict() | settings)
-    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), [], accelerator)
+    made = RunFingerprint.of(plan, SlimResNetConfig(), SimpleNamespace(**splits), None, [], accelerator)
     made.save(tmp_path)
     assert RunFingerprint.load(tmp_path) == made
     return made

@@ -9,15 +9,19 @@ def learning_rates(recipe: Recipe, step: int, max_steps: int) -> dict[str, float
     """
     The learning rate of each group of weights at a step, by the name that it is logged under.
 
-    `learning_rate` is that of SGD. `learning_rate_muon` and `learning_rate_norm_bias` are there where the recipe gives
-    the convolutions to Muon, or BatchNorm's biases a rate of their own.
+    `learning_rate` is that of SGD. `learning_rate_trunk` is there where stem and stages have a share of it, and
+    `learning_rate_muon` and `learning_rate_norm_bias` where the recipe gives the convolutions to Muon, or BatchNorm's
+    biases a rate of their own: all three are of stem and stages.
     """
     share = schedule(recipe, step, max_steps)
     rates = {"learning_rate": recipe.learning_rate * share}
+    of_trunk = share * recipe.trunk_learning_rate_factor
+    if recipe.trunk_learning_rate_factor != 1:
+        rates["learning_rate_trunk"] = recipe.learning_rate * of_trunk
     if recipe.optim == "muon":
-        rates["learning_rate_muon"] = recipe.muon_learning_rate * share
+        rates["learning_rate_muon"] = recipe.muon_learning_rate * of_trunk
     if recipe.norm_bias_learning_rate is not None:
-        rates["learning_rate_norm_bias"] = recipe.norm_bias_learning_rate * share
+        rates["learning_rate_norm_bias"] = recipe.norm_bias_learning_rate * of_trunk
     return rates
 
 

@@ -16,6 +16,7 @@ from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.settings import SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
 from slimresnet.training.distillation.teachers import Teacher
+from slimresnet.training.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class RunFingerprint:
 
     Attributes:
         recipe: every setting as resolved.
-        network: the fields of its config; of its teachers, where it has some, the digests of their files.
+        network: the fields of its config; of what it starts from, and of its teachers, where there are any, the digests
+            of their files.
         data: fingerprints of the splits, which the rows of training, validation and test are drawn from.
         machine: processes, threads, processor, versions: what the last bits depend on.
     """
@@ -41,12 +43,15 @@ class RunFingerprint:
         plan: Plan,
         config: SlimResNetConfig,
         data: TrainingData,
+        pretrained: Pretrained | None,
         teachers: Sequence[Teacher],
         accelerator: Accelerator,
     ) -> "RunFingerprint":
         """The fingerprint of the run that is about to begin."""
         device = accelerator.device.type
         network = {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
+        if pretrained:
+            network["weights of --model_name_or_path"] = pretrained.digest
         if teachers:  # no entry of a run without: its earlier checkpoints have none
             network["files of --teacher_name_or_path"] = [teacher.digest for teacher in teachers]
         return cls(
