@@ -278,9 +278,12 @@ def test_class_names_without_quotes_become_text(tmp_path):
     [
         ({"label": ClassLabel(names=["a", "b"])}, "no Image column, which is needed. It holds label (ClassLabel)"),
         ({"label": Value("int64")}, "no Image column"),
-        ({"img": ImageFeature(), "label": Value("int64")}, "no ClassLabel column, which is needed. It holds img"),
+        (
+            {"img": ImageFeature(), "label": Value("float32")},
+            "no ClassLabel column, nor one of text or whole numbers, which is needed. It holds img (Image), label (f",
+        ),
     ],
-    ids=["no image", "neither", "numbers"],
+    ids=["no image", "neither", "fractions"],
 )
 def test_a_missing_column_is_named(tmp_path, features, said):
     values = {"img": [{"bytes": encode(Image.fromarray(GRADIENT)), "path": None}] * 2, "label": [0, 1]}

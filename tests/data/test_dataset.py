@@ -146,7 +146,7 @@ def test_wrong_columns_list_those_there(folder):
     assert "--image_column_name image" in message and "img (Image)" in message and "fine_label (ClassLabel)" in message
     assert "--label_column_name" in refused(str(folder), "train")  # two of them: which is meant?
     message = refused(str(folder), "train", label_column="weight")
-    assert "--label_column_name weight is no ClassLabel" in message and "weight (Value)" in message
+    assert "--label_column_name weight is no ClassLabel" in message and "weight (float32)" in message
 
 
 @pytest.mark.parametrize("broken", [b"", b"not an image", None, "cut"])
@@ -228,27 +228,44 @@ def test_arrow_files_too(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    ("split", "file", "where"),
+    ("name", "of_class"),
     [
-        ("test", "train/test/1.png", "in the training split and in"),
-        ("test", "test/train-station/1.png", "in the training split and in"),
-        ("test", "train/evaluation board/1.png", "in the training split and in"),
-        ("validation", "train/val/1.png", "in the training split and in"),
-        ("validation", "train/dev-kit/1.png", "in the training split and in"),
-        ("test", "test/test_tube/1.png", "twice in"),
+        ("train/test/1.png", "test"),
+        ("train/evaluation board/1.png", "evaluation board"),
+        ("train/val/1.png", "val"),
+        ("train/dev-kit/1.png", "dev-kit"),
+        ("train/test_tubes/1.png", "test_tubes"),
     ],
 )
-def test_a_file_that_datasets_takes_for_two_splits_or_twice_is_named(tmp_path, split, file, where):
-    folder = tmp_path / "pets"
-    write_image_folder(folder, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/cat/4.png", file)
-    message = refused(str(folder), split)
-    assert f"{folder / file} is {where} split '{split}'" in message and "README.md" in message
-    (folder / "README.md").write_text(
+def test_a_class_that_is_called_as_a_split_is_a_class(tmp_path, name, of_class):
+    """`datasets` takes such words for a split wherever a path has them."""
+    write_image_folder(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/cat/4.png", name)
+    train, test = (open_split(str(tmp_path), split, image_size=8) for split in ("train", "test"))
+    assert train.label_names == test.label_names == sorted(["cat", "dog", of_class])
+    assert [len(train.labels), len(test.labels)] == [3, 2]
+    assert split_names(str(tmp_path)) == ["train", "test"]
+
+
+@pytest.mark.parametrize("of_class", ["train-station", "test_tube"])
+def test_a_class_that_training_lacks_is_named(tmp_path, of_class):
+    write_image_folder(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png", f"test/{of_class}/1.png")
+    message = refused(str(tmp_path), "test")
+    assert f"split 'test' of {tmp_path} has images of class {of_class}, of which the training split has none" in message
+
+
+def test_a_file_that_a_card_gives_to_two_splits_or_twice_is_named(tmp_path):
+    """A card in the folder decides; `datasets` reads what the card names."""
+    write_image_folder(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/cat/4.png")
+    card = (
         "---\nconfigs:\n- config_name: default\n  data_files:\n"
-        "  - split: train\n    path: train/**\n  - split: test\n    path: test/**\n---\n"
+        "  - split: train\n    path: {}\n  - split: test\n    path: {}\n---\n"
     )
-    numbers = [len(open_split(str(folder), name, image_size=8).labels) for name in ("train", "test")]
-    assert numbers == ([3, 2] if file.startswith("train/") else [2, 3])
+    (tmp_path / "README.md").write_text(card.format("train/**", "['test/**', train/cat/1.png]"))
+    message = refused(str(tmp_path), "test")
+    assert f"{tmp_path}/train/cat/1.png is in the training split and in split 'test'" in message
+    assert "README.md" in message
+    (tmp_path / "README.md").write_text(card.format("train/**", "test/**"))
+    assert [len(open_split(str(tmp_path), name, image_size=8).labels) for name in ("train", "test")] == [2, 2]
 
 
 def test_a_file_of_two_splits_is_named_whichever_these_are(tmp_path):
@@ -286,8 +303,8 @@ def test_one_list_of_labels_may_serve_two_splits(tmp_path):
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [train/*, metadata.csv]\n"
         "  - split: test\n    path: [test/*, metadata.csv]\n---\n"
     )
-    files = builder.data_files(builder.open_builder(str(tmp_path)))
-    assert [Path(file).name for file in check_files(files, "pets", "test")] == ["b.png", "metadata.csv"]
+    opened = builder.open_builder(str(tmp_path))
+    assert [Path(file).name for file in check_files(opened, "pets", "test")] == ["b.png", "metadata.csv"]
 
 
 def test_one_parquet_file_of_two_splits_is_named(tmp_path):

@@ -11,13 +11,14 @@ import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from datasets import ClassLabel, DatasetBuilder, Features
+from datasets import ClassLabel, Features
 from fsspec.core import split_protocol, strip_protocol
 
-from slimresnet.data.sources.builder import data_files, parts_of_split
+from slimresnet.data.sources.columns import class_names, column_of, top_column
 from slimresnet.data.sources.decoding import read_bytes
 from slimresnet.data.sources.headers import HeaderSample
-from slimresnet.data.sources.rows import EncodedRows
+from slimresnet.data.sources.opened import LISTS, OpenedDataset, parts_of_split
+from slimresnet.data.sources.rows import EncodedRows, explain_damage
 from slimresnet.data.sources.source import DatasetError, PictureHeaders
 from slimresnet.errors import first_line, printable
 from slimresnet.recipe.settings import TRAIN_SPLIT
@@ -25,35 +26,38 @@ from slimresnet.recipe.settings import TRAIN_SPLIT
 _ARCHIVE_PROTOCOLS = frozenset(
     {"zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
 )  # archives, each of which holds the file named before it
+_ADVICE_ON_SPLITS = (
+    "`datasets` takes words such as train, test, val and dev for a split wherever a path has them, in the name of a "
+    "class too: rename such folders and files, or list the files of each split in the dataset's README.md, under "
+    "configs and data_files"
+)
 
 
-def check_files(of_splits: dict[str, list[str]], dataset_name: str, split: str) -> list[str]:
+def check_files(dataset: OpenedDataset, dataset_name: str, split: str) -> list[str]:
     """
     The data files of a split, which may be a sum of splits.
 
     Args:
-        of_splits: the files of each split, as `data_files` has them.
+        dataset: what `open_builder` opened.
         dataset_name, split: as in `SplitRequest`.
 
     Raises:
         DatasetError: a file counts twice, or is one of another split as well.
     """
-    parts = parts_of_split(split, of_splits)
-    files = [file for part in parts for file in of_splits.get(part, [])]
+    parts = [dataset.own_name(part) for part in parts_of_split(split, dataset.files)]
+    files = [file for part in parts for file in dataset.files.get(part, [])]
     suspects = {"twice in": [file for file, count in Counter(files).items() if count > 1]}
-    for name, others in of_splits.items():
+    for name, others in dataset.files.items():
         if name not in parts:
             where = "the training split" if name == TRAIN_SPLIT else f"split {name!r}"
-            suspects[f"in {where} and in"] = [file for file in files if file in {*others}]
+            suspects[f"in {where} and in"] = [*set(files).intersection(others)]
     for where, found in suspects.items():
         # Images are in one split each; a list of their labels may be one for all.
-        found = [file for file in found if not Path(file).name.startswith("metadata.")]
+        found = sorted(file for file in found if not Path(file).name.startswith("metadata."))
         if found:
+            advice = "name each picture once" if dataset.kind == LISTS else _ADVICE_ON_SPLITS
             raise DatasetError(
-                f"{found[0]} is {where} split {split!r} of {dataset_name} ({len(found)} files are). `datasets` takes "
-                "words such as train, test, val and dev for a split wherever a path has them, in the name of a class "
-                "too: rename such folders and files, or list the files of each split in the dataset's README.md, under "
-                "configs and data_files."
+                f"{found[0]} is {where} split {split!r} of {dataset_name} ({len(found)} files are): {advice}."
             )
     return files
 
@@ -73,14 +77,14 @@ def check_label_names(label_names: list[str], column: str, description: str) -> 
         raise DatasetError(f"column {column} of {description} names {len(label_names)} classes: two are needed.")
 
 
-def check_numbering(builder: DatasetBuilder, files: list[str], column: str, label_names: list[str]) -> None:
+def check_numbering(kind: str, dataset_name: str, files: list[str], column: str, label_names: list[str]) -> None:
     """
     Checks that all files number the classes alike: `datasets` reads all files by the numbering of the first.
 
     Raises:
         DatasetError: a file cannot be read, or names other classes, or names them in another order.
     """
-    read_schema = {"parquet": pyarrow.parquet.read_schema, "arrow": _read_arrow_schema}.get(builder.info.builder_name)
+    read_schema = {"parquet": pyarrow.parquet.read_schema, "arrow": _read_arrow_schema}.get(kind)
     if read_schema is None:
         return
     for file in files:
@@ -92,7 +96,7 @@ def check_numbering(builder: DatasetBuilder, files: list[str], column: str, labe
         if isinstance(feature, ClassLabel) and [str(name) for name in feature.names] != label_names:
             raise DatasetError(
                 f"{file} numbers the classes of column {column} as {', '.join(map(str, feature.names))}, where "
-                f"{builder.dataset_name} has {', '.join(label_names)}: write its files anew, with one order for all."
+                f"{dataset_name} has {', '.join(label_names)}: write its files anew, with one order for all."
             )
 
 
@@ -104,7 +108,7 @@ def _read_arrow_schema(file) -> pyarrow.Schema:
         return pyarrow.ipc.open_file(file).schema
 
 
-def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict | None, str], None]:
+def place_checker(dataset: OpenedDataset) -> Callable[[dict | None, str], None]:
     """
     Makes a check that an image file named by a row belongs to the dataset: a stranger's data may name any file.
 
@@ -112,10 +116,12 @@ def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict 
         A function of an encoded image and a name for its row. The function raises DatasetError where the image file
         is neither one of the dataset's files, nor in one of these, nor in the dataset's folder.
     """
-    files = {file for of_split in data_files(builder).values() for file in of_split}
-    folder = Path(dataset_name).resolve()
+    files = {file for of_split in dataset.files.values() for file in of_split}
+    root = dataset.root and dataset.root.resolve()
 
     def is_own(path: str) -> bool:
+        if path in files:
+            return True
         *archives, file = path.split("::")  # as in zip://image.png::archive.zip, of which fsspec opens the first
         if any(split_protocol(each)[0] not in _ARCHIVE_PROTOCOLS for each in archives):
             return False
@@ -124,7 +130,7 @@ def place_checker(builder: DatasetBuilder, dataset_name: str) -> Callable[[dict 
         if "\0" in file or split_protocol(file)[0] is not None:
             return False
         # fsspec reads the name: for fsspec `file:/place` and `~/place` are no names in this folder.
-        return folder.is_dir() and Path(strip_protocol(file)).resolve().is_relative_to(folder)
+        return root is not None and Path(strip_protocol(file)).resolve().is_relative_to(root)
 
     def check(encoded: dict | None, row: str) -> None:
         if encoded is None or encoded["bytes"] is not None or encoded["path"] is None:
@@ -147,6 +153,36 @@ class ReadRows(NamedTuple):
     headers: PictureHeaders
 
 
+def read_label_names(dataset: OpenedDataset, dataset_name: str, split: str, column: str) -> list[str]:
+    """
+    The classes that the labels of all splits name, for a column that is no `ClassLabel`.
+
+    Raises:
+        DatasetError: the rows cannot be read, or the split has a class that the training split never has.
+    """
+    found: dict[str, list[pyarrow.ChunkedArray]] = {}
+    for part in dataset.files or parts_of_split(split, {}):
+        stream = dataset.stream(part)
+        top = top_column(column, stream.features)
+        if top not in stream.features:  # a test split without labels
+            continue
+        try:
+            tables = stream.select_columns([top]).with_format("arrow").iter(batch_size=10_000)
+            found[part] = [column_of(table, column).unique() for table in tables]
+        except Exception as error:  # Arrow, fsspec and httpx raise their own
+            raise DatasetError(explain_damage(error, f"split {part!r} of {dataset_name}")) from error
+    label_names = class_names(labels for of_part in found.values() for labels in of_part)
+    trained = {*class_names(found.get(TRAIN_SPLIT, []))}
+    for part in [dataset.own_name(part) for part in parts_of_split(split, dataset.files)]:
+        unknown = [name for name in class_names(found.get(part, [])) if name not in trained]
+        if TRAIN_SPLIT in found and unknown:
+            raise DatasetError(
+                f"split {part!r} of {dataset_name} has images of class {printable(unknown[0])}, of which the training "
+                f"split has none ({len(unknown)} classes are like it): correct their labels, or give training some."
+            )
+    return label_names
+
+
 def read_labels(
     rows: EncodedRows, label_column: str, label_names: list[str], check_place: Callable[[dict | None, str], None]
 ) -> ReadRows:
@@ -157,7 +193,7 @@ def read_labels(
         DatasetError: there are no rows, an image file cannot be read or lies elsewhere, or a label is out of range.
     """
     digest = hashlib.blake2b(json.dumps(label_names).encode(), digest_size=16)
-    parts, contents, headers = [], bytearray(), HeaderSample()
+    parts, contents, headers, nulls = [], bytearray(), HeaderSample(), 0
     for first, table in rows.tables(label_column):
         for row, image in enumerate(table[rows.image_column].to_pylist(), start=first):
             check_place(image, f"row {row} of {rows.description}")
@@ -165,6 +201,7 @@ def read_labels(
             digest.update(len(content).to_bytes(8, "little") + content)
             contents += hashlib.blake2b(content, digest_size=8).digest()
             headers.add(content)
+        nulls += table[label_column].null_count
         parts.append(table[label_column].fill_null(-1).to_numpy())
     if not parts:
         raise DatasetError(f"{rows.description} has no rows.")
@@ -173,7 +210,8 @@ def read_labels(
     if len(wrong):
         raise DatasetError(
             f"row {wrong[0]} of {rows.description} has no label in 0 … {len(label_names) - 1} (it says "
-            f"{labels[wrong[0]]}; {len(wrong)} rows are like it): correct or remove them."
+            f"{'nothing' if nulls == len(wrong) else labels[wrong[0]]}; {len(wrong)} rows are like it): correct or "
+            "remove them."
         )
     digest.update(labels.astype("<i8").tobytes())
     return ReadRows(labels, digest.hexdigest(), np.frombuffer(bytes(contents), "<u8"), headers.taken())

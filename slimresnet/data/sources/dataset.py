@@ -74,16 +74,18 @@ def shared_name(dataset_name: str) -> str:
 
 def describe_dataset(dataset_name: str) -> str:
     """
-    What a dataset's name means here, for people: the Hub or a folder, and which.
+    What a dataset's name means here, for people: the Hub, a folder or a file, and which.
 
     A folder wins over a dataset on the Hub of the same name. Where both could be meant, the text says so.
     """
     name, opener = printable(dataset_name), find_opener(dataset_name)
     if opener is not hub_and_folder:
         return f"{name}, read by {opener.__name__}"
-    if not Path(dataset_name).is_dir():
+    if not Path(dataset_name).exists():
         return f"{name}, a dataset on the Hub"
     place = printable(str(Path(dataset_name).resolve()))
+    if Path(dataset_name).is_file():
+        return name if name == place else f"{name}, the file {place}"
     try:
         validate_repo_id(dataset_name)
     except HFValidationError:  # a path that the Hub has no name for

@@ -10,6 +10,7 @@ from PIL.Image import Image, Resampling, fromarray
 from transformers.image_transforms import get_size_with_aspect_ratio
 
 from slimresnet.data.images import FORMATS, MOST_PIXELS, open_picture
+from slimresnet.data.sources.archives import read_member
 
 ResizeMode = Literal["squash", "crop", "pad"]
 """What is done to a picture that is not square; see `PixelFormat`."""
@@ -128,6 +129,8 @@ def read_bytes(encoded: dict | None) -> bytes | None:
         return None
     if encoded["bytes"] is not None:
         return encoded["bytes"]
+    if (member := read_member(encoded["path"])) is not None:
+        return member
     with fsspec.open(encoded["path"], "rb") as file:
         return file.read()
 

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import datasets.config
-from datasets import ClassLabel, DatasetBuilder, Features, get_dataset_config_names
+from datasets import get_dataset_config_names
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from slimresnet.data.sources.folders import ARCHIVES, Folder, count_kinds, extension, miswritten_split, read_folder
+from slimresnet.data.sources.folders import ZIP, Folder, count_kinds, extension, is_hidden, read_folder
+from slimresnet.data.sources.layouts import PICTURES, TABLES
+from slimresnet.data.sources.opened import OpenedDataset, parts_of_split
+from slimresnet.data.sources.spellings import spelt_split
 from slimresnet.errors import first_line, printable
 from slimresnet.hub_errors import cannot_be_written, explain_hub_error, is_cache_error
+from slimresnet.recipe.settings import TRAIN_SPLIT
 
 SAMPLE_FOLDER = "examples/cifar10_sample"
 DATASET_FLAG = "--dataset_name"
@@ -56,8 +60,6 @@ def explain_opening(error: Exception, name: str, config_name: str | None, revisi
     sample = sample if flag == DATASET_FLAG else ""
     if not name.strip():
         return f"{flag} is empty: give a folder, or a dataset on the Hub{sample}."
-    if printable(name) != name:
-        return f"{flag} {printable(name)} has a name that is no UTF-8, as `datasets` needs it: rename the folder."
     if is_cache_error(error, datasets.config.HF_DATASETS_CACHE):
         cache = datasets.config.HF_DATASETS_CACHE
         return f"the cache of `datasets`, {cache}, {cannot_be_written(error, 'HF_DATASETS_CACHE')}."
@@ -65,7 +67,12 @@ def explain_opening(error: Exception, name: str, config_name: str | None, revisi
     if path.is_dir():
         return _explain_folder(error, called, read_folder(path), config_name)
     if path.exists():
-        return f"{called} is a file: give the folder that holds it, with its images as {_LAYOUT}{sample}."
+        if extension(path.name) in (*TABLES, ZIP):
+            return f"{called} cannot be used ({first_line(error)}): correct it, or give another file."
+        return (
+            f"{called} is a file: give the folder that holds it, with its images as {_LAYOUT}, a ZIP file of them, or "
+            f"a table ({', '.join(TABLES)}){sample}."
+        )
     if looks_like_path(name):
         return f"{called} is not there{nearest(name)}: give a folder{sample}."
     try:  # `datasets` has one kind of error for many of huggingface_hub's
@@ -101,39 +108,31 @@ def _explain_configs(called: str, name: str, config_name: str | None, revision: 
 def _explain_folder(error: Exception, called: str, folder: Folder, config_name: str | None) -> str:
     if reason := _explain_configs(called, str(folder.path), config_name, None):
         return reason
-    if folder.archives and not folder.pictures:
-        return f"{called} {_packed(folder.archives)}"
-    if isinstance(error, DataFilesNotFoundError | EmptyDatasetError):
-        if folder.names_its_splits:
-            return (
-                f"{called} holds none of the files that its README.md names under configs and data_files: correct "
-                "them there. Links to folders are not followed, and a path with [ or * is taken for a pattern."
-            )
-        if not folder.names:
-            return f"{called} is an empty folder: give one with images as {_LAYOUT}, or with Parquet files."
-        return f"{called} {_others_alone(folder)}"
-    if folder.pictures and len(folder.visible) > len(folder.pictures):
-        return f"{called} {_others_beside(folder)} (it said: {first_line(error)})"
+    if folder.names_its_splits and isinstance(error, DataFilesNotFoundError | EmptyDatasetError):
+        return (
+            f"{called} holds none of the files that its README.md names under configs and data_files: correct them "
+            "there. Links to folders are not followed, and a path with [ or * is taken for a pattern."
+        )
     return f"{called} cannot be used ({first_line(error)}): correct it, or give another folder."
+
+
+def explain_nothing(called: str, folder: Folder) -> str:
+    """Why a folder holds no dataset of any layout; `called` says which folder, with the flag."""
+    if folder.archives:
+        return f"{called} {_packed(folder.archives)}"
+    if not folder.names:
+        kind = "folder" if folder.path.is_dir() else "file"
+        return f"{called} is an empty {kind}: give one with images as {_LAYOUT}, or with Parquet files."
+    kinds = count_kinds(folder.names)
+    return (
+        f"{called} holds no images and no Parquet files, only others ({kinds}): give a folder with images as {_LAYOUT}."
+    )
 
 
 def _packed(archives: Sequence[str]) -> str:
     return (
-        f"holds packed files ({_some(archives)}), in which classes are not seen: unpack them, so that images lie as "
-        f"{_LAYOUT}, and take the packed ones away."
-    )
-
-
-def _others_alone(folder: Folder) -> str:
-    kinds = count_kinds(folder.names)
-    return f"holds no images and no Parquet files, only others ({kinds}): give a folder with images as {_LAYOUT}."
-
-
-def _others_beside(folder: Folder) -> str:
-    others = count_kinds(sorted({*folder.visible} - {*folder.pictures}))
-    return (
-        f"holds {len(folder.pictures)} images beside files of other kinds ({others}), for which `datasets` does not "
-        "take it for a folder of images: take those out of it."
+        f"holds packed files ({_some(archives)}) that are no ZIP: unpack them, so that images lie as {_LAYOUT}, and "
+        "take the packed ones away."
     )
 
 
@@ -141,97 +140,107 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def explain_missing_split(name: str, split: str, splits: Sequence[str]) -> str:
+def explain_missing_split(name: str, split: str, dataset: OpenedDataset) -> str:
     """A sentence on a split that a dataset lacks, with the names of the splits that it has."""
-    found = f"{name} has no split {split!r}, only {', '.join(splits)}"
+    found = f"{name} has no split {split!r}, only {', '.join(map(printable, dataset.files))}"
     if "[" in split:
         return f"{found}: a part of one, in brackets, cannot be streamed; take its name, and --max_eval_samples."
-    folder = read_folder(Path(name)) if Path(name).is_dir() else None
-    if folder and folder.archives:
-        return f"{found}. It {_packed(folder.archives)}"
-    if split == "train":
+    if dataset.folder and dataset.folder.archives and dataset.kind == PICTURES:
+        return f"{found}. It {_packed(dataset.folder.archives)}"
+    if split == TRAIN_SPLIT and (outside := _outside_of_splits(dataset)):
+        return f"{found}, and {_some(outside)} beside: move these folders into one called train, or take them away."
+    if split == TRAIN_SPLIT:
         return f"{found}: training reads the one called train; rename another, or list it in README.md under configs."
+    if [*dataset.files] == [TRAIN_SPLIT]:
+        return (
+            f"{found}: name that with --split (eval.py, predict.py), have train.py cut one off with --test_size, or "
+            f"add a folder or file called {split}."
+        )
     return (
         f"{found}: name one of them with --test_split (train.py) or --split (eval.py, predict.py), or add a folder or "
         f"file called {split}."
     )
 
 
-def explain_capitals(name: str) -> str | None:
-    """A split of a folder that `datasets` does not take for one, since it is written with capitals."""
-    wrong = miswritten_split(Path(name)) if Path(name).is_dir() else None
-    return wrong and (
-        f"{name} has {wrong} where a split is called {wrong.lower()}, in small letters: rename it, since its images "
-        "count for no split, or for another one."
-    )
+def _outside_of_splits(dataset: OpenedDataset) -> list[str]:
+    """The folders beside those of splits whose pictures belong to no split."""
+    if dataset.folder is None or dataset.layout is None or dataset.kind != PICTURES:
+        return []
+    kept = {name for names in dataset.layout.splits.values() for name in names}
+    return sorted({name.split("/")[0] for name in dataset.folder.pictures if name not in kept and "/" in name})
 
 
-def packed_images(builder: DatasetBuilder, features: Features, name: str) -> str | None:
-    """What is wrong with folders of classes in packed files, whose names `datasets` does not see; None without any."""
-    if builder.info.builder_name != "imagefolder" or not isinstance(features.get("label"), ClassLabel):
+def explain_layout(dataset: OpenedDataset, name: str, split: str) -> str | None:
+    """What keeps the folders of a dataset of pictures from being classes; None where nothing does."""
+    folder, layout = dataset.folder, dataset.layout
+    if folder is None or layout is None or layout.kind != PICTURES:
         return None
-    packed = _packed_files(builder)
-    return f"{name} {_packed(packed)}" if packed else None
-
-
-def _packed_files(builder: DatasetBuilder) -> list[str]:
-    files = [Path(file).name for files in builder.config.data_files.values() for file in files]
-    return [file for file in files if extension(file) in ARCHIVES]
-
-
-def explain_columns(builder: DatasetBuilder, name: str) -> str | None:
-    """Why a local folder gives no column of images, or none of classes; None where its files do not tell."""
-    path = Path(name)
-    folder = read_folder(path) if path.is_dir() else None
-    if folder is None or folder.names_its_splits:
-        return None
-    pictures, archives = folder.pictures, folder.archives
-    if builder.info.builder_name in ("parquet", "arrow"):
-        return None
-    if builder.info.builder_name != "imagefolder":
-        if archives and not pictures:
-            return f"{name} {_packed(archives)}"
-        return f"{name} {_others_beside(folder) if pictures else _others_alone(folder)}"
-    if any(Path(file).name.startswith("metadata.") for files in builder.config.data_files.values() for file in files):
-        return None
-    if packed := _packed_files(builder):
-        return f"{name} {_packed(packed)}"
-    return _explain_labels(name, folder, builder)
-
-
-def _explain_labels(name: str, folder: Folder, builder: DatasetBuilder) -> str | None:
-    """`datasets` takes classes from folders where all images of all splits lie equally deep, in two folders or more."""
-    below = folder.path.resolve(), folder.path.absolute()
-    of_splits: dict[str, list[PurePosixPath]] = {}
-    for split, files in builder.config.data_files.items():
-        of_split = [Path(file) for file in files]
-        base = next((each for each in below if all(path.is_relative_to(each) for path in of_split)), None)
-        if base is None:
-            return None
-        of_splits[str(split)] = [PurePosixPath(path.relative_to(base).as_posix()) for path in of_split]
-    depths = {split: {len(path.parts) for path in paths} for split, paths in of_splits.items()}
-    all_depths = {depth for of_split in depths.values() for depth in of_split}
-    classes = {path.parent.name for paths in of_splits.values() for path in paths}
-    if len(all_depths) == 1 and len(classes) > 1:
-        return None
-    if len(all_depths) == 1:
-        count = sum(map(len, of_splits.values()))
+    for part in [dataset.own_name(part) for part in parts_of_split(split, dataset.files)]:
+        if not {*layout.splits[part]} <= layout.classes.keys():
+            return _explain_loose(name, part, layout.splits[part])
+    labels = {*layout.classes.values()}
+    if len(labels) < 2:
         return (
-            f"all {count} images of {name} are of one class, {', '.join(map(printable, classes))}: two folders of "
-            f"classes are needed at least, as {_LAYOUT}."
+            f"all {len(layout.classes):,} images of {name} are of one class, {', '.join(map(printable, labels))}: two "
+            f"folders of classes are needed at least, as {_LAYOUT}."
         )
-    for split, paths in of_splits.items():
-        if len({path.parent for path in paths}) == 1 and depths[split] == {min(all_depths)} and len(of_splits) > 1:
+    around = set()
+    for names in layout.splits.values():
+        depth = _depth(names)
+        around |= {"/".join(each.split("/")[: depth - 1]) for each in names if each in layout.classes}
+    packed = [each for each in folder.archives if layout.says_splits and each.rpartition("/")[0] in around]
+    if packed:
+        return f"{name} {_packed(packed)}"
+    return _explain_packed_folders(name, folder, dataset) or _explain_empty_folder(name, folder, around, labels)
+
+
+def _explain_packed_folders(name: str, folder: Folder, dataset: OpenedDataset) -> str | None:
+    """A ZIP file beside folders of classes: a split, or a class, or else nothing that could be told."""
+    if folder.members.keys() >= {*folder.pictures}:
+        return None
+    for stem in sorted(folder.opened):
+        inside = [each.removeprefix(f"{stem}/") for each in folder.pictures if each.startswith(f"{stem}/")]
+        if (
+            any("/" in each for each in inside)
+            and not spelt_split(PurePosixPath(stem).name)
+            and stem not in dataset.files
+        ):
             return (
-                f"the {len(paths)} images of split {split!r} of {name} lie in no folders of classes "
-                f"({printable(str(paths[0]))}), without which no split of it has labels: sort them, as {_LAYOUT}, or "
-                "move them to a folder elsewhere, for predict.py."
+                f"{name} holds folders in {printable(stem)}{ZIP} beside images that are not packed: unpack that file, "
+                "or take it away."
             )
-    shown = [
-        str(next(path for paths in of_splits.values() for path in paths if len(path.parts) == depth))
-        for depth in sorted(all_depths)
-    ]
+    return None
+
+
+def _explain_empty_folder(name: str, folder: Folder, around: set[str], labels: set[str]) -> str | None:
+    """A folder beside those of classes that would be no class, since it holds no images."""
+    full = {str(parent) for each in folder.pictures for parent in PurePosixPath(each).parents}
+    for each in folder.subfolders:
+        above, _, last = each.rpartition("/")
+        is_other = spelt_split(last) or is_hidden(f"{last}/") or (folder.root / each).is_symlink()
+        if above in around and each not in full and last not in labels and not is_other:
+            inside = count_kinds([every for every in folder.names if every.startswith(f"{each}/")])
+            return (
+                f"{name} has a folder beside those of classes that holds no images, {printable(each)} "
+                f"({inside or 'empty'}): put images of a format that is read into it, or take it away."
+            )
+    return None
+
+
+def _depth(names: Sequence[str]) -> int:
+    """The number of folders around the shallowest picture."""
+    return min(name.count("/") for name in names)
+
+
+def _explain_loose(name: str, split: str, names: Sequence[str]) -> str:
+    of_depth = {each.count("/"): printable(each) for each in reversed(names)}
+    if len(of_depth) > 1:
+        shown = [of_depth[depth] for depth in sorted(of_depth)]
+        return (
+            f"images of {name} lie at different depths ({_some(shown)}), where each has to lie in the folder of its "
+            f"class, as {_LAYOUT}: move them."
+        )
     return (
-        f"images of {name} lie at different depths ({_some(shown)}), where each has to lie in the folder of its class, "
-        f"as {_LAYOUT}: move them."
+        f"the {len(names):,} images of split {split!r} of {name} lie in no folders of classes ({printable(names[0])}), "
+        f"so that they have no labels: sort them, as {_LAYOUT}, or move them to a folder elsewhere, for predict.py."
     )

@@ -1,31 +1,24 @@
-"""What lies in a local folder of images: its files, those that are no pictures, and the split that each belongs to."""
+"""What lies in a local folder of images, or in a ZIP file: its files, and those that are no pictures."""
 
 import errno
-import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datasets.data_files import (
-    DEFAULT_PATTERNS_ALL,
-    DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME,
-    DEFAULT_PATTERNS_SPLIT_IN_FILENAME,
-    SPLIT_KEYWORDS,
-    DataFilesDict,
-    DataFilesList,
-)
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from fsspec.utils import glob_translate
 from huggingface_hub.constants import REPOCARD_NAME
 
 from slimresnet.data.images import picture_suffixes
+from slimresnet.data.sources.archives import list_members
+from slimresnet.data.sources.source import DatasetError
+from slimresnet.errors import printable
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-_TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # by suffix, the builder of `datasets`
+ZIP = ".zip"
 _READ_BY_DATASETS = frozenset(ImageFolder.EXTENSIONS)
 _MOST_WAYS = 64  # to one folder; two links in each of twenty nested folders would be a million
 _CARDS = (REPOCARD_NAME, ".huggingface.yaml")  # may say which files belong to which split
@@ -40,16 +33,18 @@ class Folder:
     folders are not looked into.
 
     Attributes:
-        path: the folder.
+        path: the folder, or a file that stands for the whole.
         names: names of all files, relative to `path`, with `/`, in the order of their paths.
         subfolders: names of all folders, in the same form and order.
-        has_links: whether a link to a folder was followed.
+        members: places of those files that lie in ZIP files, by their names, as `zip://1.png::pets.zip`.
+        opened: names of the ZIP files in the folder, without their suffix.
     """
 
     path: Path
     names: list[str]
     subfolders: list[str]
-    has_links: bool
+    members: dict[str, str] = field(default_factory=dict)
+    opened: frozenset[str] = frozenset()
 
     @cached_property
     def visible(self) -> list[str]:
@@ -57,13 +52,22 @@ class Folder:
         return [name for name in self.names if not is_hidden(name)]
 
     @property
+    def root(self) -> Path:
+        """The folder that the files lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def place(self, name: str) -> str:
+        """Where a file lies, as fsspec opens it."""
+        return self.members.get(name) or (self.root.absolute() / name).as_posix()
+
+    @cached_property
     def pictures(self) -> list[str]:
         """The visible names of image files, as `datasets` knows them."""
         return [name for name in self.visible if extension(name) in _READ_BY_DATASETS]
 
     @property
     def archives(self) -> list[str]:
-        """The visible names of packed files."""
+        """The visible names of packed files that are not opened."""
         return [name for name in self.visible if extension(name) in ARCHIVES]
 
     @property
@@ -79,7 +83,7 @@ def read_folder(path: Path) -> Folder:
     Raises:
         OSError: a folder cannot be read, or links lead to a folder in more than `_MOST_WAYS` ways.
     """
-    names, subfolders, has_links = [], [], False
+    names, subfolders = [], []
     root = os.path.realpath(path)
     around = {str(path): (root, *map(str, Path(root).parents))}  # by folder: the folder and all above it
     ways: Counter[str] = Counter()
@@ -96,10 +100,60 @@ def read_folder(path: Path) -> Folder:
             ways[target] += 1
             if ways[target] > _MOST_WAYS:
                 raise OSError(errno.ELOOP, f"links lead to this folder in more than {_MOST_WAYS} ways", inside)
-            has_links |= os.path.islink(inside)
             around[inside] = (*real, target)
         names += [(relative / file).as_posix() for file in files]
-    return Folder(path, sorted(names, key=_parts), sorted(subfolders, key=_parts), has_links)
+    return Folder(path, sorted(names, key=_parts), sorted(subfolders, key=_parts))
+
+
+def read_file(path: Path) -> Folder:
+    """One file as a folder that holds nothing else; of a ZIP file, the members."""
+    if extension(path.name) != ZIP:
+        return Folder(path, [path.name], [])
+    return _with_members(Folder(path, [], []), {"": _members(path.absolute().as_posix())})
+
+
+def open_archives(folder: Folder) -> Folder:
+    """
+    A folder whose ZIP files count as folders of their names, so that `train/cat.zip` holds `train/cat/1.png`.
+
+    A ZIP file beside a folder of its name has been unpacked, and counts for nothing.
+
+    Raises:
+        DatasetError: a file is no ZIP file, or has a password.
+        OSError: a file cannot be read.
+    """
+    zips = {name[: -len(ZIP)]: name for name in folder.visible if extension(name) == ZIP}
+    opened = {stem: _members(folder.place(name)) for stem, name in zips.items() if stem not in folder.subfolders}
+    left = replace(folder, names=[name for name in folder.names if name not in zips.values()])
+    return _with_members(left, opened)
+
+
+def _members(archive: str) -> dict[str, str]:
+    try:
+        return list_members(archive)
+    except ValueError as error:
+        raise DatasetError(f"{printable(archive)} cannot be read ({error}): pack it anew, or unpack it.") from error
+
+
+def _with_members(folder: Folder, opened: dict[str, dict[str, str]]) -> Folder:
+    """The folder with the members of ZIP files below folders of the given names."""
+    found = dict(folder.members)
+    for stem, members in opened.items():
+        own = f"{PurePosixPath(stem).name}/"
+        prefix = f"{stem}/" if stem else ""
+        wrapped = bool(stem) and all(name.startswith(own) for name in members)
+        for name, place in members.items():
+            parts = PurePosixPath(name).parts
+            if not any(is_hidden(f"{part}/") for part in parts[:-1]):
+                found[prefix + (name.removeprefix(own) if wrapped else name)] = place
+    subfolders = {str(parent) for name in found for parent in PurePosixPath(name).parents} - {"."}
+    return replace(
+        folder,
+        names=sorted({*folder.names, *found}, key=_parts),
+        subfolders=sorted({*folder.subfolders, *subfolders}, key=_parts),
+        members=found,
+        opened=frozenset(opened),
+    )
 
 
 def _parts(name: str) -> list[str]:
@@ -135,48 +189,3 @@ def count_kinds(names: Iterable[str]) -> str:
     """How many files there are of each kind, the most frequent first, such as `.pdf 3, hidden 2`."""
     kinds = Counter("hidden" if is_hidden(name) else extension(name) or "without an ending" for name in names)
     return ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
-
-
-def files_by_split(folder: Folder) -> tuple[str, DataFilesDict] | None:
-    """
-    The builder of `datasets` for a folder that the search of `datasets` misses, and the files for the builder.
-
-    The search of `datasets` takes `[v2]` in a path for a pattern, and follows no links to folders. The rules of
-    `datasets` still decide which file is of which split. None where the search finds the folder, or where a card in the
-    folder decides.
-    """
-    if folder.names_its_splits or not (folder.has_links or glob.has_magic(str(folder.path.resolve()))):
-        return None
-    tables = [name for name in folder.visible if extension(name) in _TABLES and "metadata" not in name]
-    builder = _TABLES[extension(tables[0])] if tables else "imagefolder"
-    kinds = [each for each, reader in _TABLES.items() if reader == builder] or _READ_BY_DATASETS
-    admitted = [
-        name
-        for name in sorted(folder.visible)  # as datasets sorts them: by the letters of the whole
-        if extension(name) in kinds or PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES
-    ]
-    # datasets' own order: folders decide, then files, else all is one split.
-    for patterns in (DEFAULT_PATTERNS_SPLIT_IN_DIR_NAME, DEFAULT_PATTERNS_SPLIT_IN_FILENAME, DEFAULT_PATTERNS_ALL):
-        splits = {str(split): _matching(admitted, each) for split, each in patterns.items()}
-        if found := {split: names for split, names in splits.items() if names}:
-            # The origins of files, for a cache, stay empty: nothing that is streamed is cached.
-            paths = {
-                split: DataFilesList([(folder.path.absolute() / name).as_posix() for name in names], [])
-                for split, names in found.items()
-            }
-            return builder, DataFilesDict(paths)
-    return None
-
-
-def _matching(names: list[str], patterns: list[str]) -> list[str]:
-    """The names that match a pattern, as often as patterns do: a file that is in a split twice is found out later."""
-    matchers: list[Callable] = [re.compile(glob_translate(pattern)).match for pattern in patterns]
-    return [name for matches in matchers for name in names if matches(name)]
-
-
-def miswritten_split(path: Path) -> str | None:
-    """A name at the top of a folder that is a split's but for capitals; `datasets` knows small letters alone."""
-    tops = {name.split(".")[0] for name in os.listdir(path) if not is_hidden(name)}
-    keywords = {keyword for split in SPLIT_KEYWORDS.values() for keyword in split}
-    wrong = [top for top in sorted(tops) if top.lower() in keywords and top != top.lower()]
-    return wrong[0] if wrong and not _has_configs(path) else None

@@ -7,17 +7,19 @@ import torch
 from datasets import ClassLabel, Image
 from torch import Tensor
 
-from slimresnet.data.sources.builder import data_files, open_builder
+from slimresnet.data.sources.builder import open_builder
 from slimresnet.data.sources.checks import (
     check_files,
     check_label_names,
     check_numbering,
     place_checker,
+    read_label_names,
     read_labels,
 )
+from slimresnet.data.sources.columns import find_column
 from slimresnet.data.sources.decoding import PixelFormat, decode_image
-from slimresnet.data.sources.diagnosis import explain_columns
-from slimresnet.data.sources.rows import EncodedRows, find_column, open_stream
+from slimresnet.data.sources.diagnosis import explain_layout
+from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 
 
@@ -77,27 +79,34 @@ def open_split(request: SplitRequest) -> ImageSplit:
     As `DatasetOpener.open_split`.
 
     Raises:
-        DatasetError: no such dataset, split or column, fewer than two classes, a label out of range, files that number
-            the classes in different ways, or a file that is in the split twice or in the training split too.
+        DatasetError: no such dataset, split or column, fewer than two classes, a label out of range, a class that
+            training lacks, files that number the classes in different ways, or a file that is in the split twice or
+            in the training split too.
     """
-    builder = open_builder(request.dataset_name, request.config_name, request.revision)
-    stream = open_stream(builder, request.dataset_name, request.split)
-    files = check_files(data_files(builder), request.dataset_name, request.split)
-    description = f"split {request.split!r} of {request.dataset_name}"
-    kinds = {type(feature) for feature in stream.features.values()}
-    if not {Image, ClassLabel} <= kinds and (reason := explain_columns(builder, request.dataset_name)):
+    name = request.dataset_name
+    dataset = open_builder(name, request.config_name, request.revision)
+    stream = open_stream(dataset, name, request.split)
+    files = check_files(dataset, name, request.split)
+    description = f"split {request.split!r} of {name}"
+    if reason := explain_layout(dataset, name, request.split):
         raise DatasetError(reason)
     image_column = find_column(stream.features, Image, request.image_column, "--image_column_name", description)
     label_column = find_column(stream.features, ClassLabel, request.label_column, "--label_column_name", description)
-    label_names = [str(name) for name in stream.features[label_column].names]  # numbers, in a card without quotes
+    feature = stream.features.get(label_column)
+    numbered = {}
+    if isinstance(feature, ClassLabel):
+        label_names = [str(each) for each in feature.names]  # numbers, in a card without quotes
+        check_numbering(dataset.kind, name, files, label_column, label_names)
+    else:
+        label_names = read_label_names(dataset, name, request.split, label_column)
+        numbered[label_column] = label_names
     check_label_names(label_names, label_column, description)
-    check_numbering(builder, files, label_column, label_names)
-    rows = EncodedRows(stream, image_column, description)
-    found = read_labels(rows, label_column, label_names, place_checker(builder, request.dataset_name))
+    rows = EncodedRows(stream, image_column, description, numbered)
+    found = read_labels(rows, label_column, label_names, place_checker(dataset))
     images = StreamedImages(rows, len(found.labels), request.pixel_format)
     return ImageSplit(found.labels, label_names, images, found.fingerprint, found.contents, found.headers)
 
 
 def split_names(dataset_name: str, config_name: str | None, revision: str | None) -> list[str]:
     """As `DatasetOpener.split_names`."""
-    return list(data_files(open_builder(dataset_name, config_name, revision)))
+    return list(open_builder(dataset_name, config_name, revision).files)

@@ -1,9 +1,10 @@
 """Images to predict on, wherever they lie: a file, a folder of files, a dataset, a pickle as Kaggle hands it out."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,25 @@ from PIL.Image import fromarray
 from slimresnet.data.sources import hub_and_folder
 from slimresnet.data.sources.builder import open_builder
 from slimresnet.data.sources.checks import place_checker
+from slimresnet.data.sources.columns import find_column
 from slimresnet.data.sources.dataset import find_opener
 from slimresnet.data.sources.decoding import PixelFormat, decode_image, pixels_of
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
-from slimresnet.data.sources.folders import Folder, count_kinds, extension, is_hidden, is_picture, read_folder
+from slimresnet.data.sources.folders import (
+    ZIP,
+    Folder,
+    count_kinds,
+    extension,
+    is_hidden,
+    is_picture,
+    open_archives,
+    read_file,
+    read_folder,
+)
+from slimresnet.data.sources.layouts import PICTURES, TABLES, find_layout, find_splits
+from slimresnet.data.sources.opened import names_of_places
 from slimresnet.data.sources.pickles import read_pickle
-from slimresnet.data.sources.rows import EncodedRows, find_column, open_stream
+from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 from slimresnet.errors import printable
 
@@ -26,7 +40,7 @@ _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
 class NamedImage(NamedTuple):
-    """An image's name, and its pixels, uint8 `[pixel_format, pixel_format, num_channels]`, or why there are none."""
+    """An image's name, and its pixels, uint8 `[image_size, image_size, num_channels]`, or why there are none."""
 
     name: str
     pixels: np.ndarray | None
@@ -64,9 +78,9 @@ def open_images(
     Opens one INPUT of predict.py.
 
     Args:
-        source: an image file; a folder, whose image files are taken in the order of their names, or its Parquet files
-            if it has some; a dataset on the Hub or of another source; or a pickle of a dict of `data`, uint8
-            `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
+        source: an image file; a folder or ZIP file, whose image files are taken in the order of their names, or a split
+            of it where it has tables of images or splits; a table; a dataset on the Hub or of another source; or a
+            pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
         pixel_format: what pictures are made into.
         split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
         id_column: column of the dataset that names the images; None for the numbers of its rows.
@@ -84,9 +98,10 @@ def open_images(
         )
     path = Path(source)
     try:
-        if path.is_dir():
-            folder = read_folder(path)
-            if any(extension(name) == ".parquet" for name in folder.visible):
+        if path.is_dir() or (path.is_file() and extension(path.name) in (*TABLES, ZIP)):
+            folder = read_folder(path) if path.is_dir() else read_file(path)
+            folder = folder if folder.pictures else open_archives(folder)
+            if _is_dataset(folder):
                 return _from_dataset(source, pixel_format, split, config_name, image_column, id_column)
             _refuse_id_column(source, id_column)
             return _from_folder(folder, pixel_format, natural_order)
@@ -97,7 +112,7 @@ def open_images(
             if is_pickle:
                 return _from_pickle(path, pixel_format)
             name = printable(path.name)
-            return Images((read_file(path, each, pixel_format) for each in [name]), 1, files=[name])
+            return Images((read_picture(path, each, pixel_format) for each in [name]), 1, files=[name])
     except OSError as error:
         raise DatasetError(f"INPUT {source} cannot be read ({error.filename}: {error.strerror}).") from error
     if path.exists():
@@ -117,7 +132,19 @@ def _refuse_id_column(source: str, id_column: str | None) -> None:
         )
 
 
-def read_file(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
+def _is_dataset(folder: Folder) -> bool:
+    """Whether a folder has splits, or tables that hold images; a list beside pictures may be one of predictions."""
+    layout = None if folder.names_its_splits else find_layout(folder)
+    if layout is None:
+        return folder.names_its_splits
+    if layout.says_splits:
+        return True
+    if layout.lists_pictures:
+        return not folder.pictures or find_splits(folder, folder.pictures) is not None
+    return layout.kind != PICTURES
+
+
+def read_picture(file: Path, name: str, pixel_format: PixelFormat) -> NamedImage:
     """An image file under a name; a file that is none has a reason in the place of pixels."""
     if not file.is_file():  # reading from a pipe would wait for ever
         return NamedImage(name, None, "it is no file, or a link to none")
@@ -138,6 +165,16 @@ def natural_key(name: str) -> list[list[str | int]]:
     ]
 
 
+def _read_listed(folder: Folder, name: str, pixel_format: PixelFormat) -> NamedImage:
+    """An image file of a folder, or of a ZIP file."""
+    if name not in folder.members:
+        return read_picture(folder.path / name, printable(name), pixel_format)
+    try:
+        return NamedImage(printable(name), decode_image({"bytes": None, "path": folder.place(name)}, pixel_format))
+    except ValueError as error:
+        return NamedImage(printable(name), None, str(error))
+
+
 def _from_folder(folder: Folder, pixel_format: PixelFormat, natural_order: bool) -> Images:
     pictures = [name for name in folder.visible if is_picture(name)]
     if natural_order:
@@ -153,7 +190,7 @@ def _from_folder(folder: Folder, pixel_format: PixelFormat, natural_order: bool)
         )
     passed_over = f"passed over {len(others) + len(alike):,} entries of {folder.path}, which are no pictures ({kinds})"
     return Images(
-        (read_file(folder.path / name, printable(name), pixel_format) for name in pictures),
+        (_read_listed(folder, name, pixel_format) for name in pictures),
         len(pictures),
         kinds and passed_over,
         [printable(name) for name in pictures],
@@ -169,9 +206,17 @@ def _from_dataset(
     id_column: str | None,
 ) -> Images:
     description = f"split {split!r} of {source}"
-    builder = open_builder(source, config_name, flag="INPUT")
-    stream = open_stream(builder, source, split)
-    read = rows_of_stream(stream, pixel_format, description, image_column, id_column, place_checker(builder, source))
+    dataset = open_builder(source, config_name, flag="INPUT")
+    stream = open_stream(dataset, source, split)
+    read = rows_of_stream(
+        stream,
+        pixel_format,
+        description,
+        image_column,
+        id_column,
+        place_checker(dataset),
+        names_of_places(dataset),
+    )
     sizes = stream.info.splits
     return Images(read, sizes[split].num_examples if sizes and split in sizes else None)
 
@@ -183,6 +228,7 @@ def rows_of_stream(
     image_column: str | None,
     id_column: str | None,
     check_place: Callable[[dict | None, str], None] = lambda image, row: None,
+    names: Mapping[str | None, str] = MappingProxyType({}),
 ) -> Iterator[NamedImage]:
     """
     The images of a stream of rows; the columns are checked before the first of them is read.
@@ -191,6 +237,7 @@ def rows_of_stream(
         description: what the rows are called in messages.
         image_column, id_column: as in `open_images`.
         check_place: called with each encoded image and the name of its row, before the image is opened.
+        names: names of image files by their places. All other images are called by the numbers of their rows.
 
     Raises:
         DatasetError: there is no such column, or the rows cannot be read to their end.
@@ -200,15 +247,22 @@ def rows_of_stream(
         raise DatasetError(
             f"--id_column_name {id_column} is no column of {description}, which holds {', '.join(stream.features)}."
         )
-    return _read_rows(EncodedRows(stream, image_column, description), pixel_format, id_column, check_place)
+    rows = EncodedRows(stream, image_column, description)
+    return _read_rows(rows, pixel_format, id_column, check_place, names)
 
 
 def _read_rows(
-    rows: EncodedRows, pixel_format: PixelFormat, id_column: str | None, check_place: Callable[[dict | None, str], None]
+    rows: EncodedRows,
+    pixel_format: PixelFormat,
+    id_column: str | None,
+    check_place: Callable[[dict | None, str], None],
+    names: Mapping[str | None, str],
 ) -> Iterator[NamedImage]:
     for first, table in rows.tables(*([] if id_column is None else [id_column])):
-        names = range(first, first + len(table)) if id_column is None else table[id_column].to_pylist()
-        for row, (name, image) in enumerate(zip(names, table[rows.image_column].to_pylist(), strict=True), start=first):
+        ids = range(first, first + len(table)) if id_column is None else table[id_column].to_pylist()
+        for row, (name, image) in enumerate(zip(ids, table[rows.image_column].to_pylist(), strict=True), start=first):
+            if id_column is None:
+                name = printable(names.get(image and image["path"], str(row)))
             if not isinstance(name, str | int):
                 raise DatasetError(
                     f"--id_column_name {id_column} has neither text nor a whole number in row {row} of "

@@ -19,7 +19,7 @@ from slimresnet.data.sources.prediction import (
     NamedImage,
     natural_key,
     open_images,
-    read_file,
+    read_picture,
     rows_of_stream,
 )
 from slimresnet.data.sources.source import DatasetError
@@ -169,7 +169,7 @@ def _from_objects(pictures: Iterable[Any], pixel_format: PixelFormat) -> Images:
 
 def _from_object(name: str, picture: Any, pixel_format: PixelFormat) -> NamedImage:
     if isinstance(picture, str | PathLike):  # of an iterator
-        return read_file(Path(picture), printable(fspath(picture)), pixel_format)
+        return read_picture(Path(picture), printable(fspath(picture)), pixel_format)
     if isinstance(picture, bytes):
         try:
             return NamedImage(name, decode_image({"bytes": picture, "path": None}, pixel_format))

@@ -88,11 +88,13 @@ class SplitRequest:
     What is asked of a source.
 
     Attributes:
-        dataset_name: a dataset on the Hub, a local folder, or what else a source recognises.
-        split: name of the split, such as `"train"`, or a sum of names, such as `"train+test"`.
+        dataset_name: a dataset on the Hub, a local folder, ZIP file or table, or what else a source recognises.
+        split: name of the split, such as `"train"`, or a sum of names, such as `"train+test"`. `"validation"` means a
+            folder `Val` too, and `"val"` a split `validation`.
         pixel_format: what pictures are made into.
         config_name, revision: as `datasets.load_dataset` takes them.
-        image_column, label_column: names of the columns; None for the only one that holds images, class labels.
+        image_column, label_column: names of the columns, or of a field, as `json.label`; None for the only one that
+            holds images, class labels.
     """
 
     dataset_name: str
@@ -125,7 +127,7 @@ class DatasetOpener(Protocol):
 
     def split_names(self, dataset_name: str, config_name: str | None, revision: str | None) -> list[str]:
         """
-        The names of the splits that there are.
+        The names of the splits that there are: train, validation and test in whatever spelling, others as they are.
 
         Raises:
             DatasetError: there is no such dataset.
