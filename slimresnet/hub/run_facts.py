@@ -132,9 +132,7 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
     """Sentences on the cost of the training."""
     facts = []
     if "train_samples" in results:
-        epochs = f", {results['epoch']:.4g} epochs" if "epoch" in results else ""
-        if epochs and results.get("train_ended_by") == "early_stopping_patience":
-            epochs += f" of {recipe.num_train_epochs}, for no more came of them"
+        epochs = f", {_epochs(results, recipe)}" if "epoch" in results else ""
         batch = f", {results['train_batch_size']:,} images an optimiser step" if "train_batch_size" in results else ""
         copies = f", each in {recipe.augmented_copies} augmented copies" if recipe.augmented_copies > 1 else ""
         facts.append(f"{results['train_samples']:,} training images{epochs}{batch}{copies}")
@@ -146,6 +144,14 @@ def training_facts(results: dict, recipe: Recipe) -> list[str]:
         frozen = ", twice those of frozen parts" if recipe.freeze != "none" else ""
         facts.append(f"{petaflop:.2g} petaFLOP (six times the multiply-adds of every image seen{frozen}{taught})")
     return facts
+
+
+def _epochs(results: dict, recipe: Recipe) -> str:
+    """How long a run trained, and that it stopped early where it did."""
+    if results.get("train_ended_by") != "early_stopping_patience":
+        return f"{results['epoch']:.4g} epochs"
+    whole = f" of {recipe.num_train_epochs}" if recipe.max_train_steps is None else ""
+    return f"{results['epoch']:.4g}{whole} epochs, stopped early as validation no longer improved"
 
 
 def _runtime(results: dict, recipe: Recipe) -> str:

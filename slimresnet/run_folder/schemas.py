@@ -73,6 +73,7 @@ _RESULTS = Schema(
         r"train_(validation|test)_size": COUNT,
         r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher|started_from|started_from_digest)": TEXT,
+        r"train_(ended_by|class_weights)": TEXT,
         r".*_is_local|.*_is_new": SWITCH,
         r"(eval|test)(_corruption|_extra_corruption|_chose)?_tta": POLICY,
         r".*_tta": POLICY_OR_SCORE,

@@ -29,8 +29,9 @@ def running_trackers(accelerator: Accelerator, output_dir: Path, settings: dict[
         RecipeError: a tracker does not start.
     """
     home = output_dir.absolute()
-    for name, value in _places(home).items():
-        os.environ.setdefault(name, value)
+    if accelerator.log_with:
+        for name, value in _places(home).items():
+            os.environ.setdefault(name, value)
     try:
         accelerator.init_trackers(_PROJECT, config=settings, init_kwargs=_arguments(home))
     except Exception as error:  # each package raises its own, without a key or without a connection
@@ -50,8 +51,6 @@ def running_trackers(accelerator: Accelerator, output_dir: Path, settings: dict[
 def _places(home: Path) -> dict[str, str]:
     """Variables of the environment that say where trackers write, and else would mean the current folder."""
     return {
-        "WANDB_DIR": str(home),
-        "WANDB_NAME": home.name,
         "MLFLOW_TRACKING_URI": f"sqlite:///{(home / 'mlflow.db').as_posix()}",
         "COMET_OFFLINE_DIRECTORY": str(home / "comet"),
         "SWANLAB_LOG_DIR": str(home / "swanlog"),
@@ -60,7 +59,10 @@ def _places(home: Path) -> dict[str, str]:
 
 def _arguments(home: Path) -> dict[str, dict[str, str]]:
     """What the constructors of trackers take beside the name of the project, by the name of the tracker."""
+    # wandb reads its variables once in a process, which may train twice.
+    of_wandb = {"WANDB_DIR": ("dir", str(home)), "WANDB_NAME": ("name", home.name)}
     return {
+        "wandb": dict(argument for name, argument in of_wandb.items() if name not in os.environ),
         "mlflow": {"logging_dir": (home / "mlartifacts").as_uri(), "run_name": home.name},
         "dvclive": {"dir": str(home / "dvclive"), "dvcyaml": str(home / "dvclive" / "dvc.yaml")},
     }

@@ -1,6 +1,8 @@
 """Weights of classes in the loss, against PyTorch's own; where they come from, and what is refused."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import CheckpointError
 from slimresnet.training.class_weights import open_class_weights
 from slimresnet.training.distillation.loss import distillation_loss
-from slimresnet.training.objective import of_weighted_labels
+from slimresnet.training.objective import build_objective, of_weighted_labels
 
 NAMES = ["cat", "no", "1"]
 FILE = {"cat": 3.0, "no": 1.0, "1": 0.5}
@@ -46,6 +48,11 @@ class Logits(torch.nn.Module):
     def forward(self, pixel_values):
         first = int(pixel_values[0])
         return type("Output", (), {"logits": self.logits[first : first + len(pixel_values)]})
+
+
+class Teacher(torch.nn.Module):
+    def forward(self, pixel_values):
+        return torch.zeros(len(pixel_values), 3)
 
 
 def loss_of(network, labels, of_classes, first=0):
@@ -98,6 +105,20 @@ def test_beside_a_teacher_only_the_labels_are_weighed():
 
     expected = 0.25 * loss(1.0) + 0.75 * F.cross_entropy(logits, labels, weight=of_classes)
     torch.testing.assert_close(loss(0.25, of_classes), expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"teacher_name_or_path": "elsewhere", "distillation_alpha": 0.0}])
+def test_a_run_hands_its_weights_to_the_loss(settings):
+    """Without a teacher, and beside one that has no part in the loss."""
+    recipe = Recipe(class_weights="balanced", **settings)
+    plan = SimpleNamespace(recipe=recipe, torch_compile=False, channels_last=False, mixed_precision="no")
+    accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
+    teachers = [Teacher()] if settings else []
+    of_classes = open_class_weights(recipe, data_of([0, 0, 0, 1, 1, 2]))
+    logits, labels = torch.randn(3, 3), F.one_hot(torch.arange(3), 3).float()
+    objective = build_objective(plan, accelerator, teachers, of_classes)
+    found = objective({"pixel_values": torch.arange(3), "labels": labels})(Logits(logits))
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels, weight=torch.tensor([2 / 3, 1.0, 2.0])))
 
 
 def test_balanced_weights_are_the_inverse_of_shares_of_the_training_rows():

@@ -69,7 +69,7 @@ def test_a_run_ends_where_nothing_has_improved_and_goes_on_to_the_same_end(short
     assert "stopped early behind epoch 6 of 8: 3 without a better macro f1; epoch 3 was the best, whose weights" in said
     assert "macro f1 50.00%" in said
     card = render_model_card(whole, "name")
-    assert "6 epochs of 8," in card and "when training ended (by macro f1)" in card
+    assert "6 of 8 epochs, stopped early" in card and "when training ended (by macro f1)" in card
     # The schedule is that of eight epochs.
     rates = [entry["learning_rate"] for entry in state["log_history"]]
     assert rates == [0.1 * schedule(parse_recipe(flags), step, 8) for step in range(6)] and rates[-1] > 0.03

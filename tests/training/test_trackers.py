@@ -29,7 +29,7 @@ def told(monkeypatch):
         logged.append((step, values))
 
     def init(**named):
-        calls.append(("init", os.environ["WANDB_DIR"], os.environ["WANDB_NAME"], named))
+        calls.append(("init", named))
         return SimpleNamespace(log=log, finish=told_to("finish"))
 
     wandb, mlflow = ModuleType("wandb"), ModuleType("mlflow")
@@ -58,7 +58,7 @@ def test_trackers_get_every_figure_and_write_into_the_output_folder(flags, told,
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     folder = train(flags, "--report_to=wandb,mlflow", "--max_train_steps=2", "--logging_steps=1")
-    assert calls[0] == ("init", str(folder), "run", {"project": "slimresnet"})
+    assert calls[0] == ("init", {"project": "slimresnet", "dir": str(folder), "name": "run"})
     (experiment,) = [call[1] for call in calls if call[0] == "experiment"]
     assert experiment["artifact_location"] == (folder / "mlartifacts").as_uri()
     (run,) = [call for call in calls if call[0] == "run"]
@@ -79,7 +79,7 @@ def test_what_the_environment_says_goes_first(flags, told, monkeypatch, tmp_path
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "mine"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     train(flags, "--report_to", "wandb", "mlflow", "--max_train_steps=1")
-    assert told[0][0][1] == str(tmp_path / "mine")
+    assert told[0][0] == ("init", {"project": "slimresnet", "name": "run"})
     assert "http://127.0.0.1:1" in [call[1] for call in told[0] if call[0] == "run"]
 
 
