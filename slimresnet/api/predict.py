@@ -143,6 +143,37 @@ def predict(
     Predicts the class of images, on a GPU where there is one.
 
     Args:
+        input: a path or a pattern of paths, a name on the Hub, an image of Pillow's, the bytes of an image file,
+            pixels, uint8 `[H, W, 3]` or `[H, W]`, a `datasets.Dataset` or a column of one; or a list of these.
+        all others: as in `Asked`, and as the flags of predict.py.
+
+    Raises:
+        SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
+            decoded, logits are not finite, or a file cannot be written to.
+    """
+    asked = Asked(**locals())
+    kept: list[Batch] = []
+    keeps_embeddings = embeddings is True
+    work = _predict_into(
+        asked, lambda batch: kept.append(batch if keeps_embeddings else batch._replace(embeddings=None))
+    )
+    pooled = [batch.embeddings for batch in kept if batch.embeddings is not None]
+    return Predictions(
+        [name for batch in kept for name in batch.names],
+        work.label_names,
+        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
+        np.concatenate([np.zeros((0, len(work.label_names)), np.float32), *(batch.probabilities for batch in kept)]),
+        work.images.skipped,
+        np.concatenate([np.zeros((0, work.embedding_size), np.float32), *pooled]) if keeps_embeddings else None,
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    What is predicted, how, and where it goes: the arguments of `predict`, each by its name.
+
+    Attributes:
         model: a folder of trained weights, or the name of a model on the Hub.
         input: an image file, a folder of them or of Parquet files, a pattern of paths, a dataset on the Hub, or a
             Kaggle pickle; an image of Pillow's, the bytes of an image file, pixels, uint8 `[H, W, 3]` or `[H, W]`; a
@@ -168,37 +199,7 @@ def predict(
         per_device_eval_batch_size: number of images that the network takes at once; None for 128, and
             on a CUDA GPU for as many as have the pixels of 1,000 of 32 × 32.
         mixed_precision: `"no"` for float32, or `"bf16"` with the backend `torch`.
-
-    Raises:
-        SlimResNetError: an argument cannot be used, the model or the images cannot be read, an image cannot be
-            decoded, logits are not finite, or a file cannot be written to.
     """
-    asked = Asked(
-        model, input, output=output, embeddings=embeddings, threshold=threshold, target_precision=target_precision,
-        tta=tta, labels=labels, probabilities=probabilities, columns=columns, id=id, natural_order=natural_order,
-        backend=backend, quantized=quantized, trust_remote_code=trust_remote_code, skip_errors=skip_errors, split=split,
-        dataset_config_name=dataset_config_name, image_column_name=image_column_name, id_column_name=id_column_name,
-        per_device_eval_batch_size=per_device_eval_batch_size, mixed_precision=mixed_precision,
-    )  # fmt: skip
-    kept: list[Batch] = []
-    keeps_embeddings = embeddings is True
-    work = _predict_into(
-        asked, lambda batch: kept.append(batch if keeps_embeddings else batch._replace(embeddings=None))
-    )
-    pooled = [batch.embeddings for batch in kept if batch.embeddings is not None]
-    return Predictions(
-        [name for batch in kept for name in batch.names],
-        work.label_names,
-        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
-        np.concatenate([np.zeros((0, len(work.label_names)), np.float32), *(batch.probabilities for batch in kept)]),
-        work.images.skipped,
-        np.concatenate([np.zeros((0, work.embedding_size), np.float32), *pooled]) if keeps_embeddings else None,
-    )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is predicted, how, and where it goes; as the arguments of `predict`, and as the flags of predict.py."""
 
     model: str | Path
     input: Input

@@ -1,12 +1,26 @@
 """Thresholds below which nothing is answered: what they promise, on which images, and how they come into results."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from conftest import SAMPLE
 from scipy.stats import binomtest
+from training_runs import read
 
+from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.loader import Loading
+from slimresnet.data.opening import open_data
+from slimresnet.data.sources.dataset import open_split
 from slimresnet.evaluation.merging import still_true
+from slimresnet.evaluation.protocol import ScoredNetwork, score_split
+from slimresnet.evaluation.rows import ScoredRows
 from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, held_out_prefix, thresholds_of
+from slimresnet.hub.card_text import render_model_card
+from slimresnet.recipe.settings import Recipe
+from slimresnet.training.choosing import score_finished
 
 
 def calibrated(number, seed):
@@ -93,3 +107,68 @@ def test_figures_at_earlier_thresholds_go_with_the_scores_they_stood_beside():
     }
     shifted = still_true(before, {"eval_fingerprint": "a", "eval_corruption_accuracy": 0.5})
     assert shifted.keys() == before.keys() - {"eval_fingerprint"}
+
+
+# --- how they come into results and card -----------------------------------------------------------------------------
+
+
+def three_of_four(split, rows):
+    """Logits that are sure of the right class, but for each fourth image: there they are wrong, and not sure."""
+    labels, is_hard = torch.from_numpy(split.labels[rows]), torch.arange(len(rows)) % 4 == 0
+    right, wrong = (torch.nn.functional.one_hot(each, 10) for each in (labels, (labels + 1) % 10))
+    return torch.where(is_hard[:, None], 1.5 * wrong, 6.0 * right)
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """Results of a run that held 400 images of the sample out."""
+    recipe = Recipe(dataset_name=str(SAMPLE), validation_size=400, tta="flip")
+    data = open_data(recipe, Loading(torch.device("cpu"), 0, 1), image_size=8)
+
+    def predict(network, split, rows, views):
+        return dict.fromkeys(views, three_of_four(split, rows))
+
+    return score_finished(recipe, data, SlimResNetForImageClassification(SlimResNetConfig()), predict).results
+
+
+def test_training_chooses_them_on_held_out_images_and_measures_them_on_the_test_split(finished):
+    """300 answers without a mistake are enough for 95 %, and not for 99 %."""
+    for ending in ("90", "95", "90_tta", "95_tta"):
+        assert finished[f"eval_threshold_{ending}"] == finished[f"test_threshold_{ending}"]
+        assert 0.1 < finished[f"eval_threshold_{ending}"] < 1
+        for prefix in ("eval", "test"):
+            assert (finished[f"{prefix}_coverage_{ending}"], finished[f"{prefix}_precision_{ending}"]) == (0.75, 1)
+    assert not [name for name in finished if "_99" in name]
+    assert finished["test_precision"] == "float32"  # of the network: another thing
+
+
+def score(prefix, of_model, split="test", **options):
+    opened = open_split(str(SAMPLE), split, image_size=8)
+    network = ScoredNetwork(lambda split, rows, views: dict.fromkeys(views, three_of_four(split, rows)), **options)
+    scored = ScoredRows(opened, np.arange(400), prefix, "cifar10_sample", split)
+    return score_split(network, scored, tta="none", compare_tta=False, of_model=of_model, of_output={}).results
+
+
+def test_eval_scores_other_images_at_the_thresholds_of_the_run(finished):
+    results = score("new", {"eval_threshold_95": 0.5, "eval_threshold_95_tta": 0.9, "eval_tta": "flip"})
+    assert (results["new_threshold_95"], results["new_coverage_95"], results["new_precision_95"]) == (0.5, 0.75, 1)
+    assert not [name for name in results if "_95_tta" in name or "_90" in name]
+    assert not [name for name in score("new", {}) if "threshold" in name]
+    quantized = {"scored_as": "onnxruntime_int8", "precision": "int8", "held_out_prefix": "eval_onnxruntime_int8"}
+    assert not [name for name in score("new", {"eval_threshold_95": 0.5}, **quantized) if "threshold" in name]
+
+
+def test_eval_chooses_anew_on_the_held_out_images(finished):
+    results = score("eval", {"eval_threshold_95": 0.99, "eval_threshold_99": 0.999})
+    assert results["eval_threshold_95"] < 0.99 and results["eval_coverage_95"] == 0.75
+    assert "eval_threshold_99" not in results
+
+
+def test_the_card_says_it_in_one_sentence(trained, tmp_path, finished):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    assert "--target_precision" not in render_model_card(folder, "user/name")
+    (folder / "all_results.json").write_text(json.dumps(read(folder) | finished))
+    card = " ".join(render_model_card(folder, "user/name").split())
+    threshold = finished["test_threshold_95"]
+    assert card.count("--target_precision") == 1
+    assert f"; for 95 % below {threshold:.3f} (it answers 75.0% of the test images, 100.0% of them rightly). " in card
