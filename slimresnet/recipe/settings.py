@@ -54,7 +54,7 @@ class Recipe:
 
     # data
     dataset_name: str = _setting(
-        "data", "uoft-cs/cifar10", "A dataset on the Hub, or a folder, as datasets.load_dataset takes it.", affects=None
+        "data", "uoft-cs/cifar10", "A dataset on the Hub, or a folder, ZIP file or table of images.", affects=None
     )
     dataset_config_name: str | None = _setting(
         "data", None, "Configuration of the dataset, where it has several.", affects=None
@@ -70,10 +70,10 @@ class Recipe:
         no_help="Decode all images first, and hold them in memory on the training device.",
     )
     image_column_name: str | None = _setting(
-        "data", None, "Column of the images; by default the only column of type Image.", affects=None
+        "data", None, "Column of the images; by default the only column that holds some.", affects=None
     )
     label_column_name: str | None = _setting(
-        "data", None, "Column of the labels; by default the only column of type ClassLabel.", affects=None
+        "data", None, "Column of the labels; by default the only ClassLabel, or else of text or numbers.", affects=None
     )
     test_split: str = _setting("data", "test", "Split that the finished model is scored on, once.", affects=None)
     test_size: int | float | Literal["auto"] = _setting(

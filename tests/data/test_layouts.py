@@ -344,11 +344,8 @@ def test_one_file_is_a_dataset(tmp_path):
     assert classes(tmp_path / "pictures.csv") == ["0", "1", "0"]
     assert len(classes(tmp_path / "shards/train-000000.tar")) == 6
     assert len(classes(saved_to_disk(tmp_path / "saved") / "train")) == 6
-    assert [image.name for image in open_images(str(tmp_path / "pictures.csv"), 8, split="train").stream] == [
-        "0",
-        "1",
-        "2",
-    ]
+    images = open_images(str(tmp_path / "pictures.csv"), 8, split="train")
+    assert [(image.name, image.reason) for image in images.stream] == [(f"a/{row}.png", "") for row in range(3)]
 
 
 # --- archives and lists of strangers ---------------------------------------------------------------------------------
