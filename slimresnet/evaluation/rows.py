@@ -148,11 +148,10 @@ def open_rows(
 
 
 def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat) -> ScoredRows:
-    """All rows that are trained on of the data that a recipe names: of its training split, those of no other use."""
+    """The rows that a run trains on, of its own training split; of other data the whole training split."""
     data = _Data(names_of_splits(recipe), recipe, run, results, pixel_format)
-    splits = data.splits()
-    rows = data.rows(splits)
-    return data.named(splits.train, rows.train, data.prefix(splits.train, TRAIN_SPLIT), TRAIN_SPLIT)
+    found = data.whole(TRAIN_SPLIT)
+    return replace(found, rows=data.rows(data.splits()).train) if found.are_trained_on else found
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -11,16 +12,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import REPOSITORY
 from training_runs import SECONDS, Told, assert_same_weights, read, start_two
 from transformers import TrainerCallback
 
 import modeling_slimresnet
 import slimresnet
 from modeling_slimresnet import SlimResNetForImageClassification
+from slimresnet.api.evaluate import evaluate
 from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
+from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import SlimResNetError
+from slimresnet.recipe.plan import BatchSizes, batch_sizes, fitting_batch
 from slimresnet.recipe.settings import Recipe
+
+PICTURES = REPOSITORY / "examples" / "pictures"
 
 
 @pytest.fixture
@@ -220,3 +227,43 @@ def test_two_processes_train_twice(recipe, tmp_path):
         process.join(SECONDS)
         assert process.exitcode == 0, log.read_text()
     assert_same_weights(tmp_path / "run-first", tmp_path / "run-second")
+
+
+def test_a_folder_of_a_few_pictures_in_folders_of_classes_is_all_that_it_takes(tiny_config_dir, tmp_path, capsys):
+    """What was understood is printed; the batch is all images; eval.py finds those of the test again."""
+    flags = [
+        f"--dataset_name={PICTURES}", f"--config_name={tiny_config_dir}", "--num_train_epochs=1", "--streaming=false",
+        "--use_cpu", "--mixed_precision=no", "--tta=none", f"--output_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    result = train(parse_recipe(flags))
+    said = capsys.readouterr().out
+    assert f"{PICTURES}: 43 images to train on, 5 for validation, 12 to test on" in said
+    assert re.search(r"^classes  circle \(1\d\), star \(1\d\), triangle \(1\d\)$", said, re.MULTILINE)
+    cut = "validation: 5 cut from train, a tenth, seed 42; test: 12 cut from train, a fifth, seed 42"
+    assert f"\nsplits   {cut}\n" in said and re.search(r"\npictures .* not square: \S+ to 32×32, in colour\n", said)
+    assert "43 images a step = 43 × 1 processes × 1 accumulated, as 128 are more than there are" in said
+    facts = {"train_samples": 43, "train_batch_size": 43, "train_validation_size": 5, "train_test_size": 12,
+             "eval_samples": 5, "test_samples": 12, "train_left_out_samples": 0, "test_split": "train"}  # fmt: skip
+    assert {name: result.results[name] for name in facts} == facts
+    assert {"validation_size: auto", "test_size: auto"} <= {*(result.folder / "recipe.yaml").read_text().splitlines()}
+    again = evaluate(result.folder, output_dir=result.folder).results
+    assert (again["test_accuracy"], again["test_loss"]) == pytest.approx(
+        (result.results["test_accuracy"], result.results["test_loss"])
+    )
+    assert read(result.folder)["test_times_scored"] == 2
+    assert evaluate(result.folder, split="held_out").results["eval_loss"] == pytest.approx(result.results["eval_loss"])
+    assert evaluate(result.folder, split="train").results["train_split_samples"] == 60
+    with pytest.raises(DatasetError, match=r"43 training images are fewer than one batch of 64 .*lower the batch size"):
+        train(parse_recipe([*flags, "--total_train_batch_size=64", f"--output_dir={tmp_path / 'other'}"]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_images", "per_device", "total"),
+    [({}, 1000, 64, 128), ({}, 127, 63, 126), ({}, 60, 30, 60), ({}, 1, 64, 128),
+     ({"gradient_accumulation_steps": 4}, 60, 7, 56), ({"total_train_batch_size": 64}, 60, 32, 64),
+     ({"per_device_train_batch_size": 50}, 60, 50, 100)],
+)  # fmt: skip
+def test_the_default_batch_is_as_large_as_there_are_images(asked, num_images, per_device, total):
+    """On two processes; one that was asked for stays, and is refused."""
+    recipe = Recipe(**asked)
+    assert fitting_batch(recipe, batch_sizes(recipe, 2), num_images) == BatchSizes(per_device, total)

@@ -366,12 +366,36 @@ def test_what_was_exported_is_in_the_card_with_the_figures_of_each_file(folder):
 
 def test_a_run_that_held_nothing_out_says_so_and_where_its_temperature_is_from(folder):
     set_recipe(folder, validation_size=0, temperature=1.25)
-    state(folder, eval_chose=None, calibration_temperature=1.25, calibration_source="recipe", calibration_samples=None)
+    state(
+        folder,
+        train_validation_size=0,
+        eval_chose=None,
+        calibration_temperature=1.25,
+        calibration_source="recipe",
+        calibration_samples=None,
+    )
     card = " ".join(render_model_card(folder, "user/name").split())
     assert (
         "No images were held out for validation in this run." in card and "1.250, which its recipe gives. Its" in card
     )
     assert "has the loss of every epoch" in card
+
+
+def test_what_was_held_out_and_left_out_is_what_the_run_counted(folder):
+    """Not what was asked for; and a folder of an earlier version has a number in its recipe alone."""
+    sentence = "{} images were held out of the training split for validation, by a draw of seed 42."
+    for asked, counted, said in (("auto", 1200, "1,200"), (0.5, 7, "7"), (100, None, "100"), ("auto", None, "90")):
+        set_recipe(folder, validation_size=asked)
+        state(folder, train_validation_size=counted, train_left_out_samples=None)
+        card = " ".join(render_model_card(folder, "user/name").split())
+        assert sentence.format(said) in card and "left out" not in card and "to test on" not in card
+    state(folder, train_validation_size=12, train_test_size=1500, train_left_out_samples=3, eval_split="validation",
+          test_split="train")  # fmt: skip
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "12 images of the data's own split `validation` were held out for validation." in card
+    assert "1,500 images were cut from the training split to test on, by a draw of seed 42." in card
+    assert "3 training images were left out: their pictures are among those of test or validation." in card
+    assert "train (90 held out)" in {each.dataset_split for each in eval_results(folder)}  # of the test images
 
 
 def test_whether_data_are_local_is_what_the_run_recorded(folder, tmp_path, monkeypatch):

@@ -66,7 +66,8 @@ def test_a_finished_folder(flags, capsys, drawn):
         "epoch", "train_loss", "train_runtime", "train_samples", "train_samples_per_second", "train_device",
         "train_batch_size", "train_precision", "train_ended_by",
         "train_num_processes", "total_flos", "train_dataset", "train_dataset_is_local",
-        "train_data_fingerprint", "calibration_temperature", "calibration_samples", "calibration_source",
+        "train_data_fingerprint", "train_validation_size", "train_left_out_samples",
+        "calibration_temperature", "calibration_samples", "calibration_source",
         "test_times_scored",
         *(f"{prefix}_{score}{tta}" for prefix in ("eval", "test") for score in scores for tta in ("", "_tta")),
         *(f"{prefix}_{name}" for prefix in ("eval", "test")
