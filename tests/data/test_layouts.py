@@ -20,6 +20,7 @@ from training_runs import train
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.sources import archives
 from slimresnet.data.sources.dataset import open_split, split_names
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 
@@ -237,7 +238,7 @@ def test_a_layout_gives_the_same_images_and_labels(tmp_path, layout):
         images = [pixels_of(split, row).transpose(2, 0, 1).tobytes() for row in range(len(labels))]
         assert ordered(opened) == sorted(zip([NAMES[label] for label in labels], images, strict=True))
     assert len(open_split(name, "train+test", image_size=8).labels) == 10
-    predicted = [image.pixels.tobytes() for image in open_images(name, 8, split="test").stream]
+    predicted = [image.pixels.tobytes() for image in open_images(name, PixelFormat(8), split="test").stream]
     of_splits = SPLITS if layout == "one CSV with splits" else ["test"]  # may be a list of predictions
     expected = [pixels_of(split, row).tobytes() for split in of_splits for row in range(len(SPLITS[split]))]
     assert sorted(predicted) == sorted(expected)
@@ -344,7 +345,7 @@ def test_one_file_is_a_dataset(tmp_path):
     assert classes(tmp_path / "pictures.csv") == ["0", "1", "0"]
     assert len(classes(tmp_path / "shards/train-000000.tar")) == 6
     assert len(classes(saved_to_disk(tmp_path / "saved") / "train")) == 6
-    images = open_images(str(tmp_path / "pictures.csv"), 8, split="train")
+    images = open_images(str(tmp_path / "pictures.csv"), PixelFormat(8), split="train")
     assert [(image.name, image.reason) for image in images.stream] == [(f"a/{row}.png", "") for row in range(3)]
 
 
@@ -437,7 +438,9 @@ def test_pictures_of_kaggle(tmp_path):
     put_table(tmp_path / "sample_submission.csv", [{"id_code": "3.png", "label": 1}])
     assert classes(tmp_path) == ["4", "0"]
     assert "no ClassLabel column, nor one of text or whole numbers" in refused(tmp_path, "test")
-    assert [image.name for image in open_images(str(tmp_path), 8, split="test").stream] == ["test_images/3.png"]
+    assert [image.name for image in open_images(str(tmp_path), PixelFormat(8), split="test").stream] == [
+        "test_images/3.png"
+    ]
 
 
 def test_a_list_of_predictions_beside_pictures_is_none_of_labels(tmp_path):
@@ -446,15 +449,19 @@ def test_a_list_of_predictions_beside_pictures_is_none_of_labels(tmp_path):
         tmp_path / "predictions.csv", [{"ID": "cats/1.png", "Labels": "dogs"}, {"ID": "dogs/2.png", "Labels": "x"}]
     )
     assert classes(tmp_path) == ["cats", "dogs"]
-    assert [image.name for image in open_images(str(tmp_path), 8).stream] == ["cats/1.png", "dogs/2.png"]
+    assert [image.name for image in open_images(str(tmp_path), PixelFormat(8)).stream] == ["cats/1.png", "dogs/2.png"]
 
 
 def test_predictions_of_an_archive_have_the_names_of_its_pictures(tmp_path):
     pictures(tmp_path / "in", "b.png", "a/c.png")
     file = shutil.make_archive(str(tmp_path / "plain"), "zip", tmp_path / "in")
-    assert [(image.name, image.reason) for image in open_images(file, 8).stream] == [("a/c.png", ""), ("b.png", "")]
+    assert [(image.name, image.reason) for image in open_images(file, PixelFormat(8)).stream] == [
+        ("a/c.png", ""),
+        ("b.png", ""),
+    ]
     named = [
-        image.name for image in open_images(packed(tmp_path, whole=True, around="p"), 8, split="validation").stream
+        image.name
+        for image in open_images(packed(tmp_path, whole=True, around="p"), PixelFormat(8), split="validation").stream
     ]
     assert named == ["p/validation/dog/0.png", "p/validation/emu/1.png"]
 

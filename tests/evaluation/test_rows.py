@@ -129,10 +129,10 @@ def test_what_the_data_does_not_have_is_cut_from_the_training_split(tmp_path, st
     assert list(map(len, parts)) == [43, 5, 12] and sorted(np.concatenate(parts)) == list(range(60))
     assert np.bincount(data.test.labels[data.test_rows]).tolist() == [3, 3, 6]
     for changes in ({"validation_size": 0}, {"validation_size": 0.5}, {"max_train_samples": 9}):
-        other = open_data(dataclasses.replace(recipe, **changes), CPU, image_size=8)
+        other = open_data(dataclasses.replace(recipe, **changes), CPU, PixelFormat(8))
         assert (other.test_rows == data.test_rows).all() and not set(other.train_rows) & set(data.test_rows)
-    assert len(open_data(dataclasses.replace(recipe, test_size=0.1), CPU, image_size=8).test_rows) == 6
-    other = open_data(dataclasses.replace(recipe, seed=1), CPU, image_size=8)
+    assert len(open_data(dataclasses.replace(recipe, test_size=0.1), CPU, PixelFormat(8)).test_rows) == 6
+    other = open_data(dataclasses.replace(recipe, seed=1), CPU, PixelFormat(8))
     assert (other.test_rows != data.test_rows).any()
 
 
@@ -140,21 +140,22 @@ def test_a_test_split_of_the_datas_own_is_used_and_a_mistyped_name_is_no_cut(rec
     with pytest.raises(
         RecipeError, match=r"--test_size 9 cuts test images .* tested on a split of its own, test: leave"
     ):
-        open_data(dataclasses.replace(recipe, test_size=9), CPU, image_size=8)
+        open_data(dataclasses.replace(recipe, test_size=9), CPU, PixelFormat(8))
     with pytest.raises(RecipeError, match="--test_size 0 leaves nothing to score"):
         dataclasses.replace(recipe, test_size=0)
     with pytest.raises(DatasetError, match="no split 'tset', only train, validation, test"):
-        open_data(dataclasses.replace(recipe, test_split="tset"), CPU, image_size=8)
+        open_data(dataclasses.replace(recipe, test_split="tset"), CPU, PixelFormat(8))
 
 
 def test_the_datas_own_validation_split_is_used_unless_a_size_is_given(recipe):
-    data = open_data(dataclasses.replace(recipe, validation_size="auto"), CPU, image_size=8)
+    data = open_data(dataclasses.replace(recipe, validation_size="auto"), CPU, PixelFormat(8))
     assert pictures(data.validation, data.validation_rows) == {(1, row) for row in range(12)}
     assert len(data.train_rows) == 60 and data.spare_split is None and data.sizes == {"validation_size": 12}
     for size in (0, 20):
-        other = open_data(dataclasses.replace(recipe, validation_size=size), CPU, image_size=8)
+        other = open_data(dataclasses.replace(recipe, validation_size=size), CPU, PixelFormat(8))
         assert other.validation is other.train and other.spare_split == "validation"
-    tested = open_data(dataclasses.replace(recipe, test_split="validation", validation_size="auto"), CPU, image_size=8)
+    tested = dataclasses.replace(recipe, test_split="validation", validation_size="auto")
+    tested = open_data(tested, CPU, PixelFormat(8))
     assert (len(tested.validation_rows), len(tested.test_rows), tested.spare_split) == (6, 12, None)
 
 
@@ -164,13 +165,13 @@ def test_training_images_that_are_in_another_split_are_left_out(tmp_path):
     write_dataset(tmp_path, "validation", shown[55:65], [0] * 10, NAMES)
     write_dataset(tmp_path, "test", [*shown[65:], shown[3], shown[3]], [1] * 7, NAMES)
     recipe = Recipe(dataset_name=str(tmp_path))
-    data = open_data(recipe, CPU, image_size=6)
+    data = open_data(recipe, CPU, PixelFormat(6))
     assert set(data.train_rows) == set(range(61)) - {3, *range(55, 60)} and data.divided.num_in_others == 6
     assert (len(data.validation_rows), len(data.test_rows)) == (10, 7)  # whole, as they are published
     facts = recorded(recipe, data)
     assert (facts["train_left_out_samples"], facts["train_validation_size"]) == (6, 10)
     cut = dataclasses.replace(recipe, validation_size=0.2)
-    data = open_data(cut, CPU, image_size=6)
+    data = open_data(cut, CPU, PixelFormat(6))
     assert data.divided.num_in_others == 1 and data.copies == "1 left out, 1 copies"
     assert not {3} & {*data.train_rows, *data.validation_rows}
     assert ({7, 60} <= {*data.train_rows}) != ({7, 60} <= {*data.validation_rows})
@@ -178,27 +179,27 @@ def test_training_images_that_are_in_another_split_are_left_out(tmp_path):
     now, then = recorded(cut, data), recorded(cut, data)
     then = {name: value for name, value in then.items() if name not in training_facts(cut, data) or "finger" in name}
     _, earlier = stratified_split(data.train.labels, 0.2, cut.seed)
-    assert (open_rows("held_out", cut, cut, now, image_size=6).rows == data.validation_rows).all()
-    assert (open_rows("held_out", cut, cut, then, image_size=6).rows == earlier).all()
+    assert (open_rows("held_out", cut, cut, now, PixelFormat(6)).rows == data.validation_rows).all()
+    assert (open_rows("held_out", cut, cut, then, PixelFormat(6)).rows == earlier).all()
     write_dataset(tmp_path, "test", [*shown[65:], shown[4]], [1] * 6, NAMES)  # so that others would be left out
     with pytest.raises(RecipeError, match="not known to be its data"):
-        open_rows("held_out", cut, cut, now, image_size=6)
+        open_rows("held_out", cut, cut, now, PixelFormat(6))
 
 
 def test_each_class_keeps_an_image_and_one_of_one_image_stops_no_run(tmp_path):
     write_dataset(
         tmp_path, "train", [np.full((6, 6, 3), row, np.uint8) for row in range(20)], [0] * 17 + [1, 1, 2], NAMES
     )
-    data = open_data(Recipe(dataset_name=str(tmp_path), validation_size=0.2), CPU, image_size=6)
+    data = open_data(Recipe(dataset_name=str(tmp_path), validation_size=0.2), CPU, PixelFormat(6))
     assert set(data.train.labels[data.train_rows]) == {0, 1, 2} and len(data.test_rows) == 4
     with pytest.raises(DatasetError, match="--validation_size 18 cannot be cut from 16 training images"):
-        open_data(Recipe(dataset_name=str(tmp_path), validation_size=18), CPU, image_size=6)
+        open_data(Recipe(dataset_name=str(tmp_path), validation_size=18), CPU, PixelFormat(6))
     write_dataset(tmp_path, "train", [np.full((6, 6, 3), row, np.uint8) for row in range(3)], [0, 1, 2], NAMES)
     with pytest.raises(DatasetError, match=r"no test images can be cut .* no class has two pictures"):
-        open_data(Recipe(dataset_name=str(tmp_path)), CPU, image_size=6)
+        open_data(Recipe(dataset_name=str(tmp_path)), CPU, PixelFormat(6))
     write_dataset(tmp_path, "test", [np.full((6, 6, 3), row, np.uint8) for row in (7, 8)], [0, 1], NAMES)
     with pytest.raises(RecipeError, match=r"--load_best_model_at_end .* has too few images to hold any out"):
-        open_data(Recipe(dataset_name=str(tmp_path), load_best_model_at_end=True), CPU, image_size=6)
+        open_data(Recipe(dataset_name=str(tmp_path), load_best_model_at_end=True), CPU, PixelFormat(6))
 
 
 # --- what --split means ---------------------------------------------------------------------------------------------
@@ -239,12 +240,12 @@ def test_rows_that_were_cut_to_test_on_are_found_again_and_the_training_split_is
         assert rows.are_held_out and (rows.rows == data.validation_rows).all()
     rows = rows_like(recipe, "train", results)
     assert rows.are_trained_on and (rows.prefix, len(rows.rows)) == ("train_split", 10)
-    rows = open_training_rows(recipe, recipe, results, image_size=8)
+    rows = open_training_rows(recipe, recipe, results, PixelFormat(8))
     assert rows.are_trained_on and (rows.rows == data.divided.train).all() and len(rows.rows) == 43
     other = write_splits(tmp_path / "others", train=30)
     with pytest.raises(RecipeError, match=r"--split test means the images that the run cut from .* \(train\)\."):
         rows_like(recipe, None, results, dataset_name=other)
-    rows = open_training_rows(dataclasses.replace(recipe, dataset_name=other), recipe, results, image_size=8)
+    rows = open_training_rows(dataclasses.replace(recipe, dataset_name=other), recipe, results, PixelFormat(8))
     assert not rows.are_trained_on and len(rows.rows) == 30
     if is_recorded:  # a test split came later
         write_splits(tmp_path / "pets", train=60, test=15)

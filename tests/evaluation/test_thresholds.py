@@ -14,6 +14,7 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.evaluation.merging import still_true
 from slimresnet.evaluation.protocol import ScoredNetwork, score_split
 from slimresnet.evaluation.rows import ScoredRows
@@ -123,7 +124,7 @@ def three_of_four(split, rows):
 def finished():
     """Results of a run that held 400 images of the sample out."""
     recipe = Recipe(dataset_name=str(SAMPLE), validation_size=400, tta="flip")
-    data = open_data(recipe, Loading(torch.device("cpu"), 0, 1), image_size=8)
+    data = open_data(recipe, Loading(torch.device("cpu"), 0, 1), PixelFormat(8))
 
     def predict(network, split, rows, views):
         return dict.fromkeys(views, three_of_four(split, rows))
@@ -143,7 +144,7 @@ def test_training_chooses_them_on_held_out_images_and_measures_them_on_the_test_
 
 
 def score(prefix, of_model, split="test", **options):
-    opened = open_split(str(SAMPLE), split, image_size=8)
+    opened = open_split(str(SAMPLE), split, PixelFormat(8))
     network = ScoredNetwork(lambda split, rows, views: dict.fromkeys(views, three_of_four(split, rows)), **options)
     scored = ScoredRows(opened, np.arange(400), prefix, "cifar10_sample", split)
     return score_split(network, scored, tta="none", compare_tta=False, of_model=of_model, of_output={}).results
