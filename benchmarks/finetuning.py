@@ -29,18 +29,17 @@ HELD_OUT = 20  # images a class, to choose on
 
 NOTHING = {"model_name_or_path": None, "freeze": "none", "trunk_learning_rate_factor": 1.0}
 CANDIDATES = {
-    "from nothing, 0.05": NOTHING | {"learning_rate": 0.05},
+    "from nothing, 0.03": NOTHING | {"learning_rate": 0.03},
     "from nothing, 0.1": NOTHING | {"learning_rate": 0.1},
-    "0.02": {"learning_rate": 0.02},
-    "0.05": {"learning_rate": 0.05},
+    "0.01": {"learning_rate": 0.01},
+    "0.03": {"learning_rate": 0.03},
     "0.1": {"learning_rate": 0.1},
     "0.1, a tenth of it for the trunk": {"learning_rate": 0.1, "trunk_learning_rate_factor": 0.1},
-    "0.1, a third of it for the trunk": {"learning_rate": 0.1, "trunk_learning_rate_factor": 0.33},
     "0.1, the trunk frozen": {"learning_rate": 0.1, "freeze": "trunk"},
-    "0.05, frozen up to stage2": {"learning_rate": 0.05, "freeze": "stage2"},
-    "0.05, TrivialAugment": {"learning_rate": 0.05, "trivial_augment": True},
-    "0.05, label smoothing": {"learning_rate": 0.05, "label_smoothing_factor": 0.1},
-    "0.05, CutMix": {"learning_rate": 0.05, "cutmix_prob": 0.5},
+    "0.03, frozen up to stage2": {"learning_rate": 0.03, "freeze": "stage2"},
+    "0.03, TrivialAugment": {"learning_rate": 0.03, "trivial_augment": True},
+    "0.03, label smoothing": {"learning_rate": 0.03, "label_smoothing_factor": 0.1},
+    "0.03, CutMix": {"learning_rate": 0.03, "cutmix_prob": 0.5},
 }
 """What the recipe was chosen among, by what differs from it."""
 ROWS = {"from nothing": NOTHING, "from the weights of CIFAR-10": {}}

@@ -73,8 +73,6 @@ def evaluate(
     folder, output_dir = find_folder(model), None if output_dir is None else Path(output_dir)
     weights = weights_digest(folder)
     check_output_dir(output_dir, weights)
-    if shift in (None, STANDARD, EXTRA):
-        refuse_unknown_data(folder, dataset_name)
     recipe = read_recipe_with(
         folder, dataset_name=dataset_name, dataset_config_name=dataset_config_name, dataset_revision=dataset_revision,
         image_column_name=image_column_name, label_column_name=label_column_name, max_eval_samples=max_eval_samples,
@@ -82,7 +80,7 @@ def evaluate(
     )  # fmt: skip
     with process_left_as_it_was():
         accelerator, _ = start_accelerator(recipe)  # before the network: it says how many threads there are
-        found = _score(scoring, folder, recipe, accelerator, trust_remote_code, output_dir)
+        found = _score(scoring, folder, recipe, accelerator, trust_remote_code, output_dir, dataset_name)
         if accelerator.is_main_process:
             on_scored(found)
             if output_dir:
@@ -138,8 +136,9 @@ def _score(
     accelerator: Accelerator,
     trust_remote_code: bool,
     output_dir: Path | None,
+    dataset_name: str | None,
 ) -> Evaluation:
-    """Opens the network and what it is scored on, and scores it."""
+    """Opens the network and what it is scored on, and scores it; `dataset_name` is what was asked for."""
     config = load_config(folder)
     format = find_format(scoring.backend, quantized=scoring.quantized)
     model, normalize, pixel_format = format.open_network(folder, trust_remote_code=trust_remote_code)
@@ -163,6 +162,7 @@ def _score(
         if scoring.shift not in (None, STANDARD, EXTRA):
             arrays = Path(scoring.shift)
             return score_arrays(network, arrays, open_arrays(arrays, pixel_format, names), tta=tta)
+        refuse_unknown_data(folder, dataset_name)
         scored = _open_rows(scoring.split, folder, recipe, names, pixel_format)
         if scored.split.label_names != names:
             accelerator.print(f"MODEL does not name its classes: they are taken for those of {recipe.dataset_name}")

@@ -155,10 +155,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         RecipeError, DatasetError, CheckpointError, FolderError: what was asked for cannot be.
     """
     pretrained = open_pretrained(recipe, output_dir)
-    recipe = as_it_sees(recipe, pretrained)
-    config = pretrained.new_config() if pretrained else load_network_config(recipe)
-    fit_config(config, recipe, is_trained=pretrained is not None)
-    recipe = fit_normalization(recipe, config.num_channels)
+    recipe, config = _choose_network(recipe, pretrained)
     frozen = frozen_parts(config, recipe.freeze)
     accelerator, why_precision = start_accelerator(recipe)
     batch = batch_sizes(recipe, accelerator.num_processes)
@@ -205,6 +202,14 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         fingerprint=RunFingerprint.of(plan, config, data, pretrained, teachers, accelerator, class_weights),
         twin=twin,
     )
+
+
+def _choose_network(recipe: Recipe, pretrained: Pretrained | None) -> tuple[Recipe, SlimResNetConfig]:
+    """The recipe with what it leaves to trained weights, and the config of its network."""
+    recipe = as_it_sees(recipe, pretrained)
+    config = pretrained.new_config() if pretrained else load_network_config(recipe)
+    fit_config(config, recipe, is_trained=pretrained is not None)
+    return fit_normalization(recipe, config.num_channels), config
 
 
 def _check_validation(recipe: Recipe, data: TrainingData) -> None:

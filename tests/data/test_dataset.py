@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from slimresnet.data.sources import builder, hub_and_folder
 from slimresnet.data.sources.checks import check_files
 from slimresnet.data.sources.dataset import open_split, split_names
-from slimresnet.data.sources.decoding import decode_image
+from slimresnet.data.sources.decoding import PixelFormat, decode_image
 from slimresnet.data.sources.hub_and_folder import StreamedImages
 from slimresnet.data.sources.memory import ResidentImages
 from slimresnet.data.sources.source import DatasetError
@@ -101,7 +101,7 @@ def test_other_sizes_are_pillows_bilinear():
         file = io.BytesIO()
         image.save(file, "PNG")
         expected = image.resize((8, 8), PILImage.Resampling.BILINEAR)
-        assert (decode_image({"bytes": file.getvalue(), "path": None}, 8) == np.asarray(expected)).all()
+        assert (decode_image({"bytes": file.getvalue(), "path": None}, PixelFormat(8)) == np.asarray(expected)).all()
 
 
 def test_an_image_folder_works_too(tmp_path):

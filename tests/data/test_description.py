@@ -13,6 +13,7 @@ from slimresnet.data.images import read_header
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.headers import MOST_HEADERS, HeaderSample
 from slimresnet.recipe.settings import Recipe
 
@@ -28,7 +29,8 @@ def picture(number, width=8, height=8, mode="RGB"):
 
 def lines(folder, image_size=8, **settings):
     recipe = Recipe(dataset_name=str(folder), **settings)
-    said = describe_data(recipe, open_data(recipe, Loading(torch.device("cpu")), image_size), image_size)
+    pixel_format = PixelFormat(image_size)
+    said = describe_data(recipe, open_data(recipe, Loading(torch.device("cpu")), pixel_format), pixel_format)
     assert len(said) <= 8 and all(line[8] == " " and "\n" not in line for line in said)
     return {line[:9].strip(): line[9:] for line in said}
 

@@ -197,9 +197,6 @@ def test_each_class_keeps_an_image_and_one_of_one_image_stops_no_run(tmp_path):
     write_dataset(tmp_path, "train", [np.full((6, 6, 3), row, np.uint8) for row in range(3)], [0, 1, 2], NAMES)
     with pytest.raises(DatasetError, match=r"no test images can be cut .* no class has two pictures"):
         open_data(Recipe(dataset_name=str(tmp_path)), CPU, PixelFormat(6))
-    write_dataset(tmp_path, "test", [np.full((6, 6, 3), row, np.uint8) for row in (7, 8)], [0, 1], NAMES)
-    with pytest.raises(RecipeError, match=r"--load_best_model_at_end .* has too few images to hold any out"):
-        open_data(Recipe(dataset_name=str(tmp_path), load_best_model_at_end=True), CPU, PixelFormat(6))
 
 
 # --- what --split means ---------------------------------------------------------------------------------------------

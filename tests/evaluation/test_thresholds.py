@@ -144,7 +144,7 @@ def test_training_chooses_them_on_held_out_images_and_measures_them_on_the_test_
 
 
 def score(prefix, of_model, split="test", **options):
-    opened = open_split(str(SAMPLE), split, PixelFormat(8))
+    opened = open_split(str(SAMPLE), split, image_size=8)
     network = ScoredNetwork(lambda split, rows, views: dict.fromkeys(views, three_of_four(split, rows)), **options)
     scored = ScoredRows(opened, np.arange(400), prefix, "cifar10_sample", split)
     return score_split(network, scored, tta="none", compare_tta=False, of_model=of_model, of_output={}).results
