@@ -195,12 +195,9 @@ def write_predictions(
         check_output_file("--output", path)
     with process_left_as_it_was():
         runnable = format.open_network(find_folder(model), trust_remote_code=trust_remote_code)
+        source, pixels = str(input), runnable.pixel_format
         found = open_images(
-            str(input),
-            runnable.pixel_format,
-            split=split,
-            config_name=dataset_config_name,
-            image_column=image_column_name,
+            source, pixels, split=split, config_name=dataset_config_name, image_column=image_column_name
         )
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
