@@ -109,7 +109,7 @@ def test_what_is_no_file_here_is_a_dataset_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr("slimresnet.data.sources.prediction._from_dataset", lambda *arguments: asked.append(arguments))
     open_images("user/images", PixelFormat(24), split="train", config_name="small", image_column="photo")
-    assert asked == [("user/images", 24, "train", "small", "photo")]
+    assert asked == [("user/images", PixelFormat(24), "train", "small", "photo")]
 
 
 def test_float32_on_a_gpu_is_no_tf32(trained, monkeypatch):
