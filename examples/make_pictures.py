@@ -5,6 +5,7 @@ Twenty of each of three classes, in folders of their names, as somebody's own pi
 square, with no split. Shape decides the class; colour, size, place and background say nothing of it.
 """
 
+import argparse
 import math
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def draw_picture(shape: str, random: np.random.Generator) -> Image.Image:
 
 def main() -> None:
     """Draws all of them, the same ones each time."""
+    argparse.ArgumentParser(description=__doc__.strip().splitlines()[0]).parse_args()
     random = np.random.default_rng(SEED)
     for shape in CORNERS:
         (FOLDER / shape).mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from slimresnet.cli import predict as predict_script
 from slimresnet.errors import SlimResNetError
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import ModelError, load_normalize
+from slimresnet.formats.trained import ModelError, load_processing
 from slimresnet.run_folder.writing import FolderError
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_asked_for_is_named(untrained, pictures, monkeypatch, opt
 
 def pooled(folder, pixels, policy="none"):
     """Embeddings by hand, with transformers' own class."""
-    model, normalize = AutoModel.from_pretrained(folder).eval(), load_normalize(folder)
+    model, normalize = AutoModel.from_pretrained(folder).eval(), load_processing(folder).normalize
     with torch.inference_mode():
         return sum(w * model(normalize(VIEWS[view](pixels))).pooler_output for view, w in POLICIES[policy].items())
 

@@ -14,6 +14,7 @@ from slimresnet.cli.train import parse_recipe
 from slimresnet.data.loader import Loading
 from slimresnet.data.opening import open_data
 from slimresnet.data.sources.dataset import open_split
+from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.training.network import load_network_config
 
 
@@ -41,7 +42,7 @@ def test_the_copy_of_the_data_has_no_test_image(tmp_path):
     train, test = (open_split(str(folder), name, image_size=32) for name in ("train", "test"))
     [[first], [tested]] = ([*split.images.read([np.arange(100)])] for split in (train, test))
     assert len(test.labels) == 100 and (test.labels == train.labels[:100]).all() and tested.equal(first.flip(3))
-    data = open_data(parse_recipe([f"--dataset_name={folder}"]), Loading(torch.device("cpu")), 32)
+    data = open_data(parse_recipe([f"--dataset_name={folder}"]), Loading(torch.device("cpu")), PixelFormat(32))
     assert data.divided.num_in_others == 0 and len(data.train_rows) + len(data.validation_rows) == len(train.labels)
     assert choices.without_test_images(str(SAMPLE), tmp_path) == str(folder)
 

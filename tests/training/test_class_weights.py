@@ -12,6 +12,7 @@ from training_runs import assert_same_weights, by_hand, read, train, weights
 
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.opening import TrainingData
+from slimresnet.data.partition import Rows
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.hub.files import collect
@@ -31,7 +32,10 @@ def data_of(labels, rows=None):
     labels = np.array(labels)
     rows = np.arange(len(labels)) if rows is None else np.array(rows)
     split = ImageSplit(labels, NAMES, None)
-    return TrainingData(train=split, test=split, train_rows=rows, validation_rows=rows[:0], test_rows=rows[:0])
+    none = rows[:0]
+    return TrainingData(
+        split, split, split, rows, none, none, divided=Rows(rows, none, none, None, 0), spare_split=None
+    )
 
 
 def opened(text, labels=(0, 0, 0, 1, 1, 2), **settings):

@@ -92,7 +92,8 @@ class Teacher(nn.Module):
             pixel_values = F.interpolate(pixel_values, (self._side, self._side), mode="bilinear", antialias=True)
         if self.scale is not None:
             pixel_values = pixel_values * self.scale + self.shift
-        pixel_values = pixel_values.expand(-1, 3, -1, -1)  # of a grey image; a teacher of one channel mixes them again
+        if pixel_values.shape[1] == 1:  # a teacher of one channel mixes the three again
+            pixel_values = pixel_values.expand(-1, 3, -1, -1)
         logits = self.network(pixel_values=pixel_values).logits
         return logits if self.order is None else logits.index_select(1, self.order)
 
