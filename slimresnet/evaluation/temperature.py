@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 SEARCHED_TEMPERATURES = (0.05, 20.0)
 """The range that a temperature is sought in."""
+LEAST_IMAGES = 50
+"""Held-out images that a temperature is fitted on at least: five say how sure a network may be of those five."""
 
 
 def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
@@ -19,9 +21,11 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
         labels: class numbers, int64 `[N]`.
 
     Returns:
-        The temperature; None where the loss is least at an end of the range, or flat: all images right, all wrong, or
-        logits without information.
+        The temperature; None where there are fewer images than `LEAST_IMAGES`, or the loss is least at an end of the
+        range, or flat: all images right, all wrong, or logits without information.
     """
+    if len(labels) < LEAST_IMAGES:
+        return None
     targets = torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
