@@ -31,7 +31,7 @@ from slimresnet.api.export import export
 from slimresnet.api.predict import predict
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.dataset import open_split
-from slimresnet.data.sources.decoding import PixelFormat
+from slimresnet.data.sources.decoding import PixelFormat, read_bytes
 from slimresnet.data.sources.prediction import open_images
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.formats.trained import ModelError, load_model
@@ -351,6 +351,41 @@ def test_a_row_names_no_file_outside_of_its_dataset(tmp_path, monkeypatch):
         write(place)
         assert open_split(str(data), "train", image_size=8).labels.tolist() == [0, 1]
         assert [image.reason for image in open_images(str(data), PixelFormat(8), split="train").stream] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["a/1.png::{}::x.png", "a/1.png::{}", "a/1.png::file://{}"])
+def test_a_member_of_a_zip_file_is_read_from_that_file_alone(tmp_path, name):
+    """fsspec takes `::` in a member's name for the way to another file."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    secret, data = tmp_path / "secret.zip", tmp_path / "data"
+    data.mkdir()
+    for archive, members in ((secret, ["a/1.png"]), (data / "all.zip", ["a/2.png", "b/1.png", name.format(secret)])):
+        with zipfile.ZipFile(archive, "w") as file:
+            for member in members:
+                file.writestr(member, picture.getvalue())
+    for source in (data, data / "all.zip"):
+        for read_it in (
+            lambda source=source: open_split(str(source), "train", image_size=8),
+            lambda source=source: open_images(str(source), PixelFormat(8)),
+        ):
+            with pytest.raises(DatasetError) as said:
+                read_it()
+            assert f"all.zip cannot be read ({name.format(secret)} in it has :: in its name" in str(said.value)
+    place = f"zip://{name.format(secret)}::{data / 'all.zip'}"
+    with pytest.raises(ValueError, match="names no ZIP file"):  # were it listed after all
+        read_bytes({"bytes": None, "path": place})
+
+
+def test_a_zip_file_may_lie_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "my::data"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "all.zip", "w") as file:
+        for name in ("a/1.png", "b/1.png"):
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(picture, "PNG")
+            file.writestr(name, picture.getvalue())
+    assert open_split(str(folder / "all.zip"), "train", image_size=8).labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "zip://in.png::{}", "{}::https://localhost:1/file"])
