@@ -601,6 +601,11 @@ class Recipe:
                 "--class_weights balanced and --balanced_sampling both even the classes out, together more than that: "
                 "give one."
             )
+        if self.balanced_sampling and self.alternating_flip:
+            raise RecipeError(
+                "--alternating_flip mirrors an image alike wherever it stands in an epoch, and --balanced_sampling "
+                "shows those of small classes several times in one: give --alternating_flip false."
+            )
         if self.class_weights is not None and self.teacher_name_or_path and self.distillation_alpha == 1:
             raise RecipeError(
                 "--class_weights weighs the loss on labels, which --distillation_alpha 1 leaves to the teacher: leave "
