@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult
 from slimresnet.evaluation.scores import is_shown, shown_scores
 from slimresnet.hub.run_facts import own_results, scored_prefixes
 from slimresnet.hub.shared_recipe import shared_recipe
-from slimresnet.recipe.settings import TRAIN_SPLIT
+from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe
 
 
 def eval_results(folder: Path) -> list[EvalResult]:
@@ -24,7 +24,7 @@ def eval_results(folder: Path) -> list[EvalResult]:
             continue
         dataset = results[f"{prefix}_dataset"]
         for key, (metric, title) in _entries().items():
-            value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key)
+            value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key, recipe)
             if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
                 continue
             if key in scores and not is_shown(scores[key], results, prefix):
@@ -59,13 +59,13 @@ def _entries() -> dict[str, tuple[str, str]]:
     }
 
 
-def _rows_scored(results: dict, prefix: str, key: str) -> str | None:
+def _rows_scored(results: dict, prefix: str, key: str, recipe: Recipe | None) -> str | None:
     """Name of the split that a figure is of, with the number of its images where they are not the whole split."""
     split = results.get(f"{prefix}_split")
     samples = results.get(f"{prefix}_corruption_samples" if key.startswith("corruption") else f"{prefix}_samples")
     if split is None or samples is None:
         return None
-    if split == TRAIN_SPLIT:  # of which a run may have cut its test images too
+    if recipe and split == TRAIN_SPLIT:  # of which a run may have cut its test images too
         return f"{split} ({samples:,} held out)"
     whole = results.get(f"{prefix}_num_rows", results.get(f"{prefix}_samples"))
     return split if samples == whole else f"{split} ({samples:,} images)"

@@ -218,6 +218,15 @@ def test_figures_of_eval_py_come_into_the_card_with_their_data(mine):
     assert "75.00%" not in card.text and "## Training" not in card.text and "held out" not in card.text
 
 
+def test_images_that_it_may_have_been_trained_on_are_not_called_held_out(mine):
+    evaluate_folder(
+        mine, f"--dataset_name={SAMPLE}", "--split=train", "--max_eval_samples=60", f"--output_dir={mine}"
+    )
+    card = ModelCard(content_of(collect(mine, "user/name")["README.md"]).decode())
+    assert {each.dataset_split for each in card.data.eval_results} == {"train (60 images)"}
+    assert "held out" not in card.text and "| train of cifar10\\_sample | 60 |" in card.text
+
+
 def test_a_card_that_is_there_stays(mine):
     """Trainer writes one, with figures of its own."""
     (mine / "README.md").write_text("---\nlicense: mit\nlibrary_name: transformers\n---\n# mine\n")
