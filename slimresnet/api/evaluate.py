@@ -26,8 +26,8 @@ from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was, start_accelerator
 from slimresnet.recipe.reading import read_recipe, read_recipe_with, refuse_unknown_data
 from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
-from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.names import RECIPE_NAME
+from slimresnet.run_folder.reading import read_results
 
 SCORING_PRECISIONS = ("auto", "no", "bf16")
 """Values of `mixed_precision` that a network is scored in."""
@@ -166,9 +166,9 @@ def _score(
         scored = _open_rows(scoring.split, folder, recipe, names, pixel_format)
         if scored.split.label_names != names:
             accelerator.print(f"MODEL does not name its classes: they are taken for those of {recipe.dataset_name}")
-        there = read_json(output_dir / RESULTS_NAME) if output_dir else {}
+        there = read_results(output_dir) if output_dir else {}
         if scoring.shift is None:
-            of_model = read_json(folder / RESULTS_NAME)
+            of_model = read_results(folder)
             return score_split(
                 network, scored, tta=tta, compare_tta=scoring.compare_tta, of_model=of_model, of_output=there
             )
@@ -188,7 +188,7 @@ def _open_rows(
         RecipeError: the data names other classes.
     """
     of_run = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
-    scored = open_rows(split, recipe, of_run, read_json(folder / RESULTS_NAME), pixel_format)
+    scored = open_rows(split, recipe, of_run, read_results(folder), pixel_format)
     is_unnamed = names == [f"LABEL_{label}" for label in range(len(scored.split.label_names))]  # as transformers does
     if scored.split.label_names != names and not is_unnamed:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")

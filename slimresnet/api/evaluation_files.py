@@ -18,7 +18,7 @@ from slimresnet.run_folder.names import (
     RESULTS_NAME,
 )
 from slimresnet.run_folder.ownership import own, refuse_if_owned
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.reading import read_results
 from slimresnet.run_folder.writing import check_place, write_json
 
 
@@ -48,6 +48,8 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
     """
     Adds figures to a folder's `all_results.json`, writes details and pictures beside it, renews its card.
 
+    An `all_results.json` of another program is renamed, and a line on standard error says so.
+
     Args:
         weights: SHA-256 of the weights that were scored.
 
@@ -59,7 +61,7 @@ def write_evaluation(output_dir: Path, weights: str | None, found: Evaluation) -
     assert not facts, f"a score in the place of a fact of training: {facts}"
     with own(output_dir):
         refuse_another_model(output_dir, weights)
-        earlier = read_json(output_dir / RESULTS_NAME)
+        earlier = read_results(output_dir)
         is_run = (output_dir / RECIPE_NAME).is_file()
         with change(output_dir) as made:
             if is_of_an_earlier_version(output_dir):

@@ -25,8 +25,8 @@ from slimresnet.formats.trained import (
     weights_digest,
 )
 from slimresnet.recipe.reading import read_recipe, read_recipe_with, refuse_unknown_data
-from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.names import RECIPE_NAME
+from slimresnet.run_folder.reading import read_results
 from slimresnet.run_folder.writing import explain
 
 CHECK_SAMPLES = 512  # at most; int8 rounds, so that it is judged by a share of many
@@ -192,7 +192,7 @@ def training_images(folder: Path, calibration_samples: int, **data: str | None) 
     run_recipe = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
     if run_recipe is None:  # nothing is known to have been held out
         recipe = replace(recipe, validation_size=0)
-    results = read_json(folder / RESULTS_NAME)
+    results = read_results(folder)
     pixel_format = replace(load_processing(folder).pixel_format, num_channels=3)  # what a graph takes
     found = open_training_rows(recipe, run_recipe, results, pixel_format)
     rows = found.rows

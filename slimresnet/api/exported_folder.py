@@ -13,7 +13,7 @@ from slimresnet.hub.files import model_code, shared_files
 from slimresnet.run_folder.changes import Change, change, foreign, is_run, recorded
 from slimresnet.run_folder.names import CARD_NAME, EXPORTS_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.ownership import own, refuse_if_owned
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.reading import has_results, read_json
 from slimresnet.run_folder.writing import check_place, write_json
 
 
@@ -96,7 +96,8 @@ def bring_files(output_dir: Path, folder: Path, weights: str | None, exported: d
 def _forget_scores(made: Change, output_dir: Path, names: Collection[str]) -> None:
     """Takes figures, details and pictures of exported files out of a folder."""
     made.remove(name for name in recorded(output_dir) if scored_file(name) in names)
-    made.bring([RESULTS_NAME])
+    if has_results(output_dir):
+        made.bring([RESULTS_NAME])
     results = read_json(made.files / RESULTS_NAME)
     kept = {figure: value for figure, value in results.items() if scored_file(figure) not in names}
     if kept != results:

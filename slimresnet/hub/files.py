@@ -36,7 +36,7 @@ from slimresnet.run_folder.names import (
     TRAINER_STATE_NAME,
     WEIGHTS_NAME,
 )
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.reading import read_json, read_results
 from slimresnet.run_folder.writing import FolderError
 
 _NEEDED = (*LOADABLE_FILES, RECIPE_NAME, RESULTS_NAME)
@@ -124,7 +124,7 @@ def shared_files(folder: Path) -> list[Path]:
     Raises:
         FolderError: the results cannot be read.
     """
-    results = read_json(folder / RESULTS_NAME)
+    results = read_results(folder)
     scores = [
         file
         for suffix in _OF_SCORES

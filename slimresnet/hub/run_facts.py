@@ -9,9 +9,8 @@ from slimresnet.evaluation.thresholds import PRECISIONS
 from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_text
 from slimresnet.recipe.settings import Recipe
-from slimresnet.run_folder.changes import is_written_here
-from slimresnet.run_folder.names import EXPORTS_NAME, RESULTS_NAME
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.names import EXPORTS_NAME
+from slimresnet.run_folder.reading import read_json, read_results
 
 _CHOICES = {  # by a choice of a run, words for people
     "epoch": "the epoch whose weights were kept{score}",
@@ -30,11 +29,10 @@ def own_results(folder: Path, recipe: Recipe | None) -> tuple[dict, tuple[str, .
     Without a recipe, those are the figures of eval.py, each with the data that it is of. What else another program
     wrote is not known to be of any.
     """
-    results = read_json(folder / RESULTS_NAME)
+    results = read_results(folder)
     if recipe is None:
         own = tuple(f"{prefix}_" for prefix in scored_prefixes(results, recipe))
-        is_ours = is_written_here(folder, RESULTS_NAME)
-        return {name: value for name, value in results.items() if is_ours and name.startswith(own)}, ()
+        return {name: value for name, value in results.items() if name.startswith(own)}, ()
     others = tuple(
         name.removesuffix("dataset")
         for name, dataset in results.items()

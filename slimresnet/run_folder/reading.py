@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+from slimresnet.run_folder.changes import is_run, recorded
+from slimresnet.run_folder.names import RESULTS_NAME
 from slimresnet.run_folder.schemas import find_fault
 from slimresnet.run_folder.writing import FolderError
 
@@ -29,6 +31,21 @@ def read_json(file: Path) -> dict:
     if fault := find_fault(file.name, content):
         raise FolderError(f"{file}: {fault}. Restore the file, or correct it.")
     return content
+
+
+def has_results(folder: Path) -> bool:
+    """Whether this program wrote the results of a folder; transformers' Trainer gives its own the same name."""
+    return is_run(folder) or RESULTS_NAME in recorded(folder)
+
+
+def read_results(folder: Path) -> dict:
+    """
+    The results of a folder; empty where there are none, or where they are of another program.
+
+    Raises:
+        FolderError: as `read_json`.
+    """
+    return read_json(folder / RESULTS_NAME) if has_results(folder) else {}
 
 
 def _finite(text: str) -> float:

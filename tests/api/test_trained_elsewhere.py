@@ -16,11 +16,12 @@ import modeling_slimresnet
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.configuration_slimresnet import AUTO_MAP
 from slimresnet.api.export import export, training_images
+from slimresnet.api.exported_folder import bring_files
 from slimresnet.api.predict import predict
 from slimresnet.api.push import push
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.formats.torch_export import TORCH_EXPORT_FILE
-from slimresnet.formats.trained import ModelError
+from slimresnet.formats.trained import ModelError, weights_digest
 from slimresnet.hub.files import collect, model_code
 from slimresnet.hub_errors import HubError
 from slimresnet.recipe.checks import RecipeError
@@ -219,12 +220,33 @@ def test_figures_of_eval_py_come_into_the_card_with_their_data(mine):
 
 
 def test_images_that_it_may_have_been_trained_on_are_not_called_held_out(mine):
-    evaluate_folder(
-        mine, f"--dataset_name={SAMPLE}", "--split=train", "--max_eval_samples=60", f"--output_dir={mine}"
-    )
+    evaluate_folder(mine, f"--dataset_name={SAMPLE}", "--split=train", "--max_eval_samples=60", f"--output_dir={mine}")
     card = ModelCard(content_of(collect(mine, "user/name")["README.md"]).decode())
     assert {each.dataset_split for each in card.data.eval_results} == {"train (60 images)"}
     assert "held out" not in card.text and "| train of cifar10\\_sample | 60 |" in card.text
+
+
+@pytest.mark.parametrize(
+    "results", ['{"eval_accuracy": 0.5, "eval_f1_per_class": [0.1, 0.2]}', '{"train_loss": NaN}', "[]"]
+)
+def test_results_of_another_program_may_hold_anything(mine, picture, tmp_path, results, capsys):
+    """They are unknown, and stay."""
+    theirs, output = mine / "all_results.json", tmp_path / "output"
+    theirs.write_text(results)
+    flags = (f"--dataset_name={SAMPLE}", "--max_eval_samples=20")
+    evaluate_folder(mine, *flags)
+    assert len(training_images(mine, 4, dataset_name=str(SAMPLE)).ranges) == 4
+    assert collect(mine, "user/name").keys() == {*NETWORK, "README.md"}
+    with pytest.raises(ModelError, match="has no thresholds for --target_precision"):
+        predict(mine, picture, target_precision=0.95)
+    output.mkdir()
+    (output / theirs.name).write_text(results)
+    bring_files(output, mine, weights_digest(mine), {}, {})
+    assert theirs.read_text() == (output / theirs.name).read_text() == results
+    evaluate_folder(mine, *flags, f"--output_dir={mine}")
+    aside = mine / "all_results.json.bak"
+    assert f"{theirs} was not written by this program, or was changed since: it is {aside}" in capsys.readouterr().err
+    assert aside.read_text() == results and "eval_accuracy" not in read(mine)
 
 
 def test_a_card_that_is_there_stays(mine):
