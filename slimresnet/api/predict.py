@@ -26,6 +26,7 @@ from slimresnet.api.prediction_files import (
     open_embeddings,
     open_table,
 )
+from slimresnet.data.sources.lists import PREDICTION_COLUMNS
 from slimresnet.data.sources.prediction import Images, NamedImage
 from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
@@ -40,12 +41,12 @@ from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was
 from slimresnet.recipe.settings import check_range
 from slimresnet.run_folder.names import RESULTS_NAME
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.reading import read_results
 from slimresnet.run_folder.writing import check_output_file, is_standard_output
 
 LABELS = ("numbers", "names")
 IDS = ("path", "stem")
-COLUMNS = ("ID", "Labels")
+
 PREDICTION_PRECISIONS = ("no", "bf16")
 """Values of `mixed_precision` that a network predicts in."""
 
@@ -125,7 +126,7 @@ def predict(
     tta: str = "none",
     labels: str = "numbers",
     probabilities: bool = False,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] = PREDICTION_COLUMNS,
     id: str = "path",
     natural_order: bool = False,
     backend: str = "torch",
@@ -290,7 +291,7 @@ class Asked:
         if self.target_precision is None:
             return self.threshold
         prefix = held_out_prefix(format.scored_as, format.is_quantized)
-        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
+        known = thresholds_of(read_results(folder), prefix, self.tta)
         ending = "" if self.tta == "none" else "_tta"
         name = f"{self.target_precision * 100:.0f}{ending}"
         if name in known:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from slimresnet.api.arguments import check_precision
-from slimresnet.api.predict import COLUMNS, IDS, LABELS, PREDICTION_PRECISIONS, Asked, write_predictions
+from slimresnet.api.predict import IDS, LABELS, PREDICTION_PRECISIONS, Asked, write_predictions
 from slimresnet.api.prediction_files import MOST_ROWS, UNKNOWN, UNKNOWN_NAME
 from slimresnet.cli.flags import (
     SYNONYMS,
@@ -20,13 +20,14 @@ from slimresnet.cli.flags import (
     add_tta_flag,
 )
 from slimresnet.cli.parser import Parser
+from slimresnet.data.sources.lists import PREDICTION_COLUMNS
 from slimresnet.errors import SlimResNetError
 from slimresnet.evaluation.thresholds import PRECISIONS
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder.console import tolerant_output
 
 # Flags that say how the CSV is written, with their defaults.
-_OF_CSV = {"labels": LABELS[0], "probabilities": False, "columns": COLUMNS}
+_OF_CSV = {"labels": LABELS[0], "probabilities": False, "columns": PREDICTION_COLUMNS}
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,10 +95,10 @@ def _add_output_flags(parser: Parser) -> None:
     output.add_argument(
         "--columns",
         nargs=2,
-        default=COLUMNS,
+        default=PREDICTION_COLUMNS,
         metavar=("ID", "LABEL"),
-        help=f"Headings of the CSV; by default {' '.join(COLUMNS)}. For Kaggle's CIFAR-10: --columns id label --labels "
-        "names --id stem --natural_order.",
+        help=f"Headings of the CSV; by default {' '.join(PREDICTION_COLUMNS)}. For Kaggle's CIFAR-10: --columns id "
+        "label --labels names --id stem --natural_order.",
     )
     output.add_argument(
         "--threshold",

@@ -452,6 +452,48 @@ def test_a_list_of_predictions_beside_pictures_is_none_of_labels(tmp_path):
     assert [image.name for image in open_images(str(tmp_path), PixelFormat(8)).stream] == ["cats/1.png", "dogs/2.png"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("cats/1.png", "cats", "train"), ("dogs/2.png", "dogs", "test")], "other splits (column split)"),
+        ([("cats/1.png", "dogs"), ("dogs/2.png", "cats")], "other labels (column label)"),
+        ([("cats/1.png", "tabby"), ("cats/3.png", "tiger"), ("dogs/2.png", "pug")], "other labels (column label)"),
+        ([("cats/1.png", 0), ("dogs/2.png", 0)], "other labels (column label)"),
+        ([("cats/1.png", "cats", "train"), ("dogs/2.png", "dogs", "train")], None),
+        ([("cats/1.png", 1), ("cats/3.png", 1), ("dogs/2.png", 0)], None),
+        ([("cats/1.png", "Cat"), ("dogs/2.png", "")], None),
+        ([("elsewhere/1.png", "dogs", "test"), ("elsewhere/2.png", "cats", "test")], None),
+    ],
+)
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_a_list_that_says_otherwise_than_folders_of_classes_is_not_passed_over(tmp_path, name, rows, said):
+    pictures(tmp_path, "cats/1.png", "dogs/2.png", "cats/3.png")
+    columns = ("file_name", "label", "split")[: len(rows[0])]
+    put_table(tmp_path / name, [dict(zip(columns, row, strict=True)) for row in rows])
+    if said is None:
+        assert classes(tmp_path) == ["cats", "cats", "dogs"]
+        return
+    message = refused(tmp_path)
+    assert message.startswith(
+        f"{tmp_path / name} gives pictures {said} than the folders that they lie in: name it meta"
+    )
+
+
+def test_a_list_beside_folders_of_splits_is_held_against_them(tmp_path):
+    pictures(tmp_path, *(f"{split}/{label}/1.png" for split in ("train", "test") for label in ("cats", "dogs")))
+    records = [
+        {"filepaths": f"{split}/{label}/1.png", "labels": label, "split": split}
+        for split in ("train", "test") for label in ("cats", "dogs")
+    ]  # fmt: skip
+    put_table(tmp_path / "pets.csv", records)
+    assert classes(tmp_path, "test") == ["cats", "dogs"]
+    put_table(tmp_path / "pets.csv", [record | {"split": "valid"} for record in records])
+    assert "pets.csv gives pictures other splits (column split)" in refused(tmp_path, "test")
+    assert classes(tmp_path / "pets.csv", "validation") == ["cats", "dogs"] * 2  # as the sentence says
+    (tmp_path / "pets.csv").rename(tmp_path / "metadata.csv")
+    assert classes(tmp_path, "validation") == ["cats", "dogs"] * 2
+
+
 def test_predictions_of_an_archive_have_the_names_of_its_pictures(tmp_path):
     pictures(tmp_path / "in", "b.png", "a/c.png")
     file = shutil.make_archive(str(tmp_path / "plain"), "zip", tmp_path / "in")

@@ -175,7 +175,7 @@ def test_what_cannot_be_weighed(tmp_path):
         opened("balanced", labels=[0, 0, 2])
     with pytest.raises(RecipeError, match="--class_weights balanced and --balanced_sampling both"):
         Recipe(class_weights="balanced", balanced_sampling=True)
-    with pytest.raises(RecipeError, match="--alternating_flip mirrors an image alike .* give --alternating_flip false"):
+    with pytest.raises(RecipeError, match="--alternating_flip mirrors an image alike wherever it stands"):
         Recipe(alternating_flip=True, balanced_sampling=True)
     with pytest.raises(RecipeError, match="--class_weights weighs the loss on labels, which --distillation_alpha 1"):
         Recipe(class_weights="balanced", teacher_name_or_path="elsewhere")

@@ -10,7 +10,7 @@ from slimresnet.data.sources.columns import holds_images, holds_text
 from slimresnet.data.sources.diagnosis import DATASET_FLAG, explain_nothing, explain_opening
 from slimresnet.data.sources.folders import ZIP, Folder, extension, open_archives, read_file, read_folder
 from slimresnet.data.sources.layouts import PICTURES, TABLES, find_layout
-from slimresnet.data.sources.lists import rows_of_classes, rows_of_lists
+from slimresnet.data.sources.lists import refuse_contradictions, rows_of_classes, rows_of_lists
 from slimresnet.data.sources.opened import LISTS, OpenedDataset
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.sources.spellings import canonical_names
@@ -88,6 +88,7 @@ def _open_folder(folder: Folder, called: str) -> OpenedDataset:
     if layout is None:
         raise DatasetError(explain_nothing(called, folder))
     if layout.kind == PICTURES:
+        refuse_contradictions(folder, layout)
         files = {split: [folder.place(name) for name in names] for split, names in layout.splits.items()}
         return OpenedDataset(
             PICTURES,

@@ -43,7 +43,7 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
             )
         return name
     if len(candidates) > 1 and not typed:
-        likely = [each for each in candidates if each.rpartition(".")[2].lower() in _CALLED_LABELS]
+        likely = [each for each in candidates if is_called_labels(each)]
         candidates = likely if len(likely) == 1 else candidates
     if len(candidates) > 1:
         called = kind.__name__ if typed else "possible " + ("label" if kind is ClassLabel else "image")
@@ -51,6 +51,11 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
             f"{description} has {len(candidates)} {called} columns: name one with {flag}. It holds {holds}."
         )
     return candidates[0]
+
+
+def is_called_labels(column: str) -> bool:
+    """Whether a column, or a field of one, is called as labels are."""
+    return column.rpartition(".")[2].lower() in _CALLED_LABELS
 
 
 def holds_images(features: Features) -> bool:

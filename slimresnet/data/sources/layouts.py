@@ -1,6 +1,6 @@
 """How the files of a local folder make up a dataset: what reads them, and the split that each belongs to."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from datasets.data_files import FILES_TO_IGNORE
@@ -43,6 +43,7 @@ class Layout:
         says_splits: whether a name of a file or folder does.
         lists_pictures: whether the tables are lists of pictures' paths.
         classes: the class of each picture, by its name; without those that lie in no folder of a class.
+        unread: names of lists beside pictures in folders of classes, which the folders come before.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Layout:
     says_splits: bool
     lists_pictures: bool = False
     classes: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 def find_layout(folder: Folder) -> Layout | None:
@@ -57,7 +59,7 @@ def find_layout(folder: Folder) -> Layout | None:
     The layout of a folder; None where there is nothing in it that could be read.
 
     Lists called `metadata` come before tables that hold pictures, these before pictures in folders of classes, and
-    these before any other list, such as one of predictions.
+    these before any other list, such as one of predictions. A list that is passed over so is named in `unread`.
 
     Raises:
         DatasetError: two folders spell the same split.
@@ -73,7 +75,7 @@ def find_layout(folder: Folder) -> Layout | None:
     pictures = _of_pictures(folder) if folder.pictures else None
     if tables and (pictures is None or len({*pictures.classes.values()}) < 2):
         return _of_tables(folder, tables)
-    return pictures
+    return pictures and replace(pictures, unread=tuple(tables))
 
 
 def _classes(names: list[str], level: int) -> dict[str, str]:

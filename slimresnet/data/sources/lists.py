@@ -13,6 +13,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.table import InMemoryTable
 
+from slimresnet.data.sources.columns import is_called_labels
 from slimresnet.data.sources.folders import Folder, extension, is_picture
 from slimresnet.data.sources.layouts import TABLES, Layout, find_splits
 from slimresnet.data.sources.source import DatasetError
@@ -21,6 +22,7 @@ from slimresnet.errors import first_line, printable
 from slimresnet.hub_errors import is_cache_error
 
 LABEL_COLUMN = "label"
+PREDICTION_COLUMNS = ("ID", "Labels")  # as predict.py calls them
 _IMAGE_COLUMN, _FILE_NAME, _SPLIT = ImageFolder.BASE_COLUMN_NAME, "file_name", "split"
 _ROWS_AT_ONCE = 10_000
 
@@ -74,6 +76,55 @@ def rows_of_lists(folder: Folder, layout: Layout) -> dict[str, tuple[Dataset, li
     return {
         split: (_pictures_of(table, images, folder), _places(table, images, folder)) for split, table in tables.items()
     }
+
+
+def refuse_contradictions(folder: Folder, layout: Layout) -> None:
+    """
+    Refuses a list that says of pictures in folders of classes what their folders do not: a split, or another class.
+
+    A list that cannot be read is passed over, as is one that names none of the pictures, and one of predictions.
+
+    Raises:
+        DatasetError: there is such a list.
+    """
+    split_of = {name: split for split, names in layout.splits.items() for name in names}
+    find = _Finder(folder)
+    for name in layout.unread:
+        try:
+            table = _read_list(folder, name)
+        except (DatasetError, pyarrow.ArrowException):
+            continue
+        if (*table.column_names[:2],) == PREDICTION_COLUMNS or not (columns := _columns_of_paths(table)):
+            continue
+        named = [path and find(path, name) for path in table[columns[0]].to_pylist()]
+        rows = [row for row, picture in enumerate(named) if picture in layout.classes]
+        table = table.take(pyarrow.array(rows, pyarrow.int64())).drop_columns(columns)
+        pictures = [str(named[row]) for row in rows]
+        splits, classes = [split_of[each] for each in pictures], [layout.classes[each] for each in pictures]
+        if said := _contradiction(table, splits, classes):
+            suffix = ".csv" if TABLES[extension(name)] == "csv" else ".jsonl"
+            raise DatasetError(
+                f"{printable(str(folder.root / name))} gives pictures {said} than their folders: name it "
+                f"metadata{suffix} if it is right, give the list itself as --dataset_name, or take it away."
+            )
+
+
+def _contradiction(table: pyarrow.Table, splits: list[str], classes: list[str]) -> str | None:
+    """What a list says otherwise of pictures than these splits and classes, in words; None where it agrees."""
+    if _SPLIT in table.column_names and _is_text(table[_SPLIT].type):
+        said = [spelt_split(split or "") or split for split in table[_SPLIT].to_pylist()]
+        if any(split not in (None, of_folder) for split, of_folder in zip(said, splits, strict=True)):
+            return f"other splits (column {_SPLIT})"
+    for column in filter(is_called_labels, table.column_names):
+        if pyarrow.types.is_nested(table[column].type):
+            continue
+        labels = zip(table[column].to_pylist(), classes, strict=True)
+        pairs = {(label, each) for label, each in labels if label is not None}
+        # Numbers, and names in another spelling, agree where each stands for one folder.
+        is_one_to_one = all(len({pair[side] for pair in pairs}) == len(pairs) for side in (0, 1))
+        if not is_one_to_one or any(label != each and label in classes for label, each in pairs):
+            return f"other labels (column {printable(column)})"
+    return None
 
 
 class _Finder:
