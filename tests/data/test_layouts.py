@@ -474,9 +474,8 @@ def test_a_list_that_says_otherwise_than_folders_of_classes_is_not_passed_over(t
         assert classes(tmp_path) == ["cats", "cats", "dogs"]
         return
     message = refused(tmp_path)
-    assert message.startswith(
-        f"{tmp_path / name} gives pictures {said} than the folders that they lie in: name it meta"
-    )
+    assert message.startswith(f"{tmp_path / name} gives pictures {said} than their folders: name it metadata")
+    assert f"name it metadata{(tmp_path / name).suffix} if it is right" in message
 
 
 def test_a_list_beside_folders_of_splits_is_held_against_them(tmp_path):
