@@ -28,7 +28,8 @@ TIMES_SCORED = "test_times_scored"
 VALIDATION_SIZE = "train_validation_size"  # images that a run held out; runs of earlier versions do not say
 TEST_SIZE = "train_test_size"  # images that a run cut off its training split to test on
 LEFT_OUT = "train_left_out_samples"  # training images that are in another split too
-_SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT)
+VALIDATION_LEFT_OUT = "train_validation_left_out_samples"  # images of its own validation split that are tested on
+_SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT, VALIDATION_LEFT_OUT)
 _TRAIN_PREFIX = "train_split"  # of the training split as something to score
 _RESERVED = (HELD_OUT_PREFIX, TEST_PREFIX, "train")  # first words of what a run itself has to say
 
@@ -93,6 +94,7 @@ def _facts_of_rows(splits: Splits, rows: Rows) -> dict[str, int]:
         len(rows.validation),
         len(rows.test) if splits.test is splits.train else None,
         rows.num_in_others,
+        rows.num_validation_in_test,
     )
     return {name: size for name, size in zip(_SIZES, sizes, strict=True) if size is not None}
 
@@ -143,15 +145,13 @@ def open_rows(
     elif name == HELD_OUT or (name == VALIDATION_SPLIT and name not in names):
         found = data.held_out(name)
     else:
-        found = data.whole(name)
+        found = data.divided(name)
     return replace(found, rows=random_subset(found.rows, recipe.max_eval_samples, recipe.seed))
 
 
 def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat) -> ScoredRows:
     """The rows that a run trains on, of its own training split; of other data the whole training split."""
-    data = _Data(names_of_splits(recipe), recipe, run, results, pixel_format)
-    found = data.whole(TRAIN_SPLIT)
-    return replace(found, rows=data.rows(data.splits()).train) if found.are_trained_on else found
+    return _Data(names_of_splits(recipe), recipe, run, results, pixel_format).divided(TRAIN_SPLIT)
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,34 @@ class _Data:
         split = open_recipe_split(self.recipe, name, self.pixel_format)
         return self.named(split, np.arange(len(split.labels)), self.prefix(split, name), name)
 
+    def divided(self, name: str) -> ScoredRows:
+        """The rows of a split; of a split that the run trained or chose on, those that it trained or chose on."""
+        found = self.whole(name)
+        is_whole = found.are_held_out and self.results and not self.results.get(VALIDATION_LEFT_OUT)
+        if is_whole or not (found.are_trained_on or found.are_held_out):
+            return found
+        if found.are_trained_on and TRAIN_SPLIT not in self.names:  # it has another name here
+            return found
+        splits = self.splits()
+        rows = self.rows(splits)
+        if found.are_trained_on:
+            is_same = splits.train.fingerprint == found.split.fingerprint
+            return replace(found, rows=rows.train) if is_same else found
+        if splits.validation.fingerprint != found.split.fingerprint or not self._are_as_recorded(splits, rows):
+            raise self._of_others(name, "chose on")
+        return replace(found, rows=rows.validation)
+
     def held_out(self, asked_for: str) -> ScoredRows:
         """The rows that the run held out of its training, or the validation split that the run chose on."""
         missing = f"--split {asked_for}: the model was trained without one"
         if self.recipe.validation_size == 0:
             raise RecipeError(f"{missing} (--validation_size 0).")
         if own_validation(self.recipe, self.names):
-            scored = self.whole(VALIDATION_SPLIT)
+            scored = self.divided(VALIDATION_SPLIT)
             if not scored.are_held_out:
                 raise self._of_others(asked_for, "chose on")
+            if not len(scored.rows):
+                raise RecipeError(f"{missing}: the images of its validation split are all in its test split too.")
             return scored
         splits, rows = self._of_run(asked_for, "held out of its training")
         if not len(rows.validation):
@@ -195,8 +214,14 @@ class _Data:
 
     def rows(self, splits: Splits) -> Rows:
         """Their rows, as the run divided them."""
-        # A run that did not record how many images it held out knew of no copies.
-        return partition(self.recipe, splits, knows_copies=not self.results or VALIDATION_SIZE in self.results)
+        # A run that did not record how many images it held out knew of no copies. One that did not record how many
+        # images of its validation split were tested on kept them.
+        return partition(
+            self.recipe,
+            splits,
+            knows_copies=not self.results or VALIDATION_SIZE in self.results,
+            keeps_tested_validation=bool(self.results) and VALIDATION_LEFT_OUT not in self.results,
+        )
 
     def _of_run(self, asked_for: str, purpose: str) -> tuple[Splits, Rows]:
         """The splits of a run's own data, and their rows; `purpose` says what the rows are that are asked for."""
@@ -214,7 +239,7 @@ class _Data:
             return True
         if VALIDATION_SIZE not in self.results:
             return splits.test is not splits.train
-        if rows.num_in_others and self.results.get("test_fingerprint") != splits.test.fingerprint:
+        if (rows.num_in_others or rows.num_validation_in_test) and self.results.get("test_fingerprint") != splits.test.fingerprint:
             return False
         found = _facts_of_rows(splits, rows)
         return all(self.results.get(name) == found.get(name) for name in _SIZES)
