@@ -30,6 +30,7 @@ from slimresnet.data.sources.prediction import Images, NamedImage
 from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
+from slimresnet.evaluation.rows import saw_held_out
 from slimresnet.evaluation.thresholds import PRECISIONS, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
@@ -290,7 +291,8 @@ class Asked:
         if self.target_precision is None:
             return self.threshold
         prefix = held_out_prefix(format.scored_as, format.is_quantized)
-        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
+        results = read_json(folder / RESULTS_NAME)
+        known = thresholds_of(results, prefix, self.tta)
         ending = "" if self.tta == "none" else "_tta"
         name = f"{self.target_precision * 100:.0f}{ending}"
         if name in known:
@@ -300,6 +302,11 @@ class Asked:
             raise ModelError(
                 f"MODEL {self.model} did not show a precision of {self.target_precision} on its held-out images: name "
                 f"{' or '.join(reached)}, or give a --threshold."
+            )
+        if saw_held_out(results):
+            raise ModelError(
+                f"MODEL {self.model} has no thresholds for --target_precision: its held-out images were trained on "
+                "before its run, by what it started from or by a teacher; give a --threshold."
             )
         flags = "".join([
             "" if self.backend == "torch" else f" --backend {self.backend}", " --quantized" if self.quantized else "",

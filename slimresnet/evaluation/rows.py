@@ -17,7 +17,7 @@ from slimresnet.data.opening import (
 from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import shared_name
 from slimresnet.data.sources.decoding import PixelFormat
-from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import TRAIN_SPLIT, VALIDATION_SPLIT, Recipe
@@ -30,7 +30,10 @@ TEST_SIZE = "train_test_size"  # images that a run cut off its training split to
 LEFT_OUT = "train_left_out_samples"  # training images that are in another split too
 VALIDATION_LEFT_OUT = "train_validation_left_out_samples"  # images of its own validation split that are tested on
 _SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT, VALIDATION_LEFT_OUT)
+# Held-out images that the weights which a run started from, or a teacher, had been trained on.
+STARTED_FROM_SAW, TEACHER_SAW = "train_started_from_saw_held_out", "train_teacher_saw_held_out"
 _TRAIN_PREFIX = "train_split"  # of the training split as something to score
+_OF_DATA = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
 _RESERVED = (HELD_OUT_PREFIX, TEST_PREFIX, "train")  # first words of what a run itself has to say
 
 
@@ -154,6 +157,37 @@ def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, pixel_
     return _Data(names_of_splits(recipe), recipe, run, results, pixel_format).divided(TRAIN_SPLIT)
 
 
+def rows_trained_on(
+    recipe: Recipe, data: TrainingData, run: Recipe, results: dict, pixel_format: PixelFormat
+) -> np.ndarray:
+    """
+    The rows of a training split that a finished run was trained on, int64; all of them where that is not known.
+
+    Args:
+        recipe, data: which data it is, and its splits as another run opened them.
+        run: recipe of the finished run, whose training split has the fingerprint of `data.train`.
+        results: its `all_results.json`.
+        pixel_format: what pictures are made into.
+    """
+    there = replace(run, **{name: getattr(recipe, name) for name in ("dataset_name", *_OF_DATA)})
+    opened = _Data(names_of_splits(there), there, run, results, pixel_format)
+    try:
+        splits = opened.splits()
+        rows = opened.rows(splits)
+    except (DatasetError, RecipeError):  # splits of that run are not here
+        return np.arange(len(data.train.labels))
+    if not opened.is_as_recorded(splits, rows):
+        return np.arange(len(data.train.labels))
+    if saw_held_out(results) and splits.validation is splits.train:  # what its own start was trained on counts too
+        return np.concatenate([rows.train, rows.validation])
+    return rows.train
+
+
+def saw_held_out(results: dict) -> bool:
+    """Whether held-out images of a run were trained on before, so that they say too little of other images."""
+    return bool(results.get(STARTED_FROM_SAW) or results.get(TEACHER_SAW))
+
+
 @dataclass(frozen=True)
 class _Data:
     """Data that a recipe names. `names` are those of its splits, all others as in `open_rows`."""
@@ -182,7 +216,7 @@ class _Data:
         if found.are_trained_on:
             is_same = splits.train.fingerprint == found.split.fingerprint
             return replace(found, rows=rows.train) if is_same else found
-        if splits.validation.fingerprint != found.split.fingerprint or not self._are_as_recorded(splits, rows):
+        if splits.validation.fingerprint != found.split.fingerprint or not self.is_as_recorded(splits, rows):
             raise self._of_others(name, "chose on")
         return replace(found, rows=rows.validation)
 
@@ -229,17 +263,19 @@ class _Data:
         if self.prefix(splits.train, TRAIN_SPLIT) != _TRAIN_PREFIX:
             raise self._of_others(asked_for, purpose)
         rows = self.rows(splits)
-        if not self._are_as_recorded(splits, rows):
+        if not self.is_as_recorded(splits, rows):
             raise self._of_others(asked_for, purpose)
         return splits, rows
 
-    def _are_as_recorded(self, splits: Splits, rows: Rows) -> bool:
+    def is_as_recorded(self, splits: Splits, rows: Rows) -> bool:
         """Whether the other splits are as they were too, as far as the rows of the training split depend on them."""
         if not self.results:
             return True
         if VALIDATION_SIZE not in self.results:
             return splits.test is not splits.train
-        if (rows.num_in_others or rows.num_validation_in_test) and self.results.get("test_fingerprint") != splits.test.fingerprint:
+        if (rows.num_in_others or rows.num_validation_in_test) and self.results.get(
+            "test_fingerprint"
+        ) != splits.test.fingerprint:
             return False
         found = _facts_of_rows(splits, rows)
         return all(self.results.get(name) == found.get(name) for name in _SIZES)
@@ -305,5 +341,4 @@ def count_test(scored: ScoredRows, results: dict) -> dict[str, int]:
 
 def _names_of_data(recipe: Recipe) -> dict:
     path = Path(recipe.dataset_name)
-    names = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
-    return {name: getattr(recipe, name) for name in names} | {"path": path.resolve() if path.exists() else str(path)}
+    return {name: getattr(recipe, name) for name in _OF_DATA} | {"path": path.resolve() if path.exists() else str(path)}

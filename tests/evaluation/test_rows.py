@@ -205,7 +205,7 @@ def test_validation_images_that_are_tested_on_are_left_out_and_found_again(tmp_p
                 found = rows_like(recipe, asked_for, results)
                 assert found.are_held_out and found.rows.tolist() == rows
     write_dataset(tmp_path, "test", [*shown[75:], shown[61]], [0] * 16, NAMES)
-    with pytest.raises(RecipeError, match="the run chose on, and .* not known to be its data"):
+    with pytest.raises(RecipeError, match=r"the run chose on, and .* not known to be its data"):
         rows_like(recipe, "held_out", now)
     write_dataset(tmp_path, "test", shown[60:72], [number % 3 for number in range(11)] + [0], NAMES)
     now = recorded(recipe, open_data(recipe, CPU, PixelFormat(6)))

@@ -41,6 +41,8 @@ WRONG = [
     ("all_results.json", {"test_times_scored": "two"}, "test_times_scored must be a whole number"),
     ("all_results.json", {"test_samples": -1}, "test_samples must be a whole number, 0 or more, got -1"),
     ("all_results.json", {"calibration_samples": 1.5}, "calibration_samples must be a whole number"),
+    ("all_results.json", {"train_started_from_saw_held_out": -1}, "saw_held_out must be a whole number"),
+    ("all_results.json", {"train_teacher_saw_held_out": "5"}, "saw_held_out must be a whole number"),
     ("all_results.json", {"train_validation_left_out_samples": "2"}, "left_out_samples must be a whole number"),
     ("all_results.json", {"eval_chose": 3}, "eval_chose must be text, got 3"),
     ("all_results.json", {"train_dataset": ["x"]}, "train_dataset must be text, got ['x']"),
