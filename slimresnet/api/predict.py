@@ -31,7 +31,7 @@ from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
 from slimresnet.evaluation.rows import saw_held_out
-from slimresnet.evaluation.thresholds import PRECISIONS, held_out_prefix, thresholds_of
+from slimresnet.evaluation.thresholds import PRECISIONS, fewest_answers, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
 from slimresnet.formats.registry import find_format
@@ -307,6 +307,13 @@ class Asked:
             raise ModelError(
                 f"MODEL {self.model} has no thresholds for --target_precision: its held-out images were trained on "
                 "before its run, by what it started from or by a teacher; give a --threshold."
+            )
+        held_out, needed = results.get(f"{prefix}_samples"), fewest_answers(self.target_precision)
+        if isinstance(held_out, int) and held_out < needed:
+            raise ModelError(
+                f"MODEL {self.model} held out {held_out:,} images, too few for --target_precision "
+                f"{self.target_precision}, which takes {needed} right answers at least: give a --threshold, or train "
+                "with a larger --validation_size."
             )
         flags = "".join([
             "" if self.backend == "torch" else f" --backend {self.backend}", " --quantized" if self.quantized else "",

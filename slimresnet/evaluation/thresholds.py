@@ -1,5 +1,6 @@
 """Answers below a threshold of probability are left out: which threshold gives a wanted precision, and at what cost."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -17,6 +18,11 @@ _FIGURE = re.compile(r"(threshold|coverage|precision)_\d\d(_tta)?")
 
 Thresholds = dict[str, float]
 """Probabilities, 0–1, by the wanted precision in per cent, such as `95`; `95_tta` with test-time augmentation."""
+
+
+def fewest_answers(precision: float) -> int:
+    """The number of answers, all of them right, whose 95 % interval has its lower end at `precision`, 0–1."""
+    return math.ceil(_NORMAL_QUANTILE**2 * precision / (1 - precision))
 
 
 def choose_thresholds(logits: Mapping[str, Tensor], labels: np.ndarray, policy: str) -> Thresholds:
