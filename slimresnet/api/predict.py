@@ -31,6 +31,7 @@ from slimresnet.data.sources.prediction import Images, NamedImage
 from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
+from slimresnet.evaluation.rows import saw_held_out
 from slimresnet.evaluation.thresholds import PRECISIONS, fewest_answers, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
@@ -301,6 +302,11 @@ class Asked:
             raise ModelError(
                 f"MODEL {self.model} did not show a precision of {self.target_precision} on its held-out images: name "
                 f"{' or '.join(reached)}, or give a --threshold."
+            )
+        if saw_held_out(results):
+            raise ModelError(
+                f"MODEL {self.model} has no thresholds for --target_precision: its held-out images were trained on "
+                "before its run, by what it started from or by a teacher; give a --threshold."
             )
         held_out, needed = results.get(f"{prefix}_samples"), fewest_answers(self.target_precision)
         if isinstance(held_out, int) and held_out < needed:

@@ -122,7 +122,9 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback | type[TrainerCall
 def _score(run: Run, final: SlimResNetForImageClassification) -> Scored:
     """Calibrates the network, and scores it."""
     try:
-        return score_finished(run.plan.recipe, run.data, final, partial(predict_logits, **run.scoring), run.twin)
+        return score_finished(
+            run.plan.recipe, run.data, final, partial(predict_logits, **run.scoring), run.twin, bool(run.seen.facts())
+        )
     except ModelError as error:
         raise run.diverged() from error
 
@@ -143,6 +145,7 @@ def _results(run: Run, scored: Scored) -> dict:
         "train_device": ", then ".join(devices),
         "train_num_processes": accelerator.num_processes,
         **training_facts(plan.recipe, run.data),
+        **run.seen.facts(),
         **scored.results,
     }
     if run.class_weights:
@@ -219,6 +222,11 @@ def _describe_calibration(run: Run, results: dict) -> str:
             f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
         )
     num_held_out = len(run.data.validation_rows)
+    if num_held_out and run.seen.facts():
+        return (
+            "not calibrated: held-out images were seen in training by what it starts from or by a teacher; hold the "
+            "images out that these held out, or give --temperature"
+        )
     if 0 < num_held_out < LEAST_IMAGES:
         return (
             f"not calibrated: {num_held_out} held-out images are too few, of at least {LEAST_IMAGES}; raise "

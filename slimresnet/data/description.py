@@ -99,18 +99,12 @@ def _copies(data: TrainingData) -> Iterator[str]:
         others = {"test": data.test, "validation": data.validation}
         names = " or ".join(name for name, split in others.items() if split is not data.train)
         yield f"training images left out, since their pictures are in {names} too: {rows.num_in_others:,}"
-    if data.validates_on_own and (shared := _num_shared(data.validation, data.test)):
-        yield f"validation images that are in test too, so that choices are made on them: {shared:,}"
+    if rows.num_validation_in_test:
+        yield f"validation images left out, since their pictures are in test too: {rows.num_validation_in_test:,}"
     if rows.num_copies:
         yield f"images of {TRAIN_SPLIT} that repeat another one, and are on its side: {rows.num_copies:,}"
     if conflict := _two_labels(data.train, _names(data)):
         yield conflict
-
-
-def _num_shared(split: ImageSplit, other: ImageSplit) -> int:
-    if split.contents is None or other.contents is None:
-        return 0
-    return int(np.isin(split.contents, other.contents).sum())
 
 
 def _two_labels(split: ImageSplit, names: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.evaluation.plots import split_pictures
-from slimresnet.evaluation.rows import HELD_OUT_PREFIX, ScoredRows, count_test
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, ScoredRows, count_test, saw_held_out
 from slimresnet.evaluation.scores import report_split
 from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, compare_policies, views_of
@@ -68,7 +68,8 @@ def score_split(
     """
     Scores rows of a split, as the network is shipped, and its calibration before the run divided its head.
 
-    Held-out rows get thresholds of their own; other rows are scored at those that the model's held-out rows gave.
+    Held-out rows get thresholds of their own, unless they were trained on before the model's run. Other rows are scored
+    at those that the model's held-out rows gave.
 
     Args:
         tta: policy of test-time augmentation that the rows are scored with, beside the original images.
@@ -84,7 +85,7 @@ def score_split(
     results, details = report_split(prefix, logits, labels, policy=tta, temperature=temperature)
     results |= scored.facts(prefix) | count_test(scored, of_output)
     if scored.are_held_out:
-        thresholds = choose_thresholds(logits, labels, tta)
+        thresholds = {} if saw_held_out(of_model) else choose_thresholds(logits, labels, tta)
     else:
         thresholds = thresholds_of(of_model, network.held_out_prefix, tta)
     results |= figures_at(prefix, logits, labels, tta, thresholds)

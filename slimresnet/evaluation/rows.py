@@ -17,7 +17,7 @@ from slimresnet.data.opening import (
 from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import shared_name
 from slimresnet.data.sources.decoding import PixelFormat
-from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import TRAIN_SPLIT, VALIDATION_SPLIT, Recipe
@@ -28,8 +28,12 @@ TIMES_SCORED = "test_times_scored"
 VALIDATION_SIZE = "train_validation_size"  # images that a run held out; runs of earlier versions do not say
 TEST_SIZE = "train_test_size"  # images that a run cut off its training split to test on
 LEFT_OUT = "train_left_out_samples"  # training images that are in another split too
-_SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT)
+VALIDATION_LEFT_OUT = "train_validation_left_out_samples"  # images of its own validation split that are tested on
+_SIZES = (VALIDATION_SIZE, TEST_SIZE, LEFT_OUT, VALIDATION_LEFT_OUT)
+# Held-out images that the weights which a run started from, or a teacher, had been trained on.
+STARTED_FROM_SAW, TEACHER_SAW = "train_started_from_saw_held_out", "train_teacher_saw_held_out"
 _TRAIN_PREFIX = "train_split"  # of the training split as something to score
+_OF_DATA = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
 _RESERVED = (HELD_OUT_PREFIX, TEST_PREFIX, "train")  # first words of what a run itself has to say
 
 
@@ -93,6 +97,7 @@ def _facts_of_rows(splits: Splits, rows: Rows) -> dict[str, int]:
         len(rows.validation),
         len(rows.test) if splits.test is splits.train else None,
         rows.num_in_others,
+        rows.num_validation_in_test,
     )
     return {name: size for name, size in zip(_SIZES, sizes, strict=True) if size is not None}
 
@@ -143,15 +148,44 @@ def open_rows(
     elif name == HELD_OUT or (name == VALIDATION_SPLIT and name not in names):
         found = data.held_out(name)
     else:
-        found = data.whole(name)
+        found = data.divided(name)
     return replace(found, rows=random_subset(found.rows, recipe.max_eval_samples, recipe.seed))
 
 
 def open_training_rows(recipe: Recipe, run: Recipe | None, results: dict, pixel_format: PixelFormat) -> ScoredRows:
     """The rows that a run trains on, of its own training split; of other data the whole training split."""
-    data = _Data(names_of_splits(recipe), recipe, run, results, pixel_format)
-    found = data.whole(TRAIN_SPLIT)
-    return replace(found, rows=data.rows(data.splits()).train) if found.are_trained_on else found
+    return _Data(names_of_splits(recipe), recipe, run, results, pixel_format).divided(TRAIN_SPLIT)
+
+
+def rows_trained_on(
+    recipe: Recipe, data: TrainingData, run: Recipe, results: dict, pixel_format: PixelFormat
+) -> np.ndarray:
+    """
+    The rows of a training split that a finished run was trained on, int64; all of them where that is not known.
+
+    Args:
+        recipe, data: which data it is, and its splits as another run opened them.
+        run: recipe of the finished run, whose training split has the fingerprint of `data.train`.
+        results: its `all_results.json`.
+        pixel_format: what pictures are made into.
+    """
+    there = replace(run, **{name: getattr(recipe, name) for name in ("dataset_name", *_OF_DATA)})
+    opened = _Data(names_of_splits(there), there, run, results, pixel_format)
+    try:
+        splits = opened.splits()
+        rows = opened.rows(splits)
+    except (DatasetError, RecipeError):  # splits of that run are not here
+        return np.arange(len(data.train.labels))
+    if not opened.is_as_recorded(splits, rows):
+        return np.arange(len(data.train.labels))
+    if saw_held_out(results) and splits.validation is splits.train:  # what its own start was trained on counts too
+        return np.concatenate([rows.train, rows.validation])
+    return rows.train
+
+
+def saw_held_out(results: dict) -> bool:
+    """Whether held-out images of a run were trained on before, so that they say too little of other images."""
+    return bool(results.get(STARTED_FROM_SAW) or results.get(TEACHER_SAW))
 
 
 @dataclass(frozen=True)
@@ -169,15 +203,34 @@ class _Data:
         split = open_recipe_split(self.recipe, name, self.pixel_format)
         return self.named(split, np.arange(len(split.labels)), self.prefix(split, name), name)
 
+    def divided(self, name: str) -> ScoredRows:
+        """The rows of a split; of a split that the run trained or chose on, those that it trained or chose on."""
+        found = self.whole(name)
+        is_whole = found.are_held_out and self.results and not self.results.get(VALIDATION_LEFT_OUT)
+        if is_whole or not (found.are_trained_on or found.are_held_out):
+            return found
+        if found.are_trained_on and TRAIN_SPLIT not in self.names:  # it has another name here
+            return found
+        splits = self.splits()
+        rows = self.rows(splits)
+        if found.are_trained_on:
+            is_same = splits.train.fingerprint == found.split.fingerprint
+            return replace(found, rows=rows.train) if is_same else found
+        if splits.validation.fingerprint != found.split.fingerprint or not self.is_as_recorded(splits, rows):
+            raise self._of_others(name, "chose on")
+        return replace(found, rows=rows.validation)
+
     def held_out(self, asked_for: str) -> ScoredRows:
         """The rows that the run held out of its training, or the validation split that the run chose on."""
         missing = f"--split {asked_for}: the model was trained without one"
         if self.recipe.validation_size == 0:
             raise RecipeError(f"{missing} (--validation_size 0).")
         if own_validation(self.recipe, self.names):
-            scored = self.whole(VALIDATION_SPLIT)
+            scored = self.divided(VALIDATION_SPLIT)
             if not scored.are_held_out:
                 raise self._of_others(asked_for, "chose on")
+            if not len(scored.rows):
+                raise RecipeError(f"{missing}: the images of its validation split are all in its test split too.")
             return scored
         splits, rows = self._of_run(asked_for, "held out of its training")
         if not len(rows.validation):
@@ -195,8 +248,14 @@ class _Data:
 
     def rows(self, splits: Splits) -> Rows:
         """Their rows, as the run divided them."""
-        # A run that did not record how many images it held out knew of no copies.
-        return partition(self.recipe, splits, knows_copies=not self.results or VALIDATION_SIZE in self.results)
+        # A run that did not record how many images it held out knew of no copies. One that did not record how many
+        # images of its validation split were tested on kept them.
+        return partition(
+            self.recipe,
+            splits,
+            knows_copies=not self.results or VALIDATION_SIZE in self.results,
+            keeps_tested_validation=bool(self.results) and VALIDATION_LEFT_OUT not in self.results,
+        )
 
     def _of_run(self, asked_for: str, purpose: str) -> tuple[Splits, Rows]:
         """The splits of a run's own data, and their rows; `purpose` says what the rows are that are asked for."""
@@ -204,17 +263,19 @@ class _Data:
         if self.prefix(splits.train, TRAIN_SPLIT) != _TRAIN_PREFIX:
             raise self._of_others(asked_for, purpose)
         rows = self.rows(splits)
-        if not self._are_as_recorded(splits, rows):
+        if not self.is_as_recorded(splits, rows):
             raise self._of_others(asked_for, purpose)
         return splits, rows
 
-    def _are_as_recorded(self, splits: Splits, rows: Rows) -> bool:
+    def is_as_recorded(self, splits: Splits, rows: Rows) -> bool:
         """Whether the other splits are as they were too, as far as the rows of the training split depend on them."""
         if not self.results:
             return True
         if VALIDATION_SIZE not in self.results:
             return splits.test is not splits.train
-        if rows.num_in_others and self.results.get("test_fingerprint") != splits.test.fingerprint:
+        if (rows.num_in_others or rows.num_validation_in_test) and self.results.get(
+            "test_fingerprint"
+        ) != splits.test.fingerprint:
             return False
         found = _facts_of_rows(splits, rows)
         return all(self.results.get(name) == found.get(name) for name in _SIZES)
@@ -280,5 +341,4 @@ def count_test(scored: ScoredRows, results: dict) -> dict[str, int]:
 
 def _names_of_data(recipe: Recipe) -> dict:
     path = Path(recipe.dataset_name)
-    names = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
-    return {name: getattr(recipe, name) for name in names} | {"path": path.resolve() if path.exists() else str(path)}
+    return {name: getattr(recipe, name) for name in _OF_DATA} | {"path": path.resolve() if path.exists() else str(path)}

@@ -70,7 +70,7 @@ _RESULTS = Schema(
         "calibration_temperature": TEMPERATURE,
         "calibration_source": SOURCE,
         rf"epoch|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
-        r"train_(validation|test)_size": COUNT,
+        r"train_(validation|test)_size|train_(started_from|teacher)_saw_held_out": COUNT,
         r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher|started_from|started_from_digest)": TEXT,
         r"train_(ended_by|class_weights)": TEXT,

@@ -9,6 +9,7 @@ import torch
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.opening import TrainingData
+from slimresnet.evaluation.rows import LEFT_OUT, TEST_SIZE
 from slimresnet.formats.trained import ModelError, explain_unfinished, load_config
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE
@@ -94,6 +95,7 @@ def calibration_of_twin(
     seed = read_recipe(folder).seed
     if data.cuts_test and seed != recipe.seed:
         differing.append(f"seed {seed} there, {recipe.seed} here, which cuts other test images")
+    differing += _other_cuts(results, data)
     starts = results.get("train_started_from_digest"), pretrained and pretrained.digest
     if starts[0] != starts[1]:
         differing.append("the weights that it started from")
@@ -136,6 +138,21 @@ def _differences(folder: Path, recipe: Recipe, config: SlimResNetConfig) -> list
     there |= {field: getattr(network, field) for field in SlimResNetConfig.__annotations__}
     here |= {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
     return [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+
+
+def _other_cuts(results: dict, data: TrainingData) -> list[str]:
+    """What makes a twin cut other test images off the training split at the same seed, with both numbers."""
+    if not data.cuts_test:
+        return []
+    cuts = {
+        "test images": (results.get(TEST_SIZE), len(data.divided.test)),
+        "training images left out": (results.get(LEFT_OUT), data.divided.num_in_others),
+    }
+    return [
+        f"{there} {what} there, {here} here, which cuts other test images"
+        for what, (there, here) in cuts.items()
+        if there != here
+    ]
 
 
 def _decisive(recipe: Recipe) -> dict:

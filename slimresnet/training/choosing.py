@@ -48,6 +48,7 @@ def score_finished(
     network: SlimResNetForImageClassification,
     predict: Predict,
     twin: Calibration | None = None,
+    has_seen: bool = False,
 ) -> Scored:
     """
     Chooses on validation what the recipe leaves open, calibrates the network, then scores the test split once.
@@ -58,11 +59,14 @@ def score_finished(
     Args:
         network: with the weights of the run. Its head is divided in place, on every process by the same temperature.
         twin: what `--calibration_run` gives.
+        has_seen: whether validation images were trained on before this run. They fit no temperature and no threshold.
     """
     held_out, test = rows_of_run(recipe, data)
     given = Calibration(recipe.temperature, GIVEN) if recipe.temperature else twin
     if len(data.validation_rows):
-        chosen, results, details = _choose(recipe, data, held_out, partial(predict, fold_batchnorm(network)), given)
+        chosen, results, details = _choose(
+            recipe, data, held_out, partial(predict, fold_batchnorm(network)), given, has_seen
+        )
     else:
         chosen, results, details = Chosen("none" if recipe.tta == "auto" else recipe.tta, given), {}, {}
     if chosen.calibration:
@@ -80,7 +84,12 @@ def score_finished(
 
 
 def _choose(
-    recipe: Recipe, data: TrainingData, held_out: ScoredRows, predict: Predict, given: Calibration | None
+    recipe: Recipe,
+    data: TrainingData,
+    held_out: ScoredRows,
+    predict: Predict,
+    given: Calibration | None,
+    has_seen: bool,
 ) -> tuple[Chosen, dict, dict[str, dict]]:
     """
     What is chosen on validation, the figures of validation with it, and their details.
@@ -88,6 +97,7 @@ def _choose(
     Args:
         predict: `Predict` with the network, whose head is not divided yet.
         given: a temperature that is not to be fitted.
+        has_seen: as in `score_finished`.
     """
     is_chosen = {
         "epoch": recipe.load_best_model_at_end,
@@ -98,12 +108,13 @@ def _choose(
     contenders = list(POLICIES) if recipe.tta == "auto" else [recipe.tta]
     logits = predict(data.validation, data.validation_rows, views=views_of(*contenders))
     accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
-    chosen = Chosen(best_policy(accuracies) if accuracies else recipe.tta, given or _fit(logits["original"], labels))
+    fitted = given if given or has_seen else _fit(logits["original"], labels)
+    chosen = Chosen(best_policy(accuracies) if accuracies else recipe.tta, fitted)
     if chosen.temperature:  # as the divided head gives them
         logits = {view: each / chosen.temperature for view, each in logits.items()}
     results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)
     results |= held_out.facts(HELD_OUT_PREFIX)
-    thresholds = choose_thresholds(logits, labels, chosen.tta)
+    thresholds = {} if has_seen else choose_thresholds(logits, labels, chosen.tta)
     results |= figures_at(HELD_OUT_PREFIX, logits, labels, chosen.tta, thresholds)
     results["eval_precision"] = "float32"
     if any(is_chosen.values()):

@@ -29,6 +29,7 @@ class Pretrained:
     Attributes:
         name: for people, without a path of this machine.
         is_local: whether it is a folder of this machine.
+        folder: where its files are.
         digest: SHA-256 of its weights.
         network: on the CPU, in float32.
         mean, std: what its image processor normalises channels with, in 0–1; None where it has no processor.
@@ -37,6 +38,7 @@ class Pretrained:
 
     name: str
     is_local: bool
+    folder: Path
     digest: str
     network: SlimResNetForImageClassification
     mean: tuple[float, ...] | None
@@ -117,7 +119,7 @@ def open_pretrained(recipe: Recipe, output_dir: Path) -> Pretrained | None:
         raise RecipeError(f"--model_name_or_path {told}") from error
     digest = weights_digest(folder)
     assert digest is not None  # the weights were read
-    return Pretrained(shared_name(name), Path(name).exists(), digest, network, mean, std, resize_mode)
+    return Pretrained(shared_name(name), Path(name).exists(), folder, digest, network, mean, std, resize_mode)
 
 
 def as_it_sees(recipe: Recipe, pretrained: Pretrained | None) -> Recipe:

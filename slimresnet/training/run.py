@@ -29,6 +29,7 @@ from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, fit_config, fit_normalization, load_network_config
 from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
+from slimresnet.training.seen import SeenHeldOut, find_seen
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
 
@@ -53,6 +54,7 @@ class Run:
         checkpoint: what it goes on from; None where it begins.
         fingerprint: what its checkpoints are checkpoints of.
         twin: the temperature of the run that `--calibration_run` names; None where it names none.
+        seen: held-out images that what it starts from, or a teacher, was trained on.
     """
 
     plan: Plan
@@ -71,6 +73,7 @@ class Run:
     checkpoint: Path | None
     fingerprint: RunFingerprint
     twin: Calibration | None
+    seen: SeenHeldOut
 
     @property
     def validate(self) -> Callable[[nn.Module], dict[str, float]] | None:
@@ -111,6 +114,7 @@ class Run:
                 *describe_data(recipe, data, pixel_format_of(recipe, self.config)),
                 f"network  {self._describe_network()}",
                 *(f"teacher  {teacher.describe()}" for teacher in self.teachers),
+                *self.seen.describe(),
                 *self._describe_classes(),
                 f"machine  processes: {accelerator.num_processes}, device: {accelerator.device.type}, threads: "
                 f"{torch.get_num_threads()}",
@@ -168,6 +172,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)
     teachers = open_teachers(recipe, config, data.train.label_names, output_dir)
+    seen = find_seen(recipe, data, pixel_format_of(recipe, config), pretrained, teachers)
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
     progress = Progress(plan.steps_per_epoch, plan.max_steps)
@@ -177,8 +182,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     freeze_parts(model, frozen)
     inputs = TrainingInputs(recipe, config, progress.num_epochs)
     if recipe.stem_initialization == "whitening" and checkpoint is None:
-        [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
-        whiten_stem(model, inputs.normalize(pixels))
+        _whiten(model, data, loading, inputs)
     twin = None
     if recipe.calibration_run is not None:
         twin = calibration_of_twin(
@@ -201,6 +205,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         checkpoint=checkpoint,
         fingerprint=RunFingerprint.of(plan, config, data, pretrained, teachers, accelerator, class_weights),
         twin=twin,
+        seen=seen,
     )
 
 
@@ -210,6 +215,14 @@ def _choose_network(recipe: Recipe, pretrained: Pretrained | None) -> tuple[Reci
     config = pretrained.new_config() if pretrained else load_network_config(recipe)
     fit_config(config, recipe, is_trained=pretrained is not None)
     return fit_normalization(recipe, config.num_channels), config
+
+
+def _whiten(
+    model: SlimResNetForImageClassification, data: TrainingData, loading: Loading, inputs: TrainingInputs
+) -> None:
+    """Gives the stem the principal components of the first training images."""
+    [(pixels, _)] = load_batches(data.train, [data.train_rows[:WHITENING_IMAGES]], loading)
+    whiten_stem(model, inputs.normalize(pixels))
 
 
 def _check_validation(recipe: Recipe, data: TrainingData) -> None:

@@ -67,6 +67,9 @@ def test_the_threshold_of_a_precision_is_the_runs(untrained, pictures, pixels):
     quantized = find_format("onnxruntime", quantized=True)
     with pytest.raises(ModelError, match=r"--split held_out --output_dir MODEL --backend onnxruntime --quantized, or"):
         api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized)
+    state(untrained, **of_run, train_teacher_saw_held_out=5)
+    with pytest.raises(ModelError, match=r"held-out images were trained on before its run, .*; give a --threshold"):
+        api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized)
     state(untrained, **of_run, eval_onnxruntime_int8_threshold_95=0.3)
     assert api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized) == 0.3
 

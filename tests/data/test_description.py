@@ -68,7 +68,7 @@ def test_what_is_out_of_order_is_said(tmp_path):
     assert said["splits"] == "validation: the data's own split validation; test: the data's own split test"
     assert said["copies"].split("; ") == [
         "training images left out, since their pictures are in test or validation too: 2",
-        "validation images that are in test too, so that choices are made on them: 1",
+        "validation images left out, since their pictures are in test too: 1",
         "images of train that repeat another one, and are on its side: 2",
         "images of train with another label than an earlier copy: 1, such as row 25 (cat) and row 5 (dog)",
     ]
@@ -77,7 +77,7 @@ def test_what_is_out_of_order_is_said(tmp_path):
     assert said["splits"].startswith(
         "validation: 4 cut from train, seed 42 (the data's own split validation is not used);"
     )
-    assert "are in test too: 1" in said["copies"] and "choices" not in said["copies"]
+    assert "are in test too: 1" in said["copies"] and "validation images" not in said["copies"]
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_named(tmp_path):

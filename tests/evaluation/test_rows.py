@@ -187,6 +187,33 @@ def test_training_images_that_are_in_another_split_are_left_out(tmp_path):
         open_rows("held_out", cut, cut, now, PixelFormat(6))
 
 
+def test_validation_images_that_are_tested_on_are_left_out_and_found_again(tmp_path):
+    """A run of an earlier version kept them."""
+    shown = [np.full((6, 6, 3), number, dtype=np.uint8) for number in range(90)]
+    write_dataset(tmp_path, "train", shown[:60], [number % 3 for number in range(60)], NAMES)
+    write_dataset(tmp_path, "validation", shown[60:72], [number % 3 for number in range(12)], NAMES)
+    write_dataset(tmp_path, "test", [*shown[75:], shown[61], shown[64]], [0] * 17, NAMES)
+    recipe = Recipe(dataset_name=str(tmp_path))
+    data = open_data(recipe, CPU, PixelFormat(6))
+    kept = [row for row in range(12) if row not in (1, 4)]
+    assert data.validation_rows.tolist() == kept and (len(data.train_rows), len(data.test_rows)) == (60, 17)
+    now = recorded(recipe, data)
+    assert (now["train_validation_left_out_samples"], now["train_validation_size"]) == (2, 10)
+    then = {name: value for name, value in now.items() if "left_out" not in name} | {"train_validation_size": 12}
+    for results, rows in ((now, kept), ({}, kept), (then, [*range(12)])):
+        for asked_for in ("held_out", "validation", "val"):
+            if results or asked_for != "val":
+                found = rows_like(recipe, asked_for, results)
+                assert found.are_held_out and found.rows.tolist() == rows
+    write_dataset(tmp_path, "test", [*shown[75:], shown[61]], [0] * 16, NAMES)
+    with pytest.raises(RecipeError, match=r"the run chose on, and .* not known to be its data"):
+        rows_like(recipe, "held_out", now)
+    write_dataset(tmp_path, "test", shown[60:72], [number % 3 for number in range(11)] + [0], NAMES)
+    now = recorded(recipe, open_data(recipe, CPU, PixelFormat(6)))
+    with pytest.raises(RecipeError, match="its validation split are all in its test split"):
+        rows_like(recipe, "held_out", now | {"eval_fingerprint": recorded(recipe, data)["eval_fingerprint"]})
+
+
 def test_each_class_keeps_an_image_and_one_of_one_image_stops_no_run(tmp_path):
     write_dataset(
         tmp_path, "train", [np.full((6, 6, 3), row, np.uint8) for row in range(20)], [0] * 17 + [1, 1, 2], NAMES
@@ -210,7 +237,7 @@ def test_each_class_keeps_an_image_and_one_of_one_image_stops_no_run(tmp_path):
         ("test", "test", "test", 15),
         ("validation", "validation", "validation", 12),
         ("held_out", "eval", "train", 20),
-        ("train", "train_split", "train", 60),
+        ("train", "train_split", "train", 40),
     ],
 )
 @pytest.mark.parametrize("recorded", [True, False])
@@ -238,6 +265,8 @@ def test_rows_that_were_cut_to_test_on_are_found_again_and_the_training_split_is
         assert rows.are_held_out and (rows.rows == data.validation_rows).all()
     rows = rows_like(recipe, "train", results)
     assert rows.are_trained_on and (rows.prefix, len(rows.rows)) == ("train_split", 10)
+    rows = rows_like(recipe, "train", results, max_eval_samples=None)
+    assert (rows.rows == data.divided.train).all()  # none that is tested on, which would be scored uncounted
     rows = open_training_rows(recipe, recipe, results, PixelFormat(8))
     assert rows.are_trained_on and (rows.rows == data.divided.train).all() and len(rows.rows) == 43
     other = write_splits(tmp_path / "others", train=30)

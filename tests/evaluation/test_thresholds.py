@@ -120,16 +120,21 @@ def three_of_four(split, rows):
     return torch.where(is_hard[:, None], 1.5 * wrong, 6.0 * right)
 
 
-@pytest.fixture(scope="module")
-def finished():
+def run_that_holds_out_400(has_seen=False, **settings):
     """Results of a run that held 400 images of the sample out."""
-    recipe = Recipe(dataset_name=str(SAMPLE), validation_size=400, tta="flip")
+    recipe = Recipe(dataset_name=str(SAMPLE), validation_size=400, tta="flip", **settings)
     data = open_data(recipe, Loading(torch.device("cpu"), 0, 1), PixelFormat(8))
 
     def predict(network, split, rows, views):
         return dict.fromkeys(views, three_of_four(split, rows))
 
-    return score_finished(recipe, data, SlimResNetForImageClassification(SlimResNetConfig()), predict).results
+    network = SlimResNetForImageClassification(SlimResNetConfig())
+    return score_finished(recipe, data, network, predict, has_seen=has_seen).results
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return run_that_holds_out_400()
 
 
 def test_training_chooses_them_on_held_out_images_and_measures_them_on_the_test_split(finished):
@@ -163,6 +168,17 @@ def test_eval_chooses_anew_on_the_held_out_images(finished):
     results = score("eval", {"eval_threshold_95": 0.99, "eval_threshold_99": 0.999})
     assert results["eval_threshold_95"] < 0.99 and results["eval_coverage_95"] == 0.75
     assert "eval_threshold_99" not in results
+
+
+def test_images_that_were_trained_on_before_give_no_thresholds_and_no_temperature():
+    results = run_that_holds_out_400(has_seen=True)
+    assert not [name for name in results if "threshold" in name or "calibration_temperature" in name]
+    assert (
+        results["eval_samples"] == 400
+        and run_that_holds_out_400(temperature=2.0, has_seen=True)["calibration_temperature"] == 2
+    )
+    for fact in ("train_started_from_saw_held_out", "train_teacher_saw_held_out"):
+        assert not [name for name in score("eval", {fact: 1}) if "threshold" in name]
 
 
 def test_the_card_says_it_in_one_sentence(trained, tmp_path, finished):

@@ -396,6 +396,10 @@ def test_what_was_held_out_and_left_out_is_what_the_run_counted(folder):
     assert "12 images of the data's own split `validation` were held out for validation." in card
     assert "1,500 images were cut from the training split to test on, by a draw of seed 42." in card
     assert "3 training images were left out: their pictures are among those of test or validation." in card
+    assert "validation images were left out" not in card
+    state(folder, train_validation_left_out_samples=2)
+    card = " ".join(render_model_card(folder, "user/name").split())
+    assert "2 validation images were left out: their pictures are among those of test." in card
     assert "train (90 held out)" in {each.dataset_split for each in eval_results(folder)}  # of the test images
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +13,16 @@ from PIL import Image
 from training_runs import assert_same_weights, evaluate_folder, read, train, weights
 from transformers import pipeline
 
+from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.export import export
+from slimresnet.data.partition import Rows
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.splits import random_subset, stratified_split
 from slimresnet.evaluation.scores import measure
 from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.reading import read_recipe
+from slimresnet.training.calibration import calibration_of_twin
 
 PRETRAINED = SAMPLE.parents[1] / "pretrained/slimresnet-cifar10"
 HEAD = ("classifier.weight", "classifier.bias")
@@ -194,6 +199,33 @@ def test_a_twin_that_saw_few_of_the_images_lends_nothing(twin, tmp_path, flags_o
     (folder / "all_results.json").write_text(json.dumps(results | {"train_samples": 160}))
     with pytest.raises(RecipeError, match="160 training images there, 224 here"):
         train(flags_of(tmp_path / "run", "--validation_size=0", f"--calibration_run={folder}"))
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({}, None),
+        ({"train_test_size": 30}, r"\(30 test images there, 12 here, which cuts other test images\)"),
+        ({"train_left_out_samples": 1}, r"\(1 training images left out there, 0 here, which cuts other test images\)"),
+    ],
+)
+def test_a_twin_that_cut_other_test_images_at_the_same_seed_lends_nothing(twin, tmp_path, there, said):
+    """A validation split of its own that holds a copy moves the cut, and so does another size."""
+    folder = shutil.copytree(twin, tmp_path / "twin")
+    facts = read(folder) | {"train_test_size": 12, "train_left_out_samples": 0} | there
+    (folder / "all_results.json").write_text(json.dumps(facts))
+    data = SimpleNamespace(
+        train=SimpleNamespace(fingerprint=facts["train_data_fingerprint"]), train_rows=range(224), cuts_test=True,
+        divided=Rows(*(np.arange(count) for count in (224, 0, 12)), num_in_others=0, num_copies=0),
+    )  # fmt: skip
+    lending = partial(
+        calibration_of_twin, folder, read_recipe(folder), SlimResNetConfig.from_pretrained(folder), data, None, []
+    )
+    if said is None:
+        assert lending().temperature == facts["calibration_temperature"]
+    else:
+        with pytest.raises(RecipeError, match=said):
+            lending()
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [1, 2, 3, 0]])

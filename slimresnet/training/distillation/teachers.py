@@ -51,6 +51,7 @@ class Teacher(nn.Module):
         name: for people, without a path of this machine.
         is_local: whether it is a folder of this machine.
         num_parameters: of the network as it was trained.
+        folder: where its files are; None for a network of another family.
         digest: SHA-256 of each file that its answers depend on.
     """
 
@@ -69,10 +70,11 @@ class Teacher(nn.Module):
         is_local: bool,
         num_parameters: int,
         digest: list[str],
+        folder: Path | None = None,
     ):
         super().__init__()
         self.network, self.name, self.is_local = network, name, is_local
-        self.num_parameters, self.digest = num_parameters, digest
+        self.num_parameters, self.digest, self.folder = num_parameters, digest, folder
         self._num_channels = len(student.mean)
         self._side = None if view.side == student.side else view.side
         in_order = list(order) == list(range(len(order)))
@@ -167,6 +169,7 @@ def _open_teacher(
         is_local=Path(name).exists(),
         num_parameters=network.num_parameters(),
         digest=[sha256(folder / file)[:16] for file in sorted(files) if (folder / file).is_file()],
+        folder=folder if folds else None,
     )
     for size in sizes:
         try:
