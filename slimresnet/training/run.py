@@ -29,6 +29,7 @@ from slimresnet.training.freezing import TRUNK, freeze_parts, frozen_parts
 from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, fit_config, fit_normalization, load_network_config
 from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
+from slimresnet.training.several_classes import fit_task
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
 
@@ -164,6 +165,8 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, pixel_format_of(recipe, config))
+    recipe = fit_task(recipe, data.train)
+    config.problem_type = data.train.task.problem_type
     batch = fitting_batch(recipe, batch, len(data.train_rows))
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)

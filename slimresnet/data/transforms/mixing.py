@@ -37,7 +37,9 @@ class Mixing(LabelTransform):
     mixup_prob: float
     mixup_alpha: float
 
-    def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws, chance: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         if not (self.cutmix_prob or self.mixup_prob):
             return pixels, targets
         drawn = draws.uniform("cutmix", 4)  # by CutMix's name: runs without mixup keep their draws
