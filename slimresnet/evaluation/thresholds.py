@@ -128,7 +128,10 @@ def thresholds_of(results: dict, prefix: str, policy: str) -> Thresholds:
     endings = ["", "_tta"] if policy != "none" and results.get(f"{prefix}_tta") == policy else [""]
     wanted = [*(f"{precision * 100:.0f}" for precision in PRECISIONS), F1]
     names = [f"{name}{ending}" for name in wanted for ending in endings]
-    return {name: results[key] for name in names if (key := f"{prefix}_threshold_{name}") in results}
+    found = {name: results[key] for name in names if (key := f"{prefix}_threshold_{name}") in results}
+    of_network = f"{HELD_OUT_PREFIX}_threshold_{F1}"
+    # No promise of a precision rests on it, so that a file of the network may have the network's.
+    return {F1: results[of_network]} | found if of_network in results else found
 
 
 def held_out_prefix(scored_as: str, is_quantized: bool) -> str:

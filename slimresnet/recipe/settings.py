@@ -490,8 +490,8 @@ class Recipe:
             "optimisation",
             "accuracy",
             "Score on validation that says which epoch is best, and whether training still improves. "
-            "balanced_accuracy, the mean recall of the classes, and macro_f1 count all classes alike. Images of several classes have "
-            "mean_average_precision, their default, and loss.",
+            "balanced_accuracy, the mean recall of the classes, and macro_f1 count all classes alike. Images of "
+            "several classes have mean_average_precision, their default, and loss.",
         )
     )
     early_stopping_patience: int | None = _setting(
