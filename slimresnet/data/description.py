@@ -135,7 +135,8 @@ def _two_labels(split: ImageSplit, names: Sequence[str]) -> str | None:
 
     def called(row: int) -> str:
         label = split.labels[row]
-        return names[label] if label.ndim == 0 else "|".join(names[each] for each in np.flatnonzero(label)) or "none"
+        classes = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
+        return "|".join(names[each] for each in classes) or "none"
 
     return (
         f"images of {TRAIN_SPLIT} with another label than an earlier copy: {len(others):,}, such as row {row} "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ class Task:
         count: labels, and the number of classes, to the number of images of each class, int64 `[num_labels]`.
     """
 
-    problem_type: str
-    main_score: str
+    problem_type: Literal["single_label_classification", "multi_label_classification"]
+    main_score: Literal["accuracy", "mean_average_precision"]
     targets: Callable[[Tensor, int], Tensor]
     chance: Callable[[int], float]
     probabilities: Callable[[Tensor], Tensor]

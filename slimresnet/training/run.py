@@ -165,8 +165,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, pixel_format_of(recipe, config))
-    recipe = fit_task(recipe, data.train)
-    config.problem_type = data.train.task.problem_type
+    recipe = fit_task(recipe, config, data.train)
     batch = fitting_batch(recipe, batch, len(data.train_rows))
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)

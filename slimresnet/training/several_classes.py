@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.sources.source import ImageSplit
 from slimresnet.data.task import MULTI_LABEL
 from slimresnet.recipe.checks import RecipeError
@@ -10,13 +11,18 @@ from slimresnet.recipe.settings import Recipe
 _SCORES = (MULTI_LABEL.main_score, "loss")  # of validation, where an image may be of several classes
 
 
-def fit_task(recipe: Recipe, train: ImageSplit) -> Recipe:
+def fit_task(recipe: Recipe, config: SlimResNetConfig, train: ImageSplit) -> Recipe:
     """
     The recipe with the score that says which epoch is best, where it leaves that at its default.
+
+    Args:
+        config: of the network. It gets the problem type of the labels, whatever it had.
+        train: the training split.
 
     Raises:
         RecipeError: a setting has no meaning for what the labels of the training split say.
     """
+    config.problem_type = train.task.problem_type
     best_by = recipe.metric_for_best_model
     if not train.task.is_multi_label:
         if best_by == MULTI_LABEL.main_score:

@@ -192,15 +192,17 @@ def test_the_card_tells_of_several_classes_and_goes_to_the_hub(run):
     assert {"README.md", "figures/test_average_precision.png"} <= {*collect(run, "user/shapes")}
 
 
-def test_weights_of_one_class_an_image_start_a_run_of_several(flags, run, tmp_path):
-    """And of several one of several, whose head is kept."""
+def test_a_run_from_the_weights_of_another_keeps_the_head_and_without_validation_gives_classes_from_a_half(
+    flags, run, tmp_path
+):
     others = [flag for flag in flags if not flag.startswith("--config_name")]
-    folder = train(
-        others, f"--output_dir={tmp_path / 'more'}", f"--model_name_or_path={run}", "--freeze=trunk",
-        "--num_train_epochs=1",
-    )  # fmt: skip
-    assert read(folder, "all_results.json")["train_head_is_new"] is False
+    more = [f"--model_name_or_path={run}", "--freeze=trunk", "--num_train_epochs=1", "--validation_size=0"]
+    folder = train(others, f"--output_dir={tmp_path / 'more'}", *more)
+    results = read(folder, "all_results.json")
+    assert results["train_head_is_new"] is False
     assert read(folder, "config.json")["problem_type"] == "multi_label_classification"
+    assert results["test_threshold_f1"] == 0.5 and "eval_threshold_f1" not in results
+    assert "no images were held out to choose another threshold" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -216,13 +218,6 @@ def test_what_is_for_one_class_an_image_is_refused(flags, tmp_path, more, said):
     with pytest.raises(RecipeError, match=said):
         train(flags, f"--output_dir={tmp_path / 'run'}", *more)
     assert not (tmp_path / "run").exists()
-
-
-def test_without_validation_a_class_is_given_from_a_half(flags, tmp_path):
-    folder = train(flags, f"--output_dir={tmp_path / 'run'}", "--validation_size=0", "--num_train_epochs=1")
-    results = read(folder, "all_results.json")
-    assert results["test_threshold_f1"] == 0.5 and "eval_threshold_f1" not in results
-    assert "no images were held out to choose another threshold" in (folder / "README.md").read_text()
 
 
 def test_lists_and_columns_of_one_data_are_the_same_labels(pictures, tmp_path):
