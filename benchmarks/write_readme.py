@@ -12,6 +12,7 @@ from functools import partial
 import yaml
 
 from benchmarks.distillation import LABELS, THE_TEACHER
+from benchmarks.finetuning import ROWS as FINETUNED
 from benchmarks.measuring import FOLDER
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.inputs import resolution
@@ -362,6 +363,24 @@ def distillation() -> str:
     return "\n".join([*lines, "", f"`{result['command']}`; {_on(result['machine'])}"])
 
 
+def finetuning() -> str:
+    """A row for each number of images, means over the seeds: from nothing, and from trained weights."""
+    if not (FOLDER / "finetuning.json").is_file():
+        return "None of these runs has been made yet: `python -m benchmarks.finetuning`."
+    result = _read("finetuning")
+    lines = [
+        "| images a class | seeds | from nothing | from the weights of CIFAR-10 | points |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for images, rows in result["rows"].items():
+        if {*FINETUNED} <= rows.keys():
+            nothing, tuned = (rows[name] for name in FINETUNED)
+            accuracies = [row["mean accuracy"] for row in (nothing, tuned)]
+            gained = f"{100 * (accuracies[1] - accuracies[0]):+.1f}"
+            lines.append(f"| {images} | {len(tuned['seeds'])} | {' | '.join(map(_percent, accuracies))} | {gained} |")
+    return "\n".join([*lines, "", f"`{result['command']}`; {_on(result['machine'])}"])
+
+
 def choices() -> str:
     """A row for each recipe that was compared on validation, means over its seeds."""
     if not (FOLDER / "choices.json").is_file():
@@ -400,6 +419,7 @@ BLOCKS = {
     "ablations": ablations,
     "distillation": distillation,
     "choices": choices,
+    "finetuning": finetuning,
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
     "gpu step": gpu_step,

@@ -18,7 +18,7 @@ from slimresnet.data.randomness import Draws
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.plots import draw, plot_curves, plot_learning_rate, plot_training_samples, split_pictures
 from slimresnet.evaluation.rows import training_facts
-from slimresnet.evaluation.temperature import SEARCHED_TEMPERATURES
+from slimresnet.evaluation.temperature import LEAST_IMAGES, SEARCHED_TEMPERATURES
 from slimresnet.formats.trained import ModelError
 from slimresnet.hub.card import renew_model_card, say_if_edited, write_model_card
 from slimresnet.hub.files import collect
@@ -235,11 +235,17 @@ def _describe_calibration(run: Run, results: dict) -> str:
         return (
             f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
         )
-    if len(run.data.validation_rows):
+    num_held_out = len(run.data.validation_rows)
+    if 0 < num_held_out < LEAST_IMAGES:
+        return (
+            f"not calibrated: {num_held_out} held-out images are too few, of at least {LEAST_IMAGES}; raise "
+            "--validation_size, or give --temperature"
+        )
+    if num_held_out:
         low, high = SEARCHED_TEMPERATURES
         return (
             f"not calibrated: no temperature within {low:.2f} and {high:.0f} is best on the "
-            f"{len(run.data.validation_rows):,} held-out images; raise --validation_size, or give --temperature"
+            f"{num_held_out:,} held-out images; raise --validation_size, or give --temperature"
         )
     return "not calibrated: no images were held out; --calibration_run takes the temperature of a run that had some"
 

@@ -9,6 +9,8 @@ from slimresnet.data.task import task_of
 
 SEARCHED_TEMPERATURES = (0.05, 20.0)
 """The range that a temperature is sought in."""
+LEAST_IMAGES = 50
+"""Held-out images that a temperature is fitted on at least: five say how sure a network may be of those five."""
 
 
 def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
@@ -20,9 +22,11 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
         labels: as `ImageSplit` has them.
 
     Returns:
-        The temperature; None where the loss is least at an end of the range, or flat: all images right, all wrong, or
-        logits without information.
+        The temperature; None where there are fewer images than `LEAST_IMAGES`, or the loss is least at an end of the
+        range, or flat: all images right, all wrong, or logits without information.
     """
+    if len(labels) < LEAST_IMAGES:
+        return None
     targets, task = torch.from_numpy(labels), task_of(labels)
 
     def loss(log_temperature: float) -> float:

@@ -244,11 +244,19 @@ def test_temperature_finds_what_the_logits_were_scaled_with():
 
 @pytest.mark.parametrize("margin", [3.0, 60.0, 5000.0])  # at 60 the loss is 0 in float64, whatever the temperature
 def test_logits_that_fit_no_temperature_get_none(margin):
-    labels = np.arange(40) % 4
+    labels = np.arange(80) % 4
     right = margin * torch.eye(4)[labels]
     assert fit_temperature(right, labels) is None  # the smaller, the better
     assert fit_temperature(-right, labels) is None  # the larger, the better
-    assert fit_temperature(torch.zeros(40, 4), labels) is None  # all the same
+    assert fit_temperature(torch.zeros(80, 4), labels) is None  # all the same
+
+
+def test_few_images_fit_no_temperature():
+    """Of five images a network may be all but certain of four, and that says nothing of any other image."""
+    probabilities = torch.softmax(torch.randn(50, 5), dim=1)
+    labels = torch.multinomial(probabilities, 1)[:, 0].numpy()
+    assert fit_temperature(probabilities.log(), labels) is not None
+    assert fit_temperature(probabilities.log()[:49], labels[:49]) is None
 
 
 def test_metrics_load_and_combine_as_any(logits):

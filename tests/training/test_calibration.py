@@ -199,4 +199,4 @@ def test_a_twin_that_saw_few_of_the_images_lends_nothing(twin, tmp_path, flags_o
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [1, 2, 3, 0]])
 def test_no_temperature_where_none_is_best(labels):
     """All images right, or all wrong: confidence cannot be large, or small, enough."""
-    assert fit_temperature(4 * torch.eye(4), np.array(labels)) is None
+    assert fit_temperature(4 * torch.eye(4).repeat(20, 1), np.array(labels * 20)) is None

@@ -233,14 +233,21 @@ def test_lists_and_columns_of_one_data_are_the_same_labels(pictures, tmp_path):
     assert (turned.labels == ones.labels[:, [2, 0]]).all() and turned.fingerprint != ones.fingerprint
 
 
-def table_of(folder, labels, feature, column="labels"):
+def table_of(folder, labels, feature, column="labels", label_column=None):
     image = PILImage.new("RGB", (8, 8))
     features = Features({"image": Image(), column: feature})
     folder.mkdir()
     Dataset.from_dict({"image": [image] * len(labels), column: labels}, features=features).to_parquet(
         folder / "train.parquet"
     )
-    return open_split(str(folder), "train", image_size=8)
+    return open_split(str(folder), "train", image_size=8, label_column=label_column)
+
+
+def test_a_list_that_is_not_called_labels_has_to_be_named(tmp_path):
+    with pytest.raises(DatasetError, match="has no ClassLabel column"):
+        table_of(tmp_path / "unnamed", [["a"], ["b"]], List(Value("string")), "tags")
+    split = table_of(tmp_path / "named", [["a"], ["b"]], List(Value("string")), "tags", label_column="tags")
+    assert split.labels.tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
     The name of the only column of images, with `kind` `Image`, or of class labels, with `ClassLabel`.
 
     Where no column is an `Image`, images may be bytes, or bytes and a path; where none is a `ClassLabel`, labels may be
-    lists of class labels, or text, whole numbers or booleans, in a field `json.label` too. Of several such, the one
-    that is called as labels are is taken; a list of text or whole numbers has to be called so. With `name`, the column
-    of that name, if it is one of any sort.
+    text, whole numbers or booleans, in a field `json.label` too. Of several such, the one that is called as labels are
+    is taken. Where none is called so, a column of lists is taken that holds class labels, or is called so. With `name`,
+    the column of that name, if it is one of any sort.
 
     Raises:
         DatasetError: there is no such column, or there are several and no name; the message has the `flag`.
@@ -34,7 +34,7 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
     lists = _lists_of_labels(flat) if kind is ClassLabel else []
     candidates = typed or _labelled_lists(flat, lists, others) or others
     or_such = "nor one of text or whole numbers, " if kind is ClassLabel else ""
-    if not candidates:
+    if not candidates and name not in lists:
         hint = " An archive needs a .cls, .txt or .json beside each image, of its name." if "__key__" in flat else ""
         raise DatasetError(
             f"{description} has no {kind.__name__} column, {or_such}which is needed. It holds {holds}.{hint}"
@@ -149,10 +149,11 @@ def _lists_of_labels(flat: dict[str, Any]) -> list[str]:
 
 
 def _labelled_lists(flat: dict[str, Any], lists: list[str], others: list[str]) -> list[str]:
-    """The columns of lists that are labels: of class labels, or called so where no other column is."""
-    if typed := [column for column in lists if isinstance(element_of(flat[column]), ClassLabel)]:
-        return typed
-    return [] if any(map(_is_called_labels, others)) else [column for column in lists if _is_called_labels(column)]
+    """The columns of lists that are labels by their type, or by their name; none where another column has such a name."""
+    if any(map(_is_called_labels, others)):
+        return []
+    typed = [column for column in lists if isinstance(element_of(flat[column]), ClassLabel)]
+    return typed or [column for column in lists if _is_called_labels(column)]
 
 
 def _is_called_labels(column: str) -> bool:
