@@ -149,7 +149,7 @@ def _lists_of_labels(flat: dict[str, Any]) -> list[str]:
 
 
 def _labelled_lists(flat: dict[str, Any], lists: list[str], others: list[str]) -> list[str]:
-    """The columns of lists that are labels by their type, or by their name; none where another column has such a name."""
+    """The columns of lists that are labels by type or by name; none where another column has such a name."""
     if any(map(_is_called_labels, others)):
         return []
     typed = [column for column in lists if isinstance(element_of(flat[column]), ClassLabel)]
