@@ -296,17 +296,18 @@ class Asked:
             ModelError: the results of the model have no threshold for `target_precision`.
             RecipeError: `target_precision` is for one class an image, and the model's task is another one.
         """
-        prefix = held_out_prefix(format.scored_as, format.is_quantized)
-        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
-        ending = "" if self.tta == "none" else "_tta"
         if task.is_multi_label and self.target_precision is not None:
             raise RecipeError(
                 f"--target_precision is for one class an image, and MODEL {self.model} gives several: give a "
                 "--threshold, or leave both out for that of its run."
             )
+        if self.target_precision is None and (self.threshold is not None or not task.is_multi_label):
+            return self.threshold
+        prefix = held_out_prefix(format.scored_as, format.is_quantized)
+        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
+        ending = "" if self.tta == "none" else "_tta"
         if self.target_precision is None:
-            is_open = task.is_multi_label and self.threshold is None
-            return f1_threshold(known, ending) if is_open else self.threshold
+            return f1_threshold(known, ending)
         name = f"{self.target_precision * 100:.0f}{ending}"
         if name in known:
             return known[name]

@@ -296,4 +296,6 @@ def _draw_training_samples(run: Run, path: Path) -> None:
     [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
     inputs = run.inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
     seen = run.inputs.denormalize(inputs["pixel_values"])
-    plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, path)
+    names = data.train.label_names
+    floor = recipe.label_smoothing_factor * data.train.task.chance(len(names))
+    plot_training_samples(pixels, seen, inputs["labels"], names, path, floor)

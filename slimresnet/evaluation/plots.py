@@ -239,13 +239,16 @@ def plot_mistakes(pixels: Tensor, logits: Tensor, labels: np.ndarray, names: lis
     _contact_sheet(pixels, captions, path, columns=6)
 
 
-def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
+def plot_training_samples(
+    before: Tensor, after: Tensor, labels: Tensor, names: list[str], path: Path, floor: float = 0.0
+) -> None:
     """
     Draws training images as they are, and below each what the network sees of it and the label that it gets.
 
     Args:
         before, after: uint8 `[N, C, H, W]`, RGB or grey; H and W may differ between the two.
         labels: what is trained on, float `[N, num_labels]`, 0–1.
+        floor: what label smoothing gives to each class.
     """
     columns = 8
     pixels, captions = [], []
@@ -254,7 +257,6 @@ def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: 
         captions += [""] * len(before[start : start + columns])
         for label in labels[start : start + columns]:
             largest = label.topk(min(_MOST_NAMED, len(label)))
-            floor = label.min()  # what label smoothing gives to each class
             captions.append(
                 "\n".join(
                     f"{names[index]} {share:.0%}"

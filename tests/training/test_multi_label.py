@@ -253,7 +253,7 @@ def test_a_list_that_is_not_called_labels_has_to_be_named(tmp_path):
 @pytest.mark.parametrize(
     ("feature", "labels"),
     [
-        (List(ClassLabel(names=["a", "b", "c"])), [[0, 2], [], [1, 1]]),
+        (List(ClassLabel(names=["a", "b", "c"])), [[0, 2], [], 300 * [1]]),
         (List(Value("string")), [["a", "c"], [], ["b"]]),
         (List(Value("int64")), [[4, 17], [], [9]]),
         ({"category": List(ClassLabel(names=["a", "b", "c"]))}, [{"category": each} for each in ([0, 2], [], [1])]),
@@ -268,6 +268,7 @@ def test_lists_of_any_sort_are_labels(tmp_path, feature, labels):
 @pytest.mark.parametrize(
     ("feature", "labels", "said"),
     [
+        (List(Value("bool")), [[False, True, True], [True, False, False]], "holds rows of 0 and 1"),
         (List(Value("int64")), [[0, 1, 1], [1, 0, 0]], "holds rows of 0 and 1, which name no classes"),
         (List(Value("string")), [["a", "b"], None], "row 1 .* has nothing in column labels"),
         (List(Value("string")), [["a"], ["b", None]], "row 1 .* none of the 2 there are .it says nothing"),

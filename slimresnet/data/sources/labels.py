@@ -13,6 +13,7 @@ from slimresnet.data.sources.columns import column_of, element_of, flat_features
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import printable
 
+_ANSWERS = (["0", "1"], ["false", "true"])  # in place of the names of classes, a row of them for each image
 NO_LABEL = -(2**63)
 """The class number of a row that has none."""
 
@@ -86,13 +87,14 @@ def _listed(
             f"{len(names)} there are (it says {said}): correct or remove it."
         )
     labels = np.zeros((len(lists), len(names)), np.uint8)
-    np.add.at(labels, (rows, numbers), 1)
-    if names == ["0", "1"] and not is_numbered and labels.max(initial=0) > 1:
+    labels[rows, numbers] = 1
+    repeats = labels.sum() < len(numbers)  # as the objects of a picture may
+    if repeats and not is_numbered and names in _ANSWERS:
         raise DatasetError(
             f"column {column} of {description} holds rows of 0 and 1, which name no classes: give a column for each "
             "class, and their names with commas to --label_column_name, or lists of the names of classes."
         )
-    return np.minimum(labels, 1)
+    return labels
 
 
 def _zeros_and_ones(columns: list[str], table: pyarrow.Table, first: int, description: str) -> np.ndarray:
