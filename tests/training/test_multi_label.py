@@ -147,6 +147,14 @@ def test_eval_finds_the_figures_of_the_run_and_a_threshold_of_the_held_out_image
         evaluate(run, shift="cifar10c")
 
 
+def test_data_of_one_class_an_image_is_not_scored(run, tmp_path):
+    for name in NAMES:
+        (tmp_path / "data" / "test" / name).mkdir(parents=True)
+        PILImage.new("RGB", (16, 16)).save(tmp_path / "data" / "test" / name / "0.png")
+    with pytest.raises(RecipeError, match="has one class an image, and the model gives several"):
+        evaluate(run, dataset_name=str(tmp_path / "data"))
+
+
 def test_predictions_are_those_of_the_pipeline(run, pictures, tmp_path, capsys):
     """Its sigmoid comes from problem_type in the config."""
     file = pictures / "test" / "000.png"
