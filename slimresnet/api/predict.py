@@ -36,7 +36,7 @@ from slimresnet.evaluation.thresholds import PRECISIONS, f1_threshold, held_out_
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
 from slimresnet.formats.registry import find_format
-from slimresnet.formats.trained import ModelError, check_finite, find_folder, label_names, load_config
+from slimresnet.formats.trained import ModelError, check_finite, find_folder, label_names
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.hardware import choose_eval_batch_size
 from slimresnet.recipe.launch import process_left_as_it_was
@@ -388,9 +388,9 @@ def _opened(asked: Asked, most: int | None = None) -> Iterator[_Work]:
     format = asked.check()
     with process_left_as_it_was():
         folder = find_folder(asked.model)
-        task = task_of_network(load_config(folder))
-        threshold = asked.find_threshold(folder, format, task)
         runnable = format.open_network(folder, trust_remote_code=asked.trust_remote_code)
+        task = task_of_network(runnable.config)
+        threshold = asked.find_threshold(folder, format, task)
         found = open_inputs(asked.input, runnable.pixel_format, asked.reading)
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)

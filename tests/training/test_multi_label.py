@@ -89,7 +89,7 @@ def flags(pictures, tmp_path_factory):
     ).save_pretrained(config)
     return [
         f"--dataset_name={pictures}", f"--config_name={config}", "--total_train_batch_size=32", "--learning_rate=0.1",
-        "--num_train_epochs=5", "--validation_size=64", "--cutmix_prob=0", "--checkpointing_steps=no",
+        "--num_train_epochs=3", "--validation_size=64", "--cutmix_prob=0", "--checkpointing_steps=no",
     ]  # fmt: skip
 
 
