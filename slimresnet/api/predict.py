@@ -32,7 +32,7 @@ from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.data.task import Task, task_of_network
 from slimresnet.errors import printable
-from slimresnet.evaluation.thresholds import PRECISIONS, f1_threshold, held_out_prefix, thresholds_of
+from slimresnet.evaluation.thresholds import PRECISIONS, f1_threshold, fewest_answers, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
 from slimresnet.formats.registry import find_format
@@ -304,7 +304,8 @@ class Asked:
         if self.target_precision is None and (self.threshold is not None or not task.is_multi_label):
             return self.threshold
         prefix = held_out_prefix(format.scored_as, format.is_quantized)
-        known = thresholds_of(read_json(folder / RESULTS_NAME), prefix, self.tta)
+        results = read_json(folder / RESULTS_NAME)
+        known = thresholds_of(results, prefix, self.tta)
         ending = "" if self.tta == "none" else "_tta"
         if self.target_precision is None:
             return f1_threshold(known, ending)
@@ -316,6 +317,13 @@ class Asked:
             raise ModelError(
                 f"MODEL {self.model} did not show a precision of {self.target_precision} on its held-out images: name "
                 f"{' or '.join(reached)}, or give a --threshold."
+            )
+        held_out, needed = results.get(f"{prefix}_samples"), fewest_answers(self.target_precision)
+        if isinstance(held_out, int) and held_out < needed:
+            raise ModelError(
+                f"MODEL {self.model} held out {held_out:,} images, too few for --target_precision "
+                f"{self.target_precision}, which takes {needed} right answers at least: give a --threshold, or train "
+                "with a larger --validation_size."
             )
         flags = "".join([
             "" if self.backend == "torch" else f" --backend {self.backend}", " --quantized" if self.quantized else "",

@@ -17,7 +17,7 @@ from slimresnet.data.transforms.normalize import normalize
 from slimresnet.data.transforms.resize import resize
 from slimresnet.data.transforms.transform import ImageTransform, LabelTransform, transforms_of
 from slimresnet.recipe.checks import RecipeError, parse_resizing
-from slimresnet.recipe.settings import Recipe
+from slimresnet.recipe.settings import RESIZE_MODE, Recipe
 
 _BYTES_AT_ONCE = 2**25  # some ten thousand images of CIFAR-10
 
@@ -120,4 +120,4 @@ def build_image_processor(recipe: Recipe, config: SlimResNetConfig) -> ViTImageP
 
 def pixel_format_of(recipe: Recipe, config: SlimResNetConfig) -> PixelFormat:
     """What pictures are made into for a network that a recipe trains."""
-    return PixelFormat(config.image_size, recipe.resize_mode or "squash", config.num_channels)
+    return PixelFormat(config.image_size, recipe.resize_mode or RESIZE_MODE, config.num_channels)

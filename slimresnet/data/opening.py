@@ -12,6 +12,7 @@ from slimresnet.data.partition import Rows, Splits, partition
 from slimresnet.data.sources.dataset import open_split, split_names
 from slimresnet.data.sources.decoding import PixelFormat
 from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.sources.spellings import spelt_split
 from slimresnet.data.splits import random_subset
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import TRAIN_SPLIT, VALIDATION_SPLIT, Recipe
@@ -123,7 +124,7 @@ def open_splits(
 
     Raises:
         DatasetError: as `open_split`.
-        RecipeError: a split holds the images of the training split, or has other classes; `--test_size` is of no use.
+        RecipeError: a split holds the images of another one, or has other classes; `--test_size` is of no use.
     """
     if recipe.test_size != "auto" and not cuts_test(recipe, names):
         raise RecipeError(
@@ -145,6 +146,11 @@ def open_splits(
             )
         if split.label_names != train.label_names:
             raise RecipeError(f"{name} of {recipe.dataset_name} names other classes than the training split.")
+    if validation is not train and validation.fingerprint == test.fingerprint:
+        raise RecipeError(
+            f"--test_split {recipe.test_split} of {recipe.dataset_name} holds the very images of its split "
+            f"{VALIDATION_SPLIT}, which choices are made on: give a --validation_size, which takes its place."
+        )
     return Splits(train, validation, test)
 
 
@@ -171,7 +177,8 @@ def open_data(recipe: Recipe, loading: Loading, pixel_format: PixelFormat) -> Tr
 
 
 def _has_validation(recipe: Recipe, names: Sequence[str]) -> bool:
-    tested = [part.strip() for part in recipe.test_split.split("+")]
+    parts = [part.strip() for part in recipe.test_split.split("+")]
+    tested = [spelt_split(part) or part for part in parts]  # `val` means the split validation, too
     return VALIDATION_SPLIT in names and VALIDATION_SPLIT not in tested
 
 

@@ -1,5 +1,6 @@
 """Answers below a threshold of probability are left out: which threshold gives a wanted precision, and at what cost."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -28,6 +29,11 @@ Thresholds = dict[str, float]
 Probabilities, 0–1, by the wanted precision in per cent, such as `95`, or of several classes an image by `F1`; `95_tta`,
 `f1_tta` with test-time augmentation.
 """
+
+
+def fewest_answers(precision: float) -> int:
+    """The number of answers, all of them right, whose 95 % interval has its lower end at `precision`, 0–1."""
+    return math.ceil(_NORMAL_QUANTILE**2 * precision / (1 - precision))
 
 
 def choose_thresholds(logits: Mapping[str, Tensor], labels: np.ndarray, policy: str) -> Thresholds:

@@ -171,7 +171,9 @@ def _epochs(results: dict, recipe: Recipe) -> str:
 
 def _runtime(results: dict, recipe: Recipe) -> str:
     where = f" on {as_text(results['train_device'])}" if results.get("train_device") else ""
-    words = [f"{results['train_runtime'] / 60:.0f} minutes of training steps{where}"]
+    seconds = results["train_runtime"]
+    long = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    words = [f"{long} of training steps{where}"]
     if (many := results.get("train_num_processes", 1)) > 1:
         words.append(f"{many} processes")
     if "train_samples_per_second" in results:

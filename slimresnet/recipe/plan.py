@@ -89,9 +89,13 @@ class Plan:
         )
 
 
-def batch_sizes(recipe: Recipe, num_processes: int) -> BatchSizes:
+def batch_sizes(recipe: Recipe, num_processes: int, num_images: int | None = None) -> BatchSizes:
     """
     The batch of a process and that of all of them, the one from the other.
+
+    Args:
+        num_images: training images. Where the recipe names no batch, and they are fewer than one of the default, the
+            batch is the largest power of two that they fill, whatever the launch. None for as many as that takes.
 
     Raises:
         RecipeError: the one does not divide by the other.
@@ -100,7 +104,7 @@ def batch_sizes(recipe: Recipe, num_processes: int) -> BatchSizes:
     terms = f"{num_processes} processes × {recipe.gradient_accumulation_steps} accumulation steps"
     per_device, total = recipe.per_device_train_batch_size, recipe.total_train_batch_size
     if per_device is None:
-        total = total or DEFAULT_TOTAL_TRAIN_BATCH_SIZE
+        total = total or _default_batch(num_images)
         if total % shares:
             raise RecipeError(f"--total_train_batch_size {total} does not divide by {terms}: change one of them.")
         return BatchSizes(total // shares, total)
@@ -112,19 +116,10 @@ def batch_sizes(recipe: Recipe, num_processes: int) -> BatchSizes:
     return BatchSizes(per_device, per_device * shares)
 
 
-def fitting_batch(recipe: Recipe, batch: BatchSizes, num_images: int) -> BatchSizes:
-    """
-    The batch as `batch_sizes` gives it; where the recipe names none, and there are too few images, all of these.
-
-    Args:
-        num_images: training images. Fewer than one a process leave the batch as it is.
-    """
-    shares = batch.total // batch.per_device
-    per_device = num_images // shares
-    is_named = (recipe.total_train_batch_size, recipe.per_device_train_batch_size) != (None, None)
-    if is_named or per_device >= batch.per_device or per_device == 0:
-        return batch
-    return BatchSizes(per_device, per_device * shares)
+def _default_batch(num_images: int | None) -> int:
+    if not num_images or num_images >= DEFAULT_TOTAL_TRAIN_BATCH_SIZE:
+        return DEFAULT_TOTAL_TRAIN_BATCH_SIZE
+    return 1 << (num_images.bit_length() - 1)
 
 
 def make_plan(
@@ -142,7 +137,7 @@ def make_plan(
         accelerator: of the launch.
         precision_reason: why it has its precision.
         config: of the network.
-        batch: as `fitting_batch` gives it for this launch and these images.
+        batch: as `batch_sizes` gives it for this launch and these images.
         steps_per_epoch: optimiser steps that the training images are enough for.
 
     Raises:

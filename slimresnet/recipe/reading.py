@@ -107,6 +107,12 @@ def shipped_networks() -> dict[str, Path]:
     return _shipped("networks/*.json")
 
 
+def _shipped_weights(name: str) -> str:
+    """Weights of the repository that a shipped recipe names, from wherever it is called; never a name on the Hub."""
+    beside = Path(__file__).parents[2] / name
+    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+
+
 def _shipped(pattern: str) -> dict[str, Path]:
     package = Path(__file__).parents[1]
     folders = (package / "configuration", package.parent / "configuration")  # as installed, and in the repository
@@ -133,6 +139,8 @@ def texts_of_config(name: str) -> Texts:
                 f"{path}: {each} is of one start of a run, and not of a recipe: take the line out, and give "
                 f"--{each} beside --config where this start is to have it."
             )
+    if (weights := settings.get("model_name_or_path")) and path in shipped_recipes().values():
+        settings["model_name_or_path"] = _shipped_weights(weights)
     found = _found_by_run(path.parent) if path.name == RECIPE_NAME else set()
     return _texts({name: value for name, value in settings.items() if name not in found}, path)
 

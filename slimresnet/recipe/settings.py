@@ -25,6 +25,7 @@ TRAIN_SPLIT, VALIDATION_SPLIT = "train", "validation"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 BALANCED = "balanced"  # class weights that are the inverse of the classes' shares
 NO_TRACKER = "none"
+RESIZE_MODE: Literal["squash"] = "squash"  # of a recipe that names none, and whose weights have none
 
 
 def _setting(
@@ -299,8 +300,8 @@ class Recipe:
     total_train_batch_size: int | None = _setting(
         "optimisation",
         None,
-        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default, or "
-        "as many as there are.",
+        "Images of one optimiser step over all processes, which --learning_rate is tuned for; 128 by default, "
+        "and for fewer images the largest power of two that they fill.",
         low=1,
     )
     per_device_train_batch_size: int | None = _setting(

@@ -13,7 +13,7 @@ from slimresnet.formats.trained import ModelError, explain_unfinished, load_conf
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE
 from slimresnet.recipe.reading import read_recipe
-from slimresnet.recipe.settings import SETTINGS, Recipe
+from slimresnet.recipe.settings import RESIZE_MODE, SETTINGS, Recipe
 from slimresnet.run_folder.names import CONFIG_NAME, RECIPE_NAME, RESULTS_NAME
 from slimresnet.run_folder.ownership import prepare_to_read
 from slimresnet.run_folder.reading import read_json
@@ -144,6 +144,6 @@ def _decisive(recipe: Recipe) -> dict:
         recipe = dataclasses.replace(recipe, total_train_batch_size=DEFAULT_TOTAL_TRAIN_BATCH_SIZE)
     return {
         name: value
-        for name, value in recipe.to_dict().items()
+        for name, value in (recipe.to_dict() | {"resize_mode": recipe.resize_mode or RESIZE_MODE}).items()
         if SETTINGS[name].affects == "weights" and name not in _OWN_TO_A_RUN
     }

@@ -17,7 +17,7 @@ from slimresnet.evaluation.scores import score
 from slimresnet.formats.trained import ModelError
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.launch import start_accelerator
-from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE, Plan, batch_sizes, fitting_batch, make_plan
+from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE, Plan, batch_sizes, make_plan
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.checkpoints import find_checkpoint
 from slimresnet.run_folder.names import WEIGHTS_NAME
@@ -159,14 +159,14 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     recipe, config = _choose_network(recipe, pretrained)
     frozen = frozen_parts(config, recipe.freeze)
     accelerator, why_precision = start_accelerator(recipe)
-    batch = batch_sizes(recipe, accelerator.num_processes)
+    batch_sizes(recipe, accelerator.num_processes)  # a mistake is better found before the data is read
     checkpoint = find_checkpoint(recipe.resume_from_checkpoint, checkpoints_dir, say=accelerator.print)
     loading = Loading(
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, pixel_format_of(recipe, config))
     recipe = fit_task(recipe, config, data.train)
-    batch = fitting_batch(recipe, batch, len(data.train_rows))
+    batch = batch_sizes(recipe, accelerator.num_processes, len(data.train_rows))
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)
     teachers = open_teachers(recipe, config, data.train.label_names, output_dir)

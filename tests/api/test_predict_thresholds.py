@@ -16,6 +16,7 @@ from slimresnet.api import prediction_files
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.task import SINGLE_LABEL
 from slimresnet.errors import SlimResNetError
+from slimresnet.evaluation.thresholds import choose_thresholds
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import ModelError, load_processing
@@ -38,6 +39,21 @@ def test_below_the_threshold_the_class_is_unknown(untrained, pictures, pixels, t
     flag = f"--threshold={threshold}"
     assert [row[1] for row in predict(untrained, pictures, tmp_path / "o.csv", flag)[1:]] == [*map(str, got.labels)]
     assert [row[1] for row in predict(untrained, pictures, tmp_path / "o.csv", flag, "--labels=names")[1:]] == names
+
+
+@pytest.mark.parametrize(("precision", "needed"), [(0.9, 35), (0.95, 73), (0.99, 381)])
+def test_too_few_held_out_images_are_told_with_the_number_that_would_do(untrained, pictures, precision, needed):
+    """Scoring these again finds no threshold: nobody is sent to do it."""
+    state(untrained, eval_samples=needed - 1)
+    with pytest.raises(ModelError, match=f"held out {needed - 1} images, .* takes {needed} right .*--validation_size"):
+        api.predict(untrained, pictures, target_precision=precision)
+    right = torch.full((1, needed, 2), 0.0).index_fill_(2, torch.tensor([0]), 5.0)
+    for count, found in ((needed - 1, False), (needed, True)):
+        logits, labels = {"original": right[0, :count]}, np.zeros(count, np.int64)
+        assert (f"{precision * 100:.0f}" in choose_thresholds(logits, labels, "none")) is found
+    state(untrained, eval_samples=needed)
+    with pytest.raises(ModelError, match=r"--split held_out"):
+        api.predict(untrained, pictures, target_precision=precision)
 
 
 def test_the_threshold_of_a_precision_is_the_runs(untrained, pictures, pixels):

@@ -24,7 +24,7 @@ from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
 from slimresnet.data.sources.source import DatasetError
 from slimresnet.errors import SlimResNetError
-from slimresnet.recipe.plan import BatchSizes, batch_sizes, fitting_batch
+from slimresnet.recipe.plan import BatchSizes, batch_sizes
 from slimresnet.recipe.settings import Recipe
 
 PICTURES = REPOSITORY / "examples" / "pictures"
@@ -241,8 +241,8 @@ def test_a_folder_of_a_few_pictures_in_folders_of_classes_is_all_that_it_takes(t
     assert re.search(r"^classes  circle \(1\d\), star \(1\d\), triangle \(1\d\)$", said, re.MULTILINE)
     cut = "validation: 5 cut from train, a tenth, seed 42; test: 12 cut from train, a fifth, seed 42"
     assert f"\nsplits   {cut}\n" in said and re.search(r"\npictures .* not square: \S+ to 32×32, in colour\n", said)
-    assert "43 images a step = 43 × 1 processes × 1 accumulated, as 128 are more than there are" in said
-    facts = {"train_samples": 43, "train_batch_size": 43, "train_validation_size": 5, "train_test_size": 12,
+    assert "32 images a step = 32 × 1 processes × 1 accumulated, as 128 are more than there are" in said
+    facts = {"train_samples": 43, "train_batch_size": 32, "train_validation_size": 5, "train_test_size": 12,
              "eval_samples": 5, "test_samples": 12, "train_left_out_samples": 0, "test_split": "train"}  # fmt: skip
     assert {name: result.results[name] for name in facts} == facts
     assert {"validation_size: auto", "test_size: auto"} <= {*(result.folder / "recipe.yaml").read_text().splitlines()}
@@ -259,11 +259,11 @@ def test_a_folder_of_a_few_pictures_in_folders_of_classes_is_all_that_it_takes(t
 
 @pytest.mark.parametrize(
     ("asked", "num_images", "per_device", "total"),
-    [({}, 1000, 64, 128), ({}, 127, 63, 126), ({}, 60, 30, 60), ({}, 1, 64, 128),
-     ({"gradient_accumulation_steps": 4}, 60, 7, 56), ({"total_train_batch_size": 64}, 60, 32, 64),
+    [({}, 1000, 64, 128), ({}, 127, 32, 64), ({}, 60, 16, 32), ({}, 2, 1, 2),
+     ({"gradient_accumulation_steps": 4}, 60, 4, 32), ({"total_train_batch_size": 64}, 60, 32, 64),
      ({"per_device_train_batch_size": 50}, 60, 50, 100)],
 )  # fmt: skip
 def test_the_default_batch_is_as_large_as_there_are_images(asked, num_images, per_device, total):
-    """On two processes; one that was asked for stays, and is refused."""
+    """On two processes, and the same on any other number; one that was asked for stays, and is refused."""
     recipe = Recipe(**asked)
-    assert fitting_batch(recipe, batch_sizes(recipe, 2), num_images) == BatchSizes(per_device, total)
+    assert batch_sizes(recipe, 2, num_images) == BatchSizes(per_device, total)

@@ -154,9 +154,10 @@ def test_the_datas_own_validation_split_is_used_unless_a_size_is_given(recipe):
     for size in (0, 20):
         other = open_data(dataclasses.replace(recipe, validation_size=size), CPU, PixelFormat(8))
         assert other.validation is other.train and other.spare_split == "validation"
-    tested = dataclasses.replace(recipe, test_split="validation", validation_size="auto")
-    tested = open_data(tested, CPU, PixelFormat(8))
-    assert (len(tested.validation_rows), len(tested.test_rows), tested.spare_split) == (6, 12, None)
+    for spelt in ("validation", "val", "Valid", "dev"):  # what is tested on chooses nothing, however it is spelt
+        tested = dataclasses.replace(recipe, test_split=spelt, validation_size="auto")
+        tested = open_data(tested, CPU, PixelFormat(8))
+        assert (len(tested.validation_rows), len(tested.test_rows), tested.spare_split) == (6, 12, None)
 
 
 def test_training_images_that_are_in_another_split_are_left_out(tmp_path):

@@ -243,7 +243,8 @@ def test_what_was_not_measured_is_left_out(folder):
         ),
         ({"train_device": "Abacus", "train_runtime": 150}, "- 2 minutes of training steps on Abacus,", ["processes"]),
         ({"train_num_processes": 4}, ", 4 processes, ", []),
-        ({"train_samples_per_second": None}, "minutes of training steps on", ["images a second"]),
+        ({"train_samples_per_second": None}, "of training steps on", ["images a second"]),
+        ({"train_runtime": 43.4}, "- 43 seconds of training steps on", ["minute"]),
     ],
 )
 def test_the_sentences_of_the_card_are_facts_of_the_run(folder, facts, said, unsaid):

@@ -324,3 +324,11 @@ def test_help_has_each_flag_once_and_no_sentence_twice():
 
 def test_dashes_stand_for_underscores():
     assert parse_recipe(["--learning-rate=0.3", "--num-train-epochs", "7"]).num_train_epochs == 7
+
+
+def test_a_shipped_recipe_finds_the_weights_that_ship_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = Path(parse_recipe(["--config=finetune"]).model_name_or_path)
+    assert found.is_absolute() and found == REPOSITORY / "pretrained" / "slimresnet-cifar10"
+    (tmp_path / "own.yaml").write_text("model_name_or_path: ./pretrained/slimresnet-cifar10")
+    assert parse_recipe(["--config=own.yaml"]).model_name_or_path == "./pretrained/slimresnet-cifar10"

@@ -323,7 +323,8 @@ def test_every_setting_is_decisive_or_not_on_purpose(tmp_path):
     for name, value in (DECISIVE | ROUNDING | FREE).items():
         there = identity(tmp_path, **{name: value})
         [*differences], [*machine] = here.differences(there), here.machine_differences(there)
-        said = [f"{name} {value} there, {Recipe().to_dict()[name]} here"]
+        here_is = "squash" if name == "resize_mode" else Recipe().to_dict()[name]
+        said = [f"{name} {value} there, {here_is} here"]
         assert (differences, machine) == (said * (name in DECISIVE), said * (name in ROUNDING)), name
 
 
@@ -359,6 +360,17 @@ def test_what_earlier_versions_did_otherwise_is_another_run(tmp_path, found, spl
     for one, other in ((here, there), (there, here)):
         [said] = one.differences(other)
         assert said.startswith(f"the {split} images or their labels")
+
+
+def test_a_checkpoint_of_a_version_that_trained_on_copies_says_so(tmp_path):
+    here, there = identity(tmp_path, {"copies": "2 left out, 0 copies"}), identity(tmp_path)
+    del there.recipe["test_size"], there.recipe["resize_mode"]
+    [said] = here.differences(there)
+    assert said == "copies of pictures, which the version that wrote it trained on: go on with that version"
+
+
+def test_squash_is_what_no_resize_mode_is(tmp_path):
+    assert not identity(tmp_path, resize_mode="squash").differences(identity(tmp_path))
 
 
 def test_files_are_on_the_disk_before_a_checkpoint_has_its_name(flags, tmp_path, monkeypatch):

@@ -13,11 +13,13 @@ from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.opening import TrainingData
 from slimresnet.recipe.hardware import processor_name
 from slimresnet.recipe.plan import Plan
-from slimresnet.recipe.settings import SETTINGS, Recipe
+from slimresnet.recipe.settings import RESIZE_MODE, SETTINGS, Recipe
 from slimresnet.run_folder.names import FINGERPRINT_NAME
 from slimresnet.training.class_weights import ClassWeights
 from slimresnet.training.distillation.teachers import Teacher
 from slimresnet.training.pretrained import Pretrained
+
+COPIES = "distinct training"  # which training images are left out, or kept together, as copies of others
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class RunFingerprint:
         if data.validates_on_own:
             fingerprints["validation"] = data.validation.fingerprint
         if data.copies:
-            fingerprints["distinct training"] = data.copies
+            fingerprints[COPIES] = data.copies
         return cls(
-            recipe=plan.settings | data.sizes,
+            recipe=_with_resize_mode(plan.settings | data.sizes),
             network=network,
             data=fingerprints,
             machine={
@@ -109,16 +111,22 @@ class RunFingerprint:
     def differences(self, there: "RunFingerprint") -> list[str]:
         """What makes `there` a different run, each with its name and both values; empty for the same run."""
         # A setting that an earlier version did not have was what its default is.
-        recipe = Recipe().to_dict() | there.recipe
+        recipe = _with_resize_mode(Recipe().to_dict() | there.recipe)
         names = {name for name in self.recipe.keys() | recipe.keys() if _affects(name) == "weights"}
         differing = _differing(recipe, self.recipe, names)
         differing += _differing(there.network, self.network, self.network.keys() | there.network.keys())
-        differing += [
-            f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
-            f"{self.recipe['dataset_name']} here)"
-            for split in dict.fromkeys([*self.data, *there.data])
-            if there.data.get(split) != self.data.get(split)
-        ]
+        for split in dict.fromkeys([*self.data, *there.data]):
+            if there.data.get(split) == self.data.get(split):
+                continue
+            if split == COPIES and split not in there.data and "test_size" not in there.recipe:
+                differing.append(
+                    "copies of pictures, which the version that wrote it trained on: go on with that version"
+                )
+                continue
+            differing.append(
+                f"the {split} images or their labels ({there.recipe.get('dataset_name')} there, "
+                f"{self.recipe['dataset_name']} here)"
+            )
         return differing
 
     def machine_differences(self, there: "RunFingerprint") -> list[str]:
@@ -128,6 +136,10 @@ class RunFingerprint:
         return _differing(
             there.recipe, self.recipe, {name for name in shared if _affects(name) == "rounding"}
         ) + _differing(there.machine, self.machine, self.machine.keys() | there.machine.keys())
+
+
+def _with_resize_mode(recipe: dict) -> dict:
+    return recipe | {"resize_mode": recipe["resize_mode"] or RESIZE_MODE}
 
 
 def _affects(name: str) -> str | None:
