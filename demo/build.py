@@ -19,6 +19,7 @@ from slimresnet.cli.flags import SYNONYMS, add_model
 from slimresnet.cli.parser import Parser
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.decoding import PixelFormat
+from slimresnet.data.task import task_of_network
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.format import ExportError
 from slimresnet.formats.onnx_int8 import QUANTIZED_ONNX_FILE
@@ -66,6 +67,9 @@ def run(arguments: argparse.Namespace) -> None:
             "--overwrite_output_dir."
         )
     folder = find_folder(arguments.model)
+    config = load_config(folder)
+    if task_of_network(config).is_multi_label:
+        raise ExportError(f"MODEL {folder} gives an image several classes, and the page shows one: use predict.py.")
     dataset_name = arguments.dataset_name or read_recipe(folder).dataset_name
     with own(output_dir), change(output_dir) as made, TemporaryDirectory() as staging:
         page = made.files
@@ -74,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         exported = Path(staging) / "exported"
         export(folder, output_dir=exported, quantize="int8", uint8_pixels=True, dataset_name=dataset_name)
         shutil.copyfile(exported / QUANTIZED_ONNX_FILE, page / "model.onnx")
-        config, pixel_format = load_config(folder), load_processing(folder).pixel_format
+        pixel_format = load_processing(folder).pixel_format
         labels = label_names(config)
         about = {
             "name": read_recipe(folder).hub_model_id or folder.resolve().name,

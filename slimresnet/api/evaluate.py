@@ -13,6 +13,7 @@ from slimresnet.api.evaluation_files import check_output_dir, write_evaluation
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.arrays import open_arrays
 from slimresnet.data.sources.decoding import PixelFormat
+from slimresnet.data.task import Task, task_of_network
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.protocol import Evaluation, ScoredNetwork, score_split
 from slimresnet.evaluation.rows import HELD_OUT, ScoredRows, open_rows
@@ -156,14 +157,18 @@ def _score(
     precision = format.precision if format.is_quantized else accelerator.mixed_precision.replace("no", "float32")
     thresholds_from = held_out_prefix(format.scored_as, format.is_quantized)
     network = ScoredNetwork(predict, format.scored_as, precision, thresholds_from)
-    names = label_names(config)
-    tta = scoring.tta
+    names, tta = label_names(config), scoring.tta
+    if scoring.shift and task_of_network(config).is_multi_label:
+        raise RecipeError(
+            f"--shift {scoring.shift} scores networks of one class an image, and MODEL {folder} gives several: leave "
+            "it out."
+        )
     with accelerator.autocast():
         if scoring.shift not in (None, STANDARD, EXTRA):
             arrays = Path(scoring.shift)
             return score_arrays(network, arrays, open_arrays(arrays, pixel_format, names), tta=tta)
         refuse_unknown_data(folder, dataset_name)
-        scored = _open_rows(scoring.split, folder, recipe, names, pixel_format)
+        scored = _open_rows(scoring.split, folder, recipe, names, pixel_format, task_of_network(config))
         if scored.split.label_names != names:
             accelerator.print(f"MODEL does not name its classes: they are taken for those of {recipe.dataset_name}")
         there = read_results(output_dir) if output_dir else {}
@@ -179,17 +184,23 @@ def _score(
 
 
 def _open_rows(
-    split: str | None, folder: Path, recipe: Recipe, names: list[str], pixel_format: PixelFormat
+    split: str | None, folder: Path, recipe: Recipe, names: list[str], pixel_format: PixelFormat, task: Task
 ) -> ScoredRows:
     """
     The rows to score, of classes that the model has, or as many as it has where it does not name them.
 
     Raises:
-        RecipeError: the data names other classes.
+        RecipeError: the data names other classes, or one class an image where the network gives several.
     """
     of_run = read_recipe(folder) if (folder / RECIPE_NAME).is_file() else None
     scored = open_rows(split, recipe, of_run, read_results(folder), pixel_format)
     is_unnamed = names == [f"LABEL_{label}" for label in range(len(scored.split.label_names))]  # as transformers does
     if scored.split.label_names != names and not is_unnamed:
         raise RecipeError(f"--dataset_name {recipe.dataset_name} names other classes than the model: {names}.")
+    if scored.split.task is not task:
+        has, gives = ("several classes", "one") if scored.split.task.is_multi_label else ("one class", "several")
+        raise RecipeError(
+            f"--dataset_name {recipe.dataset_name} has {has} an image, and the model gives {gives}: name another "
+            "--label_column_name, or other data."
+        )
     return scored

@@ -7,12 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
+from scipy.special import logit
 from torch import Tensor, nn
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.api.exported_folder import bring_files, check_output_dir
 from slimresnet.data.randomness import sample_order
-from slimresnet.evaluation.rows import open_training_rows
+from slimresnet.data.task import task_of_network
+from slimresnet.evaluation.rows import HELD_OUT_PREFIX, open_training_rows
+from slimresnet.evaluation.thresholds import f1_threshold, thresholds_of
 from slimresnet.formats.agreement import GENERATED_IMAGES, TRAINING_IMAGES, compare, generated_pixels
 from slimresnet.formats.format import ExportedFormat, ExportError, Source
 from slimresnet.formats.graph import LogitsOfPixels, smallest_side
@@ -119,6 +122,7 @@ class _Job:
         self._weights = weights_digest(folder)
         network, normalize = fold_batchnorm(load_model(folder)), load_processing(folder).normalize
         self._config = network.config
+        self._given_from = _given_from(folder, network.config)
         self._module = LogitsOfPixels(network, normalize if uint8_pixels else None).eval()
         self._prepare = nn.Identity() if uint8_pixels else normalize
 
@@ -151,15 +155,24 @@ class _Job:
             source = source._replace(calibration=self._prepare(read.ranges))
             calibration = {"calibration_images": len(read.ranges)}
         written = format.write(source, file)
-        facts: dict[str, Any] = compare(format, self._module, file, batches, images) | calibration
+        facts: dict[str, Any] = compare(format, self._module, file, batches, images, self._given_from) | calibration
         facts |= {"pixel_values": str(example.dtype).removeprefix("torch."), "bytes": file.stat().st_size}
         facts |= {"smallest_side": smallest_side(self._config), **written}
+        same = "class" if self._given_from is None else "classes"
         print(
             f"{format.file}: {facts['bytes']:,} bytes; on {facts['checked_images']} {facts['checked_on']} the same "
-            f"class as PyTorch for {facts['same_class']:.2%}, logits of {facts['largest_logit']:.2g} at most differ by "
-            f"{facts['largest_difference']:.2g} at most"
+            f"{same} as PyTorch for {facts['same_class']:.2%}, logits of {facts['largest_logit']:.2g} at most differ "
+            f"by {facts['largest_difference']:.2g} at most"
         )
         return facts
+
+
+def _given_from(folder: Path, config: SlimResNetConfig) -> float | None:
+    """The logit from which a network of several classes an image gives a class; None for one of one class."""
+    if not task_of_network(config).is_multi_label:
+        return None
+    threshold = f1_threshold(thresholds_of(read_results(folder), HELD_OUT_PREFIX, "none"), "")
+    return float(logit(threshold))
 
 
 def generated_batches(config: SlimResNetConfig) -> list[Tensor]:

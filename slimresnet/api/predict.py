@@ -22,17 +22,19 @@ from slimresnet.api.prediction_files import (
     TerminalTable,
     Write,
     check_embeddings_file,
-    name_of,
+    named,
     open_embeddings,
     open_table,
+    plain,
 )
 from slimresnet.data.sources.lists import PREDICTION_COLUMNS
 from slimresnet.data.sources.prediction import Images, NamedImage
 from slimresnet.data.sources.several import Input, Reading, open_inputs
 from slimresnet.data.sources.source import DatasetError
+from slimresnet.data.task import Task, task_of_network
 from slimresnet.errors import printable
 from slimresnet.evaluation.rows import saw_held_out
-from slimresnet.evaluation.thresholds import PRECISIONS, fewest_answers, held_out_prefix, thresholds_of
+from slimresnet.evaluation.thresholds import PRECISIONS, f1_threshold, fewest_answers, held_out_prefix, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, average, logits_of_views, views_of
 from slimresnet.formats.format import Format, Runnable
 from slimresnet.formats.registry import find_format
@@ -57,15 +59,18 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: name of the image: a path in a folder, a row in a dataset, or an id in a pickle.
-        label: number of the class with the largest logit; -1 where no class reaches the threshold.
-        label_name: name of the class with the largest logit; `"unknown"` where no class reaches the threshold.
-        probabilities: a probability for each class, float32 `[num_labels]`, 0–1.
+        label: number of the class with the largest logit; -1 where no class reaches the threshold. Of a network of
+            several classes an image a tuple: the numbers of all classes that reach the threshold, maybe of none.
+        label_name: name of the class with the largest logit; `"unknown"` where no class reaches the threshold. Of
+            several classes a tuple of names.
+        probabilities: a probability for each class, float32 `[num_labels]`, 0–1. They sum to 1, but for a network of
+            several classes an image.
         embedding: the network's pooled features, float32 `[hidden_sizes[-1]]`; None where nobody asked for them.
     """
 
     name: str
-    label: int
-    label_name: str
+    label: int | tuple[int, ...]
+    label_name: str | tuple[str, ...]
     probabilities: np.ndarray
     embedding: np.ndarray | None = None
 
@@ -77,7 +82,8 @@ class Predictions(Sequence[Prediction]):
     Attributes:
         names: names of the images.
         label_names: names of the classes, in the order of their numbers.
-        labels: class numbers, int64 `[N]`; -1 where no class reaches the threshold.
+        labels: class numbers, int64 `[N]`; -1 where no class reaches the threshold. Of a network of several classes an
+            image, 1 for each class that reaches it and 0 for all others, uint8 `[N, num_labels]`.
         probabilities: float32 `[N, num_labels]`, 0–1.
         embeddings: float32 `[N, hidden_sizes[-1]]`; None where nobody asked for them.
         skipped: the images that could not be decoded, each with its `name` and the `reason`.
@@ -105,10 +111,10 @@ class Predictions(Sequence[Prediction]):
     def __getitem__(self, index: int | slice) -> Prediction | list[Prediction]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        label = int(self.labels[index])
+        label = plain(np.asarray(self.labels[index]))
         embedding = None if self.embeddings is None else self.embeddings[index]
         return Prediction(
-            self.names[index], label, name_of(label, self.label_names), self.probabilities[index], embedding
+            self.names[index], label, named(label, self.label_names), self.probabilities[index], embedding
         )
 
     def __repr__(self) -> str:
@@ -162,7 +168,7 @@ def predict(
     return Predictions(
         [name for batch in kept for name in batch.names],
         work.label_names,
-        np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in kept)]),
+        np.concatenate([work.no_labels, *(batch.labels for batch in kept)]),
         np.concatenate([np.zeros((0, len(work.label_names)), np.float32), *(batch.probabilities for batch in kept)]),
         work.images.skipped,
         np.concatenate([np.zeros((0, work.embedding_size), np.float32), *pooled]) if keeps_embeddings else None,
@@ -183,6 +189,8 @@ class Asked:
         embeddings: True keeps the pooled features of each image in the result; a path is a Parquet file to write them
             to. With test-time augmentation they are the mean of the views', as the logits are.
         threshold: probability, 0–1, which the class of an image has to reach. Below it the class is -1, `"unknown"`.
+            A network of several classes an image gives each class that reaches it; None is then the threshold of its
+            run, which held-out images gave, or 0.5.
         target_precision: one of `slimresnet.evaluation.thresholds.PRECISIONS`; takes the threshold that gave this
             share of right answers on the held-out images of the model's run.
         tta: test-time augmentation, one of `slimresnet.evaluation.tta.POLICIES`.
@@ -281,19 +289,27 @@ class Asked:
                 raise RecipeError(f"--embeddings and --output both name {self.table}: name two files.")
         return format
 
-    def find_threshold(self, folder: Path, format: Format) -> float | None:
+    def find_threshold(self, folder: Path, format: Format, task: Task) -> float | None:
         """
         The probability that a class has to reach, if there is one.
 
         Raises:
             ModelError: the results of the model have no threshold for `target_precision`.
+            RecipeError: `target_precision` is for one class an image, and the model's task is another one.
         """
-        if self.target_precision is None:
+        if task.is_multi_label and self.target_precision is not None:
+            raise RecipeError(
+                f"--target_precision is for one class an image, and MODEL {self.model} gives several: give a "
+                "--threshold, or leave both out for that of its run."
+            )
+        if self.target_precision is None and (self.threshold is not None or not task.is_multi_label):
             return self.threshold
         prefix = held_out_prefix(format.scored_as, format.is_quantized)
         results = read_results(folder)
         known = thresholds_of(results, prefix, self.tta)
         ending = "" if self.tta == "none" else "_tta"
+        if self.target_precision is None:
+            return f1_threshold(known, ending)
         name = f"{self.target_precision * 100:.0f}{ending}"
         if name in known:
             return known[name]
@@ -339,7 +355,7 @@ def write_predictions(asked: Asked) -> None:
         _predict_into(asked, lambda batch: None)
         return
     with _opened(asked, most=MOST_ROWS) as work:
-        table = TerminalTable(work.label_names)
+        table = TerminalTable(work.label_names, work.task)
         for batch in work.batches:
             table.write(batch)
     print("\n".join(table.lines()))
@@ -359,6 +375,7 @@ class _Work:
         images: what is predicted on, with those that were left out.
         count: number of images; None where it is not known beforehand.
         embedding_size: length of an embedding.
+        task: of the network.
     """
 
     label_names: list[str]
@@ -366,6 +383,12 @@ class _Work:
     images: "_Decoded"
     count: int | None
     embedding_size: int
+    task: Task
+
+    @property
+    def no_labels(self) -> np.ndarray:
+        """The labels of no image."""
+        return np.zeros((0, len(self.label_names)), np.uint8) if self.task.is_multi_label else np.zeros(0, np.int64)
 
 
 @contextmanager
@@ -379,8 +402,9 @@ def _opened(asked: Asked, most: int | None = None) -> Iterator[_Work]:
     format = asked.check()
     with process_left_as_it_was():
         folder = find_folder(asked.model)
-        threshold = asked.find_threshold(folder, format)
         runnable = format.open_network(folder, trust_remote_code=asked.trust_remote_code)
+        task = task_of_network(runnable.config)
+        threshold = asked.find_threshold(folder, format, task)
         found = open_inputs(asked.input, runnable.pixel_format, asked.reading)
         if found.passed_over:
             print(found.passed_over, file=sys.stderr)
@@ -390,7 +414,7 @@ def _opened(asked: Asked, most: int | None = None) -> Iterator[_Work]:
             embeds=asked.embeddings is not False, threshold=threshold,
         )  # fmt: skip
         names = [printable(name) for name in label_names(runnable.config)]
-        yield _Work(names, batches, images, found.count, runnable.config.hidden_sizes[-1])
+        yield _Work(names, batches, images, found.count, runnable.config.hidden_sizes[-1], task)
 
 
 def _predict_into(asked: Asked, take: Callable[[Batch], None]) -> _Work:
@@ -402,7 +426,7 @@ def _predict_into(asked: Asked, take: Callable[[Batch], None]) -> _Work:
             of_table = open_table(asked.table, work.label_names, asked.columns, asked.labels, asked.probabilities)
             writers.append(files.enter_context(of_table))
         if asked.embeddings_file is not None:
-            of_embeddings = open_embeddings(asked.embeddings_file, work.label_names, work.embedding_size)
+            of_embeddings = open_embeddings(asked.embeddings_file, work.label_names, work.embedding_size, work.task)
             writers.append(files.enter_context(of_embeddings))
         for batch in work.batches:
             for write in writers:
@@ -481,10 +505,16 @@ def _predict_batches(
                 logits = logits_of_batch(runnable, pixels, tta)
         names = [image.name for image in batch]
         check_finite(logits, names)
-        # The class is not that of the largest probability: probabilities are equal where logits are close.
-        labels, probabilities = logits.argmax(dim=1).numpy(), logits.softmax(dim=1).numpy()
-        if threshold is not None:
-            labels[probabilities.max(axis=1) < threshold] = UNKNOWN
+        task = task_of_network(runnable.config)
+        probabilities = task.probabilities(logits).numpy()
+        if task.is_multi_label:
+            assert threshold is not None  # `find_threshold` has one for such a network
+            labels = (probabilities >= threshold).astype(np.uint8)
+        else:
+            # The class is not that of the largest probability: probabilities are equal where logits are close.
+            labels = logits.argmax(dim=1).numpy()
+            if threshold is not None:
+                labels[probabilities.max(axis=1) < threshold] = UNKNOWN
         yield Batch(names, labels, probabilities, None if pooled is None else pooled.numpy())
 
 

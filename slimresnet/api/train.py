@@ -186,9 +186,12 @@ def _finish(
     _add_pictures(output_dir, _pictures(run, scored))
     if results["train_ended_by"] == "early_stopping_patience":
         print(_describe_early_stop(run))
-    print(f"test accuracy {results['test_accuracy']:.2%} on {results['test_samples']:,} images")
+    main = run.data.test.task.main_score
+    print(f"test {main.replace('_', ' ')} {results[f'test_{main}']:.2%} on {results['test_samples']:,} images")
     if results["test_tta"] != "none":
-        print(f"  with test-time augmentation, {results['test_tta']}: {results['test_accuracy_tta']:.2%}")
+        print(f"  with test-time augmentation, {results['test_tta']}: {results[f'test_{main}_tta']:.2%}")
+    if run.data.test.task.is_multi_label:
+        print(_describe_threshold(run, results))
     print(_describe_calibration(run, results))
     print(f"saved to {output_dir}; load it with")
     print(f'  AutoModelForImageClassification.from_pretrained("{output_dir}", trust_remote_code=True)')
@@ -213,10 +216,24 @@ def _describe_early_stop(run: Run) -> str:
     )
 
 
+def _describe_threshold(run: Run, results: dict) -> str:
+    """From which probability on a class is given, where that is from, and what comes of it."""
+    held_out = len(run.data.validation_rows)
+    chosen = f"the best on {held_out:,} held-out images" if held_out else "as no images were held out to choose it on"
+    return (
+        f"classes are given from a probability of {results['test_threshold_f1']:.3f} on, {chosen}: micro F1 "
+        f"{results['test_micro_f1']:.2%}, macro F1 {results['test_macro_f1']:.2%}, all classes right for "
+        f"{results['test_exact_match']:.2%} of the test images"
+    )
+
+
 def _describe_calibration(run: Run, results: dict) -> str:
     """What became of the calibration, and why."""
     error = "test_expected_calibration_error"
     if (temperature := results.get("calibration_temperature")) is not None:
+        if run.data.test.task.is_multi_label:
+            loss, before = results["test_loss"], results["test_loss_uncalibrated"]
+            return f"calibrated: head divided by {temperature:.3f}, test loss {loss:.4f}, before {before:.4f}"
         was = results[f"{error}_uncalibrated"]
         return (
             f"calibrated: head divided by {temperature:.3f}, calibration error {results[error]:.2%}, before {was:.2%}"
@@ -287,4 +304,6 @@ def _draw_training_samples(run: Run, path: Path) -> None:
     [(pixels, labels)] = load_batches(data.train, [rows], Loading(torch.device("cpu")))
     inputs = run.inputs(TrainingBatch(pixels, labels, Draws(recipe.seed, epoch, first=0, samples=rows)))
     seen = run.inputs.denormalize(inputs["pixel_values"])
-    plot_training_samples(pixels, seen, inputs["labels"], data.train.label_names, path)
+    names = data.train.label_names
+    floor = recipe.label_smoothing_factor * data.train.task.chance(len(names))
+    plot_training_samples(pixels, seen, inputs["labels"], names, path, floor)

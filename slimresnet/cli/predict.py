@@ -103,7 +103,8 @@ def _add_output_flags(parser: Parser) -> None:
     output.add_argument(
         "--threshold",
         type=float,
-        help=f"Probability that a class has to reach; below it the class is {UNKNOWN_NAME}, and its number {UNKNOWN}.",
+        help=f"Probability that a class has to reach; below it the class is {UNKNOWN_NAME}, and its number {UNKNOWN}. "
+        "A network of several classes an image gives each that reaches it; by default the threshold of its run.",
     )
     output.add_argument(
         "--target_precision",

@@ -47,11 +47,20 @@ def fitting_of_pictures(pixel_format: PixelFormat) -> str:
 def _classes(data: TrainingData) -> str:
     """The classes, each with its number of training images; of many the largest and the smallest."""
     names = _names(data)
-    counts = np.bincount(data.train.labels[data.train_rows], minlength=len(names)).tolist()
+    labels = data.train.labels[data.train_rows]
+    counts = data.train.task.count(labels, len(names)).tolist()
+    several = _several(labels) if data.train.task.is_multi_label else ""
     if len(names) <= _MOST_CLASSES:
-        return ", ".join(f"{name} ({count:,})" for name, count in zip(names, counts, strict=True))
+        return ", ".join(f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)) + several
     least, most = counts.index(min(counts)), counts.index(max(counts))
-    return f"{len(names):,}, from {names[least]} ({counts[least]:,}) to {names[most]} ({counts[most]:,})"
+    return f"{len(names):,}, from {names[least]} ({counts[least]:,}) to {names[most]} ({counts[most]:,}){several}"
+
+
+def _several(labels: np.ndarray) -> str:
+    """How many classes an image has, of labels uint8 `[N, num_labels]`."""
+    each = labels.sum(axis=1, dtype=np.int64)
+    without = f", {int((each == 0).sum()):,} images with none" if (each == 0).any() else ""
+    return f"; several an image, {each.mean():.3g} in the mean, {each.max()} at most{without}"
 
 
 def _validation(recipe: Recipe, data: TrainingData) -> str:
@@ -112,13 +121,20 @@ def _two_labels(split: ImageSplit, names: Sequence[str]) -> str | None:
     if split.contents is None:
         return None
     firsts = first_copies_of(split.contents)
-    others = np.flatnonzero(split.labels != split.labels[firsts])
+    differs = split.labels != split.labels[firsts]
+    others = np.flatnonzero(differs.reshape(len(differs), -1).any(axis=1))
     if not len(others):
         return None
     row, first = others[0], firsts[others[0]]
+
+    def called(row: int) -> str:
+        label = split.labels[row]
+        classes = [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
+        return "|".join(names[each] for each in classes) or "none"
+
     return (
         f"images of {TRAIN_SPLIT} with another label than an earlier copy: {len(others):,}, such as row {row} "
-        f"({names[split.labels[row]]}) and row {first} ({names[split.labels[first]]})"
+        f"({called(row)}) and row {first} ({called(first)})"
     )
 
 
@@ -131,7 +147,7 @@ def _missing(data: TrainingData) -> Iterator[str]:
     }
     names = _names(data)
     for purpose, labels in purposes.items():
-        absent = np.setdiff1d(np.arange(len(names)), labels).tolist()
+        absent = np.flatnonzero(data.train.task.count(labels, len(names)) == 0).tolist()
         if len(labels) and absent:
             more = f" and {len(absent) - _MOST_NAMES:,} more" if len(absent) > _MOST_NAMES else ""
             yield f"no image {purpose}: {', '.join(names[label] for label in absent[:_MOST_NAMES])}{more}"

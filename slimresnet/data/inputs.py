@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import ViTImageProcessorPil
 
 from modeling_slimresnet import SlimResNetConfig
 from slimresnet.data.loader import TrainingBatch, joined
 from slimresnet.data.sources.decoding import PixelFormat, processor_settings
+from slimresnet.data.task import task_of
 from slimresnet.data.transforms.normalize import normalize
 from slimresnet.data.transforms.resize import resize
 from slimresnet.data.transforms.transform import ImageTransform, LabelTransform, transforms_of
@@ -67,10 +67,11 @@ class TrainingInputs:
             if is_full or change.is_light:
                 pixels = change(pixels, draws)
         pixels = resize(pixels, resolution(self._stages, draws.epoch, self._num_epochs, self._image_size))
-        targets = F.one_hot(labels, self._num_labels).float()
+        task = task_of(labels)
+        targets, chance = task.targets(labels, self._num_labels), task.chance(self._num_labels)
         for mix in self._label_transforms:
             if is_full or mix.is_light:
-                pixels, targets = mix(pixels, targets, draws)
+                pixels, targets = mix(pixels, targets, draws, chance)
         return {"pixel_values": self.normalize(pixels), "labels": targets}
 
     def together(self, group: Sequence[TrainingBatch]) -> list[dict[str, Tensor]]:

@@ -21,7 +21,8 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 
 class TrainingBatch(NamedTuple):
     """
-    Pixels uint8 `[B, C, H, W]` and labels int64 `[B]`, both on the device, and the draws that belong to them.
+    Pixels uint8 `[B, C, H, W]` and labels as `ImageSplit` has them, `[B]` or `[B, num_labels]`, both on the device, and
+    the draws that belong to them.
 
     Where the loader makes copies, B counts them: the images one after another, then all of them again, and so on.
     """
@@ -137,7 +138,7 @@ class TrainingLoader:
         loaded = load_batches(self._split, batches, self._loading)
         for start, rows, (pixels, labels) in zip(starts, batches, loaded, strict=True):
             if self._copies > 1:  # copy after copy: neighbours, which may be mixed, are two images
-                pixels, labels = pixels.repeat(self._copies, 1, 1, 1), labels.repeat(self._copies)
+                pixels, labels = pixels.repeat(self._copies, 1, 1, 1), torch.cat([labels] * self._copies)
             yield TrainingBatch(pixels, labels, Draws(self._seed, epoch, start, rows, self._copies))
 
 
@@ -148,7 +149,7 @@ def evaluation_batches(
     This process's consecutive share of `rows`. Together the processes read each row once, in order of process.
 
     Yields:
-        pixels uint8 `[B, C, H, W]` and labels int64 `[B]` on the device; the last batch may be smaller.
+        pixels uint8 `[B, C, H, W]` and their labels on the device; the last batch may be smaller.
     """
     share = np.array_split(rows, loading.num_processes)[loading.process_index]
     batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
@@ -156,7 +157,7 @@ def evaluation_batches(
 
 
 def load_batches(split: ImageSplit, batches: Sequence[np.ndarray], loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
-    """Reads batches of row numbers; yields pixels uint8 `[B, C, H, W]` and labels int64 `[B]` on the device."""
+    """Reads batches of row numbers; yields pixels uint8 `[B, C, H, W]` and their labels on the device."""
     loader: Iterable[Tensor | DatasetError]
     if not split.images.uses_workers:
         loader = split.images.read(batches)

@@ -32,8 +32,11 @@ def stratified_split(
     Each class keeps a row in the first part. Rows of one picture stay together: all go where the first of them is drawn
     to. Where pictures have copies, the share of the pictures is drawn, and about `size` rows are cut off.
 
+    Where a row may be of several classes, each set of classes that two pictures have counts as a class; the pictures of
+    all other sets count as one class together. Each class keeps a row in the first part all the same.
+
     Args:
-        labels: class numbers, int64 `[num_rows]`.
+        labels: as `ImageSplit` has them.
         size: rows that are cut off; 0 for none. A share is of one row at least. `"auto"` cuts fewer rows, or none,
             where each class is to keep one.
         seed: the cut is a function of `seed`, `labels`, and which `contents` are equal.
@@ -50,6 +53,7 @@ def stratified_split(
     rows = np.arange(len(labels))
     first_copies = rows if contents is None else first_copies_of(contents)
     pictures = np.flatnonzero(first_copies == rows)
+    classes, labels = labels, _strata(labels, pictures)
     spare = len(pictures) - len(np.unique(labels[pictures]))
     wanted = _pictures_to_cut(size, len(rows), len(pictures), AUTO[setting])
     if size == "auto":
@@ -66,6 +70,9 @@ def stratified_split(
     is_cut = is_cut[first_copies]
     for label in np.setdiff1d(labels, labels[~is_cut]):  # a class that has copies of other classes' pictures alone
         is_cut[first_copies == first_copies[labels == label][0]] = False
+    for of_class in classes.T if classes.ndim == 2 else ():  # a class that is in the pictures of rare sets alone
+        if of_class[is_cut].any() and not of_class[~is_cut].any():
+            is_cut[first_copies == first_copies[of_class > 0][0]] = False
     return rows[~is_cut], rows[is_cut]
 
 
@@ -73,6 +80,15 @@ def first_copies_of(contents: np.ndarray) -> np.ndarray:
     """For each row the first row that holds the same picture, int64 `[num_rows]`; `contents` as `ImageSplit` has it."""
     _, firsts, pictures = np.unique(contents, return_index=True, return_inverse=True)
     return firsts[pictures]
+
+
+def _strata(labels: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """What a cut is even by, int64 `[num_rows]`: class numbers, or sets of classes, of which rare ones count as one."""
+    if labels.ndim == 1:
+        return labels
+    _, sets = np.unique(labels, axis=0, return_inverse=True)
+    is_rare = np.bincount(sets[pictures], minlength=sets.max(initial=-1) + 1) < 2
+    return np.where(is_rare[sets], 0, sets + 1)
 
 
 def _pictures_to_cut(size: Size, num_rows: int, num_pictures: int, auto: Auto) -> int:

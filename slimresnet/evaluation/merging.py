@@ -1,5 +1,6 @@
 """Which earlier figures of a folder may stand beside new ones."""
 
+from slimresnet.evaluation.scores import is_scored
 from slimresnet.evaluation.thresholds import is_figure_at_threshold
 
 
@@ -22,5 +23,5 @@ def still_true(before: dict, results: dict) -> dict:
         and name.removesuffix("_tta") not in results
         and not name.startswith(elsewhere)
         and not (name.startswith(scored) and name.endswith("_scaled"))
-        and not any(is_figure_at_threshold(name, prefix) for prefix in scored if f"{prefix}accuracy" in results)
+        and not any(is_figure_at_threshold(name, prefix) for prefix in scored if is_scored(results, prefix))
     }

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from slimresnet.data.loader import Loading, load_batches
 from slimresnet.data.sources.source import ImageSplit
-from slimresnet.run_folder.names import CLASSES_SUFFIX, CONFUSION_MATRIX_SUFFIX, MISTAKES_SUFFIX, RELIABILITY_SUFFIX
+from slimresnet.run_folder.names import (
+    AVERAGE_PRECISION_SUFFIX,
+    CLASSES_SUFFIX,
+    CONFUSION_MATRIX_SUFFIX,
+    MISTAKES_SUFFIX,
+    RELIABILITY_SUFFIX,
+)
 
 # Okabe and Ito's palette, told apart by the colour-blind; line styles and markers say the same once more.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -30,6 +36,10 @@ _AVERAGED = {"color": _VERMILION, "linestyle": "-.", "marker": "^", "label": "va
 _LINES = {
     "loss": [("loss", _TRAIN), ("eval_loss", _VALIDATION), ("eval_loss_ema", _AVERAGED)],
     "accuracy": [("eval_accuracy", _VALIDATION), ("eval_accuracy_ema", _AVERAGED)],
+    "mean average precision": [
+        ("eval_mean_average_precision", _VALIDATION),
+        ("eval_mean_average_precision_ema", _AVERAGED),
+    ],
 }
 _RATES = {  # as `log_history` names them: for people
     "learning_rate": "SGD",
@@ -38,6 +48,7 @@ _RATES = {  # as `log_history` names them: for people
     "learning_rate_norm_bias": "BatchNorm's biases",
 }
 _MOST_CLASSES_WITH_NUMBERS = 20  # of a heat map, beyond which they would not be legible
+_MOST_NAMED = 3  # of the classes of a training image
 _MOST_CLASSES = 50  # of a heat map or of bars whose names are legible
 
 
@@ -65,11 +76,11 @@ def _save(figure: Figure, path: Path) -> None:
 
 def plot_curves(log_history: list[dict], path: Path) -> None:
     """
-    Draws loss and, where there was validation, accuracy over the epochs.
+    Draws loss and, where there was validation, accuracy or mean average precision over the epochs.
 
     Args:
-        log_history: an entry an epoch, with `epoch`, `loss` and maybe `eval_loss` and `eval_accuracy`, 0–1; the names
-            of those of averaged weights end in `_ema`.
+        log_history: an entry an epoch, with `epoch`, `loss` and maybe `eval_loss` and `eval_accuracy` or
+            `eval_mean_average_precision`, 0–1; the names of those of averaged weights end in `_ema`.
         path: of the PNG; its folder is made. Every function of this module writes to such a path.
     """
     panels = {name: [(key, style) for key, style in lines if key in log_history[-1]] for name, lines in _LINES.items()}
@@ -90,11 +101,11 @@ def plot_curves(log_history: list[dict], path: Path) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend()
-        if name == "accuracy":
-            axis.set_ylabel("accuracy")
-            axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        else:
+        if name == "loss":
             axis.set_ylabel("cross entropy (nats)")
+        else:
+            axis.set_ylabel(name)
+            axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     _save(figure, path)
 
 
@@ -168,6 +179,20 @@ def plot_classes(scores: dict[str, list[float]], names: list[str], path: Path) -
     _save(figure, path)
 
 
+def plot_average_precision(values: list[float | None], names: list[str], path: Path) -> None:
+    """Draws a bar of average precision, 0–1, a class, `[num_labels]`; none where it is None."""
+    figure = Figure(figsize=(min(max(8.0, 0.6 * len(names)), 40), 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.bar(np.arange(len(names)), [value or 0 for value in values], 0.6, color=_BLUE, edgecolor="white")
+    _name_ticks(axis.set_xticks, names, rotation=30, ha="right", rotation_mode="anchor")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("average precision")
+    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+    _save(figure, path)
+
+
 def plot_reliability(bins: list[dict], uncalibrated: list[dict] | None, path: Path) -> None:
     """
     Draws accuracy over confidence, and how many samples lie where.
@@ -214,13 +239,16 @@ def plot_mistakes(pixels: Tensor, logits: Tensor, labels: np.ndarray, names: lis
     _contact_sheet(pixels, captions, path, columns=6)
 
 
-def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: list[str], path: Path) -> None:
+def plot_training_samples(
+    before: Tensor, after: Tensor, labels: Tensor, names: list[str], path: Path, floor: float = 0.0
+) -> None:
     """
     Draws training images as they are, and below each what the network sees of it and the label that it gets.
 
     Args:
         before, after: uint8 `[N, C, H, W]`, RGB or grey; H and W may differ between the two.
-        labels: float `[N, num_labels]`, each summing to 1.
+        labels: what is trained on, float `[N, num_labels]`, 0–1.
+        floor: what label smoothing gives to each class.
     """
     columns = 8
     pixels, captions = [], []
@@ -228,8 +256,7 @@ def plot_training_samples(before: Tensor, after: Tensor, labels: Tensor, names: 
         pixels += [*before[start : start + columns], *after[start : start + columns]]
         captions += [""] * len(before[start : start + columns])
         for label in labels[start : start + columns]:
-            largest = label.topk(2)
-            floor = label.min()  # what label smoothing gives to each class
+            largest = label.topk(min(_MOST_NAMED, len(label)))
             captions.append(
                 "\n".join(
                     f"{names[index]} {share:.0%}"
@@ -281,7 +308,8 @@ def split_pictures(
     prefix: str, split: ImageSplit, rows: np.ndarray, logits: Tensor, details: dict
 ) -> dict[str, Callable[[Path], None]]:
     """
-    Confusion matrix, classes, reliability diagram and most confident mistakes of a scored split, for `draw`.
+    Confusion matrix, classes, reliability diagram and most confident mistakes of a scored split, for `draw`; of several
+    classes an image the average precision of each class.
 
     Args:
         prefix: that the names of the files begin with.
@@ -290,6 +318,9 @@ def split_pictures(
         details: as `report_split` gives them.
     """
     names, labels = split.label_names, split.labels[rows]
+    if split.task.is_multi_label:
+        bars = partial(plot_average_precision, details["average_precision"], names)
+        return {f"{prefix}{AVERAGE_PRECISION_SUFFIX}": bars}
     missed = most_confident_mistakes(logits, labels)
 
     def draw_mistakes(path: Path) -> None:

@@ -9,10 +9,10 @@ import evaluate
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimresnet.data.loader import Loading
 from slimresnet.data.sources.source import ImageSplit
+from slimresnet.data.task import MULTI_LABEL, SINGLE_LABEL, TASKS, Task, task_of
 from slimresnet.evaluation.logits import predict_logits
 from slimresnet.evaluation.tta import POLICIES, average
 
@@ -82,12 +82,49 @@ METRICS = {
         uncalibrated=("expected_calibration_error", "bins"),
     ),
 }
-"""Every metric, by the name of its folder in `metrics`. A new one is a folder there, and an entry here."""
+"""Metrics of one class an image, by the name of the folder in `metrics`. A new one is a folder there, and an entry."""
+
+AT_THRESHOLD = "classes_at_threshold"
+MULTI_LABEL_METRICS = {
+    "multi_label": Metric(
+        shown={
+            "mean_average_precision": Score("Mean average precision", "mean_average_precision", "mAP"),
+            "loss": Score("Binary cross entropy", "loss", "binary cross entropy", ".4f"),
+        },
+        renamed={},
+        uncalibrated=("loss",),
+    ),
+    AT_THRESHOLD: Metric(
+        shown={
+            "micro_f1": Score("Micro F1", "f1", "micro F1"),
+            "macro_f1": Score("Macro F1", "f1", "macro F1"),
+            "exact_match": Score("Exact matches", "accuracy", "exact matches"),
+        },
+        renamed={},
+    ),
+}
+"""Metrics of images that may be of several classes. Those of `AT_THRESHOLD` need one, which validation gives."""
 
 
-def shown_scores() -> dict[str, Score]:
+def metrics_of(task: Task) -> dict[str, Metric]:
+    """The metrics of a task, by the names of their folders."""
+    return MULTI_LABEL_METRICS if task.is_multi_label else METRICS
+
+
+def task_of_results(results: dict) -> Task:
+    """The task whose scores `all_results.json` has."""
+    is_multi_label = any(name.endswith(f"_{MULTI_LABEL.main_score}") for name in results)
+    return MULTI_LABEL if is_multi_label else SINGLE_LABEL
+
+
+def is_scored(results: dict, prefix: str) -> bool:
+    """Whether `all_results.json` has the main score of the rows that a prefix, with its `_`, names."""
+    return any(f"{prefix}{task.main_score}" in results for task in TASKS)
+
+
+def shown_scores(task: Task) -> dict[str, Score]:
     """The scores that a model card shows, by name."""
-    return {name: score for metric in METRICS.values() for name, score in metric.shown.items()}
+    return {name: score for metric in metrics_of(task).values() for name, score in metric.shown.items()}
 
 
 def is_shown(score: Score, results: dict, prefix: str) -> bool:
@@ -98,10 +135,10 @@ def is_shown(score: Score, results: dict, prefix: str) -> bool:
     return smallest is not None and largest is not None and largest >= UNEVEN * smallest
 
 
-def measure(name: str, logits: Tensor, labels: np.ndarray) -> dict:
-    """What a metric of `METRICS` says of logits `[N, num_labels]` and class numbers `[N]`."""
+def measure(name: str, logits: Tensor, labels: np.ndarray, **settings: float) -> dict:
+    """What a metric says of logits `[N, num_labels]` and labels as `ImageSplit` has them; `settings` are its own."""
     # Not `compute`: it carries every number through Arrow, which took fifteen times as long as the metric itself.
-    return _metric(name)._compute(logits.numpy(), labels)
+    return _metric(name)._compute(logits.numpy(), labels, **settings)
 
 
 @cache
@@ -111,7 +148,7 @@ def _metric(name: str) -> evaluate.Metric:
 
 def score_logits(logits: Tensor, labels: np.ndarray, temperature: float | None = None) -> tuple[dict, dict]:
     """
-    Scores and details of logits `[N, num_labels]` against class numbers `[N]`.
+    Scores and details of logits `[N, num_labels]` against labels as `ImageSplit` has them, but for those at thresholds.
 
     Args:
         temperature: above 0, what the network's head was divided by; None where it was not.
@@ -121,7 +158,9 @@ def score_logits(logits: Tensor, labels: np.ndarray, temperature: float | None =
         diagram. Of a head that was divided, also what its logits say before that, under names in `_uncalibrated`.
     """
     scores, details = {}, {}
-    for name, metric in METRICS.items():
+    for name, metric in metrics_of(task_of(labels)).items():
+        if name == AT_THRESHOLD:  # `thresholds.figures_at` has it
+            continue
         measured = {"": measure(name, logits, labels)}
         if metric.uncalibrated and temperature is not None:
             before = measure(name, logits * temperature, labels)
@@ -144,7 +183,7 @@ def report_split(
     Args:
         prefix: prefix of the names of the scores: `eval` for validation, else the split's name.
         logits: logits of the original and of every view of the policy, `[N, num_labels]` each.
-        labels: class numbers, int64 `[N]`.
+        labels: as `ImageSplit` has them.
         policy: the test-time augmentation. Scores with it end in `_tta`, beside those without.
         temperature: as in `score_logits`.
 
@@ -154,7 +193,7 @@ def report_split(
     """
     scores, details = score_logits(logits["original"], labels, temperature)
     results = {f"{prefix}_{name}": value for name, value in scores.items()}
-    counts = np.bincount(labels, minlength=logits["original"].shape[1])
+    counts = task_of(labels).count(labels, logits["original"].shape[1])
     results |= {f"{prefix}_samples": len(labels), f"{prefix}_tta": policy}
     results |= {
         f"{prefix}_smallest_class_samples": int(counts.min()),
@@ -177,13 +216,18 @@ def score(
 ) -> dict[str, float]:
     """
     What validation says of a model: the mean cross entropy (`loss`, in nats), `accuracy`, `balanced_accuracy` and
-    `macro_f1` (0–1). Arguments as `predict_logits`.
+    `macro_f1` (0–1); of several classes an image the mean binary cross entropy and `mean_average_precision`. Arguments
+    as `predict_logits`.
     """
     logits = predict_logits(model, split, rows, loading, batch_size=batch_size, normalize=normalize)["original"]
     labels = torch.from_numpy(split.labels[rows])
+    loss = split.task.loss(logits.double(), labels).item()
+    if split.task.is_multi_label:
+        name = split.task.main_score
+        return {"loss": loss, name: measure("multi_label", logits, split.labels[rows])[name]}
     of_classes = measure("per_class", logits, split.labels[rows])
     return {
-        "loss": F.cross_entropy(logits.double(), labels).item(),
+        "loss": loss,
         "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
         **{name: value for name, value in of_classes.items() if isinstance(value, float)},
     }

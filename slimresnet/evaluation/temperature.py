@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn import functional as F
+
+from slimresnet.data.task import task_of
 
 SEARCHED_TEMPERATURES = (0.05, 20.0)
 """The range that a temperature is sought in."""
@@ -14,11 +15,11 @@ LEAST_IMAGES = 50
 
 def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
     """
-    The temperature, within `SEARCHED_TEMPERATURES`, that makes the cross entropy least (Guo et al., 2017, section 4.2).
+    The temperature, within `SEARCHED_TEMPERATURES`, that makes the task's loss least (Guo et al., 2017, section 4.2).
 
     Args:
         logits: logits of held-out images, float `[N, num_labels]`.
-        labels: class numbers, int64 `[N]`.
+        labels: as `ImageSplit` has them.
 
     Returns:
         The temperature; None where there are fewer images than `LEAST_IMAGES`, or the loss is least at an end of the
@@ -26,10 +27,10 @@ def fit_temperature(logits: Tensor, labels: np.ndarray) -> float | None:
     """
     if len(labels) < LEAST_IMAGES:
         return None
-    targets = torch.from_numpy(labels)
+    targets, task = torch.from_numpy(labels), task_of(labels)
 
     def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits.double() / np.exp(log_temperature), targets).item()
+        return task.loss(logits.double() / np.exp(log_temperature), targets).item()
 
     bounds = tuple(np.log(SEARCHED_TEMPERATURES))
     best = float(minimize_scalar(loss, bounds=bounds, method="bounded").x)

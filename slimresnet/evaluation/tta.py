@@ -5,9 +5,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimresnet.data.task import task_of
 from slimresnet.data.transforms.gaussian_blur import gaussian_blur
 
 View = Callable[[Tensor], Tensor]
@@ -89,7 +91,7 @@ def views_of(*policies: str) -> list[str]:
 
 def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str, float]:
     """
-    Accuracy, 0–1, of each policy, and of `paper` with each of its views left out.
+    The main score of the task, 0–1, of each policy, and of `paper` with each of its views left out.
 
     Args:
         logits: logits of every view that a policy uses, `[N, num_labels]` each.
@@ -98,7 +100,14 @@ def compare_policies(logits: dict[str, Tensor], labels: np.ndarray) -> dict[str,
     for left_out in POLICIES["paper"]:
         others = [name for name in POLICIES["paper"] if name != left_out]
         contenders[f"paper without {left_out}"] = dict.fromkeys(others, 1 / len(others))
-    return {name: accuracy(logits, policy, labels) for name, policy in contenders.items()}
+    quality = _mean_average_precision if task_of(labels).is_multi_label else accuracy
+    return {name: quality(logits, policy, labels) for name, policy in contenders.items()}
+
+
+def _mean_average_precision(logits: dict[str, Tensor], policy: dict[str, float], labels: np.ndarray) -> float:
+    averaged, there = average(logits, policy).numpy(), labels.any(axis=0)
+    each = [average_precision_score(labels[:, number], averaged[:, number]) for number in np.flatnonzero(there)]
+    return float(np.mean(each)) if each else 0.0
 
 
 def accuracy(logits: dict[str, Tensor], policy: dict[str, float], labels: np.ndarray) -> float:
@@ -106,6 +115,6 @@ def accuracy(logits: dict[str, Tensor], policy: dict[str, float], labels: np.nda
     return float((average(logits, policy).argmax(dim=1).numpy() == labels).mean())
 
 
-def best_policy(accuracies: dict[str, float]) -> str:
-    """The most accurate of the policies; of equal ones the one with the fewest views."""
-    return max(POLICIES, key=lambda name: (accuracies[name], -len(POLICIES[name])))
+def best_policy(scores: dict[str, float]) -> str:
+    """The policy with the best score; of equal ones the one with the fewest views."""
+    return max(POLICIES, key=lambda name: (scores[name], -len(POLICIES[name])))

@@ -35,13 +35,19 @@ def generated_pixels(count: int, height: int, width: int) -> Tensor:
 
 @torch.inference_mode()
 def compare(
-    format: ExportedFormat, module: LogitsOfPixels, file: Path, batches: Sequence[Tensor], images: str
+    format: ExportedFormat,
+    module: LogitsOfPixels,
+    file: Path,
+    batches: Sequence[Tensor],
+    images: str,
+    given_from: float | None = None,
 ) -> dict[str, float | str]:
     """
     Compares the logits of a file with those of the network on batches of `pixel_values`.
 
     Args:
         images: a name for the images, for messages, such as `GENERATED_IMAGES`.
+        given_from: as in `agreement`.
 
     Returns:
         As `agreement`.
@@ -53,19 +59,24 @@ def compare(
     run_file = format.open_file(file)
     expected, logits = (torch.cat([network(batch) for batch in batches]) for network in (module, run_file))
     check_finite(expected, [f"number {number} of {len(expected)} {images}" for number in range(1, len(expected) + 1)])
-    return agreement(format, logits, expected, images)
+    return agreement(format, logits, expected, images, given_from)
 
 
-def agreement(format: ExportedFormat, logits: Tensor, expected: Tensor, images: str) -> dict[str, float | str]:
+def agreement(
+    format: ExportedFormat, logits: Tensor, expected: Tensor, images: str, given_from: float | None = None
+) -> dict[str, float | str]:
     """
     How far logits `[N, num_labels]` of a format's file are from those of the network on the same images.
 
     Args:
         expected: the network's logits, finite.
         images: a name for the images, for messages, such as `GENERATED_IMAGES`.
+        given_from: the logit from which an image of several classes is given a class; None for the class of the largest
+            logit alone.
 
     Returns:
-        `checked_on`, `checked_images`, `largest_logit`, `largest_difference`, and `same_class`, a share of the images.
+        `checked_on`, `checked_images`, `largest_logit`, `largest_difference`, and `same_class`, the share of the images
+        that are given the same class, or the same classes.
 
     Raises:
         ExportError: the format's `check` finds the logits too far apart, or `logits` are not finite.
@@ -77,17 +88,21 @@ def agreement(format: ExportedFormat, logits: Tensor, expected: Tensor, images: 
             "network's are finite; nothing was written. Numbers in between are too large for this form: use the "
             "network itself."
         )
-    format.check(format.file, logits, expected, images)
+    format.check(format.file, logits, expected, images, given_from)
+    if given_from is None:
+        same_class = logits.argmax(dim=1) == expected.argmax(dim=1)
+    else:
+        same_class = ((logits >= given_from) == (expected >= given_from)).all(dim=1)
     return {
         "checked_on": images,
         "checked_images": len(expected),
         "largest_logit": expected.abs().max().item(),
         "largest_difference": (logits - expected).abs().max().item(),
-        "same_class": (logits.argmax(dim=1) == expected.argmax(dim=1)).double().mean().item(),
+        "same_class": same_class.double().mean().item(),
     }
 
 
-def check_rounding(name: str, logits: Tensor, expected: Tensor, images: str) -> None:
+def check_rounding(name: str, logits: Tensor, expected: Tensor, images: str, given_from: float | None = None) -> None:
     """
     Checks that float32 logits equal the network's but for rounding.
 
@@ -96,6 +111,7 @@ def check_rounding(name: str, logits: Tensor, expected: Tensor, images: str) -> 
         logits: the file's logits, `[N, num_labels]`.
         expected: the network's logits on the same images, finite.
         images: a name for the images, for messages.
+        given_from: as in `agreement`; rounding is the same wherever that lies.
 
     Raises:
         ExportError: a logit differs by more than rounding explains.

@@ -136,7 +136,8 @@ class ExportedFormat(Format):
         write: makes the file, and returns further facts for `exports.json`; None where another format makes the file.
         packages_to_write: pip packages that `write` needs.
         check: raises `ExportError` where logits `[N, num_labels]` are too far from the network's. Its arguments are the
-            file's name, the logits, the network's, and what the images are.
+            file's name, the logits, the network's, what the images are, and the logit from which a class is given,
+            as in `agreement`.
         is_calibrated: whether `write` needs training images. The file is then checked on other training images.
         holds_code: whether a file may bring code, so that opening it needs the user's trust.
         js_dtype: the dtype by which transformers.js finds the file; None where it does not.
@@ -148,7 +149,7 @@ class ExportedFormat(Format):
     packages: tuple[str, ...] = ()
     write: Callable[[Source, Path], dict[str, int]] | None = None
     packages_to_write: tuple[str, ...] = ()
-    check: Callable[[str, Tensor, Tensor, str], None]
+    check: Callable[[str, Tensor, Tensor, str, float | None], None]
     is_calibrated: bool = False
     holds_code: bool = False
     js_dtype: str | None = None

@@ -79,25 +79,32 @@ class _Reader:
         return None if start is None else {"pixel_values": self._pixel_values[start : start + _AVERAGED_OVER]}
 
 
-def check_classes(name: str, logits: Tensor, expected: Tensor, images: str) -> None:
+def check_classes(name: str, logits: Tensor, expected: Tensor, images: str, given_from: float | None = None) -> None:
     """
     Checks that a file gives the network's classes.
 
-    Two classes whose logits lie within rounding of each other are a tie, where either will do.
+    Two classes whose logits lie within rounding of each other are a tie, where either will do. Where an image may be of
+    several classes, each class counts by itself, and a logit within rounding of `given_from` is a tie.
 
     Args:
         name: name of the file, for messages.
         logits: the file's logits, `[N, num_labels]`.
         expected: the network's logits on the same images, finite.
         images: a name for the images, for messages.
+        given_from: as in `agreement`.
 
     Raises:
         ExportError: too many images get another class.
     """
     highest = expected.max(dim=1).values
-    chosen = expected.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
     apart = (highest - expected.min(dim=1).values).max()
-    matching = (highest - chosen <= ROUNDING * apart).double().mean().item()
+    if given_from is None:
+        chosen = expected.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
+        agrees = highest - chosen <= ROUNDING * apart
+    else:
+        is_tie = (expected - given_from).abs() <= ROUNDING * apart
+        agrees = is_tie | ((logits >= given_from) == (expected >= given_from))
+    matching = agrees.double().mean().item()
     if matching < SMALLEST_SHARE:
         raise ExportError(
             f"{name} disagrees with the network: another class for {1 - matching:.2%} of {len(expected)} {images}, but "

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
+from slimresnet.data.task import PROBLEM_TYPES
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.image_processor import ImageProcessing, processing_of
 from slimresnet.hub_errors import explain_hub_error
@@ -123,7 +124,7 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
 
     Raises:
         ModelError: the weights cannot be loaded, do not fit the config, or hold NaN or infinity; or the network does
-            not choose one class.
+            not give classes to an image.
     """
     file = folder / WEIGHTS_NAME
     if not file.is_file():
@@ -156,10 +157,10 @@ def load_model(folder: Path) -> SlimResNetForImageClassification:
             f"MODEL {folder} has weights that are NaN or infinite in {len(broken)} of its tensors, the first is "
             f"{broken[0]}: restore model.safetensors from a copy, or train anew with a lower --learning_rate."
         )
-    if model.config.problem_type not in (None, "single_label_classification"):
+    if model.config.problem_type not in (None, *PROBLEM_TYPES):
         raise ModelError(
-            f"MODEL {folder} does not choose one class for an image: its problem_type is {model.config.problem_type}. "
-            "Give a folder that train.py wrote."
+            f"MODEL {folder} gives an image no classes: its problem_type is {model.config.problem_type}. Give a folder "
+            "that train.py wrote."
         )
     return model
 

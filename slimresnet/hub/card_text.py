@@ -8,9 +8,11 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
+from slimresnet.data.task import task_of_network
 from slimresnet.data.transforms.transform import overlapping_augmentations
 from slimresnet.evaluation.flops import multiply_adds
 from slimresnet.evaluation.rows import TEST_PREFIX
+from slimresnet.evaluation.scores import shown_scores
 from slimresnet.evaluation.tta import POLICIES
 from slimresnet.formats.registry import formats_of
 from slimresnet.formats.trained import label_names
@@ -26,12 +28,14 @@ from slimresnet.hub.run_facts import (
     num_held_out,
     own_results,
     scored_prefixes,
+    threshold_of_classes,
     training_facts,
 )
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.settings import VALIDATION_SPLIT, Recipe
 from slimresnet.run_folder.changes import is_written_here
 from slimresnet.run_folder.names import (
+    AVERAGE_PRECISION_SUFFIX,
     CLASSES_SUFFIX,
     CONFIG_NAME,
     CONFUSION_MATRIX_SUFFIX,
@@ -62,6 +66,7 @@ _PICTURES = {
     f"{TEST_PREFIX}{CLASSES_SUFFIX}": "Precision, recall and F1 of each class",
     f"{TEST_PREFIX}{RELIABILITY_SUFFIX}": "Accuracy over confidence",
     f"{TEST_PREFIX}{MISTAKES_SUFFIX}": "The most confident mistakes",
+    f"{TEST_PREFIX}{AVERAGE_PRECISION_SUFFIX}": "Average precision of each class",
     TRAINING_SAMPLES_PICTURE: "Training images, and what the network sees of them",
 }
 _CORRUPTIONS_NAME = f"{TEST_PREFIX}{CORRUPTIONS_SUFFIX}"
@@ -84,6 +89,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
     if recipe:
         license = recipe.license
     results, others = own_results(folder, recipe)
+    task = task_of_network(SlimResNetConfig.from_pretrained(folder))
     dataset, is_local = results.get("train_dataset"), results.get("train_dataset_is_local")
     started_from = results.get("train_started_from")
     metadata = ModelCardData(
@@ -94,7 +100,7 @@ def render_model_card(folder: Path, name: str, license: str | None = None) -> st
         tags=["slimresnet", "resnet", "image-classification", "pytorch"],
         base_model=started_from if started_from and results.get("train_started_from_is_local") is False else None,
         datasets=[dataset] if dataset and is_local is False else None,
-        metrics=["accuracy"] if recipe or results else None,
+        metrics=[shown_scores(task)[task.main_score].hub_metric] if recipe or results else None,
         eval_results=eval_results(folder) or None,
     )
     card = ModelCard.from_template(
@@ -134,6 +140,8 @@ def _of_network(folder: Path) -> dict[str, Any]:
     return {
         "image_size": config.image_size,
         "num_channels": config.num_channels,
+        "is_multi_label": task_of_network(config).is_multi_label,
+        "main_score": task_of_network(config).main_score.replace("_", " "),
         "num_labels": config.num_labels,
         "label_names": [as_text(each) for each in names] if len(names) <= 20 else None,
         "num_parameters": num_parameters,
@@ -155,6 +163,7 @@ def _of_scores(folder: Path, results: dict, recipe: Recipe | None, others: tuple
         "num_held_out": recipe and num_held_out(results, recipe),
         "validation_split": VALIDATION_SPLIT,
         "chosen": recipe and chosen_together(results, recipe),
+        "threshold_of_classes": threshold_of_classes(results),
         "answers_at_thresholds": answers_at_thresholds(results),
         "precisions": {
             title: results[f"{prefix}_precision"]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from slimresnet.evaluation.scores import is_shown, shown_scores
+from slimresnet.data.task import Task
+from slimresnet.evaluation.scores import is_shown, shown_scores, task_of_results
 from slimresnet.hub.run_facts import own_results, scored_prefixes
 from slimresnet.hub.shared_recipe import shared_recipe
 from slimresnet.recipe.settings import TRAIN_SPLIT, Recipe
@@ -18,12 +19,13 @@ def eval_results(folder: Path) -> list[EvalResult]:
     """
     recipe = shared_recipe(folder)
     results, _ = own_results(folder, recipe)
-    entries, scores = [], shown_scores()
+    task = task_of_results(results)
+    entries, scores = [], shown_scores(task)
     for prefix in scored_prefixes(results, recipe):
         if f"{prefix}_dataset" not in results:
             continue
         dataset = results[f"{prefix}_dataset"]
-        for key, (metric, title) in _entries().items():
+        for key, (metric, title) in _entries(task).items():
             value, rows = results.get(f"{prefix}_{key}"), _rows_scored(results, prefix, key, recipe)
             if value is None or rows is None or (key.endswith("_tta") and f"{prefix}_tta" not in results):
                 continue
@@ -48,12 +50,13 @@ def eval_results(folder: Path) -> list[EvalResult]:
     return entries
 
 
-def _entries() -> dict[str, tuple[str, str]]:
+def _entries(task: Task) -> dict[str, tuple[str, str]]:
     """Name in `all_results.json`: name in the Hub's list of metrics, name for people."""
-    shown = {name: (score.hub_metric, score.title) for name, score in shown_scores().items()}
+    shown = {name: (score.hub_metric, score.title) for name, score in shown_scores(task).items()}
+    metric, title = shown[task.main_score]
     return {
-        "accuracy": shown["accuracy"],
-        "accuracy_tta": ("accuracy", "Accuracy with test-time augmentation ({tta})"),
+        task.main_score: (metric, title),
+        f"{task.main_score}_tta": (metric, f"{title} with test-time augmentation ({{tta}})"),
         **shown,
         "corruption_accuracy": ("accuracy", "Mean accuracy under 15 corruptions of 5 severities, frost: {frost}"),
     }

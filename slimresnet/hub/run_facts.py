@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, VALIDATION_SIZE
-from slimresnet.evaluation.thresholds import PRECISIONS
+from slimresnet.evaluation.scores import is_scored, task_of_results
+from slimresnet.evaluation.thresholds import F1, PRECISIONS
 from slimresnet.formats.registry import formats_of
 from slimresnet.hub.markdown import as_text
 from slimresnet.recipe.settings import Recipe
@@ -59,7 +60,7 @@ def scored_prefixes(results: dict, recipe: Recipe | None) -> dict[str, str]:
     return {
         prefix: f"{as_text(results[f'{prefix}_split'])} of {as_text(results[f'{prefix}_dataset'])}"
         for prefix in prefixes
-        if f"{prefix}_split" in results and f"{prefix}_accuracy" in results
+        if f"{prefix}_split" in results and is_scored(results, f"{prefix}_")
     }
 
 
@@ -77,13 +78,27 @@ def answers_at_thresholds(results: dict) -> list[str]:
     return clauses
 
 
+def threshold_of_classes(results: dict) -> tuple[float, int | None] | None:
+    """
+    The probability from which an image of several classes is given a class, and how many held-out images gave it.
+
+    The number is None where no images were held out; all is None where an image has one class.
+    """
+    threshold = results.get(f"{HELD_OUT_PREFIX}_threshold_{F1}")
+    if threshold is not None:
+        return threshold, results.get(f"{HELD_OUT_PREFIX}_samples")
+    threshold = results.get(f"{TEST_PREFIX}_threshold_{F1}")
+    return None if threshold is None else (threshold, None)
+
+
 def chosen_together(results: dict, recipe: Recipe) -> list[str]:
     """What a run chose on its held-out images, for people."""
     choices = [each for each in results.get("eval_chose", "").split(", ") if each not in ("", _OF_EARLIER_VERSIONS)]
     policy = _chosen_tta(results, recipe)
     tta = f", `{policy}`" if policy else ""
     best_by = recipe.metric_for_best_model
-    score = "" if best_by == Recipe.metric_for_best_model else f" (by {best_by.replace('_', ' ')})"
+    is_usual = best_by in (Recipe.metric_for_best_model, task_of_results(results).main_score)
+    score = "" if is_usual else f" (by {best_by.replace('_', ' ')})"
     words = {choice: text.format(tta=tta, score=score) for choice, text in _CHOICES.items()}
     return [words.get(choice, as_text(choice)) for choice in choices]
 
@@ -107,13 +122,13 @@ def calibration_clause(results: dict) -> str:
 
 
 def facts_of_exports(folder: Path, results: dict) -> list[dict]:
-    """Facts of each file that export.py made: those of `exports.json`, and the test accuracy by backend, if known."""
-    rows = []
+    """Facts of each file that export.py made: those of `exports.json`, and the main test score by backend, if known."""
+    rows, score = [], task_of_results(results).main_score
     for name, facts in read_json(folder / EXPORTS_NAME).items():
         accuracies = {
-            each.backend: results[f"{TEST_PREFIX}_{each.scored_as}_accuracy"]
+            each.backend: results[f"{TEST_PREFIX}_{each.scored_as}_{score}"]
             for each in formats_of(name)
-            if f"{TEST_PREFIX}_{each.scored_as}_accuracy" in results
+            if f"{TEST_PREFIX}_{each.scored_as}_{score}" in results
         }
         rows.append({**facts, "file": name, "accuracies": accuracies})
     return rows

@@ -74,7 +74,11 @@ class Recipe:
         "data", None, "Column of the images; by default the only column that holds some.", affects=None
     )
     label_column_name: str | None = _setting(
-        "data", None, "Column of the labels; by default the only ClassLabel, or else of text or numbers.", affects=None
+        "data",
+        None,
+        "Column of the labels; by default the only ClassLabel, or else of text or numbers. A column of lists gives an "
+        "image several classes, and so do a,b,c, columns of 0 and 1 that are called as the classes.",
+        affects=None,
     )
     test_split: str = _setting("data", "test", "Split that the finished model is scored on, once.", affects=None)
     test_size: int | float | Literal["auto"] = _setting(
@@ -437,7 +441,7 @@ class Recipe:
     tta: Literal["auto", "none", "flip", "flip_shift", "paper"] = _setting(
         "evaluation",
         "auto",
-        "Test-time augmentation to score with. auto: the policy that is best on validation.",
+        "Test-time augmentation to score with. auto: the policy that is best on validation, none for fewer than 50 images.",
         affects=None,
     )
     temperature: float | None = _setting(
@@ -482,11 +486,14 @@ class Recipe:
     load_best_model_at_end: bool = _setting(
         "optimisation", False, "Keep the weights of the epoch that is best on validation, not the last."
     )
-    metric_for_best_model: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = _setting(
-        "optimisation",
-        "accuracy",
-        "Score on validation that says which epoch is best, and whether training still improves. balanced_accuracy, "
-        "the mean recall of the classes, and macro_f1 count all classes alike.",
+    metric_for_best_model: Literal["accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "loss"] = (
+        _setting(
+            "optimisation",
+            "accuracy",
+            "Score on validation that says which epoch is best, and whether training still improves. "
+            "balanced_accuracy, the mean recall of the classes, and macro_f1 count all classes alike. Images of "
+            "several classes have mean_average_precision, their default, and loss.",
+        )
     )
     early_stopping_patience: int | None = _setting(
         "optimisation",

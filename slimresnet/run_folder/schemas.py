@@ -64,12 +64,13 @@ class Schema(NamedTuple):
     required: tuple[str, ...] = ()
 
 
-_FIGURES = r"accuracy|accuracy_low|accuracy_high|macro_f1|(loss|expected_calibration_error)(_uncalibrated)?"
+_FIGURES = r"accuracy|accuracy_low|accuracy_high|m(acro|icro)_f1|mean_average_precision|exact_match|threshold_f1"
+_CALIBRATED = r"(loss|expected_calibration_error)(_uncalibrated)?"
 _RESULTS = Schema(
     {
         "calibration_temperature": TEMPERATURE,
         "calibration_source": SOURCE,
-        rf"epoch|total_flos|.*_({_FIGURES})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
+        rf"epoch|total_flos|.*_({_FIGURES}|{_CALIBRATED})(_tta)?|.*_(runtime|samples_per_second)": NUMBER,
         r"train_(validation|test)_size|train_(started_from|teacher)_saw_held_out": COUNT,
         r".*_(samples|num_rows|times_scored|num_processes|corruptions|teacher_parameters)": COUNT,
         r".*_(dataset|split|fingerprint|precision|frost|device|chose|teacher|started_from|started_from_digest)": TEXT,

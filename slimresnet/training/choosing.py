@@ -11,7 +11,7 @@ from modeling_slimresnet import SlimResNetForImageClassification
 from slimresnet.data.opening import TrainingData
 from slimresnet.evaluation.rows import HELD_OUT_PREFIX, TEST_PREFIX, TIMES_SCORED, ScoredRows, rows_of_run
 from slimresnet.evaluation.scores import report_split
-from slimresnet.evaluation.temperature import fit_temperature
+from slimresnet.evaluation.temperature import LEAST_IMAGES, fit_temperature
 from slimresnet.evaluation.thresholds import choose_thresholds, figures_at, thresholds_of
 from slimresnet.evaluation.tta import POLICIES, best_policy, compare_policies, views_of
 from slimresnet.formats.trained import fold_batchnorm
@@ -99,17 +99,19 @@ def _choose(
         given: a temperature that is not to be fitted.
         has_seen: as in `score_finished`.
     """
+    labels = data.validation.labels[data.validation_rows]
+    # Of fewer images one policy or another is ahead by chance.
+    tta = "none" if recipe.tta == "auto" and len(labels) < LEAST_IMAGES else recipe.tta
     is_chosen = {
         "epoch": recipe.load_best_model_at_end,
         "end": recipe.early_stopping_patience is not None,
-        "tta": recipe.tta == "auto",
+        "tta": tta == "auto",
     }
-    labels = data.validation.labels[data.validation_rows]
-    contenders = list(POLICIES) if recipe.tta == "auto" else [recipe.tta]
+    contenders = list(POLICIES) if tta == "auto" else [tta]
     logits = predict(data.validation, data.validation_rows, views=views_of(*contenders))
-    accuracies = compare_policies(logits, labels) if recipe.tta == "auto" else None
+    accuracies = compare_policies(logits, labels) if tta == "auto" else None
     fitted = given if given or has_seen else _fit(logits["original"], labels)
-    chosen = Chosen(best_policy(accuracies) if accuracies else recipe.tta, fitted)
+    chosen = Chosen(best_policy(accuracies) if accuracies else tta, fitted)
     if chosen.temperature:  # as the divided head gives them
         logits = {view: each / chosen.temperature for view, each in logits.items()}
     results, details = report_split(HELD_OUT_PREFIX, logits, labels, policy=chosen.tta, temperature=chosen.temperature)

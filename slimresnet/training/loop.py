@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from slimresnet.data.feed import training_inputs
+from slimresnet.data.task import TASKS
 from slimresnet.recipe.settings import Recipe
 from slimresnet.training.averaged_weights import AveragedWeights
 from slimresnet.training.averaging import prepare_network
@@ -237,10 +238,11 @@ def stops_early(recipe: Recipe, progress: Progress) -> bool:
 
 def _describe(entry: dict[str, float], best_by: str) -> str:
     text = f"loss {entry['loss']:.4f}, learning rate {entry['learning_rate']:.4g}"
-    if "eval_accuracy" in entry:
-        shown = dict.fromkeys(["accuracy", *([best_by] if best_by != "loss" else [])])
+    main = next((task.main_score for task in TASKS if f"eval_{task.main_score}" in entry), None)
+    if main:
+        shown = dict.fromkeys([main, *([best_by] if best_by != "loss" else [])])
         scores = [f"{name.replace('_', ' ')} {entry[f'eval_{name}']:.2%}" for name in shown]
         text += f", validation loss {entry['eval_loss']:.4f}, {', '.join(scores)}"
-    if "eval_accuracy_ema" in entry:
-        text += f" (averaged weights {entry['eval_accuracy_ema']:.2%})"
+    if f"eval_{main}_ema" in entry:
+        text += f" (averaged weights {entry[f'eval_{main}_ema']:.2%})"
     return f"{text}, {entry['train_samples_per_second']:.0f} images/s, {entry['data_time']:.1%} waiting for data"

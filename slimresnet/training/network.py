@@ -8,6 +8,7 @@ from torch import nn
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.luma import luma_of
+from slimresnet.data.task import PROBLEM_TYPES
 from slimresnet.recipe.checks import RecipeError, words
 from slimresnet.recipe.plan import Plan
 from slimresnet.recipe.reading import find_network
@@ -46,11 +47,8 @@ def load_network_config(recipe: Recipe) -> SlimResNetConfig:
         config = SlimResNetConfig(**{field: content[field] for field in content.keys() & described})
         if config.num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 3 for RGB images or 1 for grey ones, got {config.num_channels}")
-        if config.problem_type != "single_label_classification":
-            raise ValueError(
-                f"problem_type must be single_label_classification, because a label here is one class, got "
-                f"{config.problem_type}"
-            )
+        if config.problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type must be {' or '.join(PROBLEM_TYPES)}, got {config.problem_type}")
         if content.get("id2label") and content.get("num_labels") not in (None, len(content["id2label"])):
             raise ValueError(f"num_labels is {content['num_labels']}, but id2label names {len(content['id2label'])}")
         return config

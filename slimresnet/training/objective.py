@@ -19,7 +19,7 @@ Objective = Callable[[dict[str, Tensor]], Callable[[nn.Module], Tensor]]
 
 
 def of_labels(inputs: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
-    """The network's own loss: cross entropy with `labels`."""
+    """The network's own loss with `labels`: cross entropy, or binary cross entropy where its config says so."""
     return lambda network: network(**inputs).loss
 
 

@@ -46,7 +46,7 @@ class Pretrained:
     resize_mode: ResizeMode | None
 
     def new_config(self) -> SlimResNetConfig:
-        """The config of a network of the same layers, for one class an image."""
+        """The config of a network of the same layers, for one class an image until the data says otherwise."""
         fields = {name: getattr(self.network.config, name) for name in SlimResNetConfig.__annotations__}
         return SlimResNetConfig(**fields | {"problem_type": "single_label_classification"})
 

@@ -30,6 +30,7 @@ from slimresnet.training.initialization import WHITENING_IMAGES, whiten_stem
 from slimresnet.training.network import build_network, fit_config, fit_normalization, load_network_config
 from slimresnet.training.pretrained import Pretrained, as_it_sees, open_pretrained
 from slimresnet.training.seen import SeenHeldOut, find_seen
+from slimresnet.training.several_classes import fit_task
 from slimresnet.training.state.fingerprint import RunFingerprint
 from slimresnet.training.state.progress import Progress
 
@@ -168,6 +169,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         accelerator.device, accelerator.process_index, accelerator.num_processes, recipe.dataloader_num_workers
     )
     data = open_data(recipe, loading, pixel_format_of(recipe, config))
+    recipe = fit_task(recipe, config, data.train)
     batch = batch_sizes(recipe, accelerator.num_processes, len(data.train_rows))
     _check_validation(recipe, data)
     class_weights = open_class_weights(recipe, data)
@@ -176,10 +178,7 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
     loader = build_training_loader(recipe, data, loading, batch.per_device)
     plan = make_plan(recipe, accelerator, why_precision, config, batch, loader.steps_per_epoch)
     progress = Progress(plan.steps_per_epoch, plan.max_steps)
-    model = build_network(plan, config, data.train.label_names).to(accelerator.device)
-    if pretrained:
-        pretrained.load_into(model, data.train.label_names)
-    freeze_parts(model, frozen)
+    model = _first_network(plan, config, data, pretrained, frozen).to(accelerator.device)
     inputs = TrainingInputs(recipe, config, progress.num_epochs)
     if recipe.stem_initialization == "whitening" and checkpoint is None:
         _whiten(model, data, loading, inputs)
@@ -207,6 +206,17 @@ def prepare_run(recipe: Recipe, output_dir: Path, checkpoints_dir: Path) -> Run:
         twin=twin,
         seen=seen,
     )
+
+
+def _first_network(
+    plan: Plan, config: SlimResNetConfig, data: TrainingData, pretrained: Pretrained | None, frozen: list[str]
+) -> SlimResNetForImageClassification:
+    """The network that training begins with, on the CPU: drawn by seed, or from trained weights."""
+    model = build_network(plan, config, data.train.label_names)
+    if pretrained:
+        pretrained.load_into(model, data.train.label_names)
+    freeze_parts(model, frozen)
+    return model
 
 
 def _choose_network(recipe: Recipe, pretrained: Pretrained | None) -> tuple[Recipe, SlimResNetConfig]:

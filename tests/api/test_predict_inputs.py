@@ -15,6 +15,7 @@ from slimresnet.api import predict as api
 from slimresnet.api.prediction_files import Batch, TerminalTable
 from slimresnet.cli import predict as predict_script
 from slimresnet.data.sources.source import DatasetError
+from slimresnet.data.task import SINGLE_LABEL
 from slimresnet.errors import SlimResNetError
 
 RNG = np.random.default_rng(0)
@@ -207,7 +208,7 @@ def test_a_long_table_ends_early_and_says_how_all_is_written(untrained, numbered
 
 def test_a_table_fits_into_eighty_columns_and_obeys_no_name(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    table = TerminalTable(["a class with a very long name", "猫" * 20, "\x1b[31mred", "short"])
+    table = TerminalTable(["a class with a very long name", "猫" * 20, "\x1b[31mred", "short"], SINGLE_LABEL)
     names = ["holiday/" * 20 + "1.png", "猫.png", "line\nbreak.png"]
     table.write(
         Batch(names, np.array([0, 1, -1]), np.float32([[0.9, 0.06, 0.04, 0], [0, 1, 0, 0], [0.2, 0.2, 0.5, 0.1]]))

@@ -14,6 +14,7 @@ from transformers import AutoModel
 from slimresnet.api import predict as api
 from slimresnet.api import prediction_files
 from slimresnet.cli import predict as predict_script
+from slimresnet.data.task import SINGLE_LABEL
 from slimresnet.errors import SlimResNetError
 from slimresnet.evaluation.thresholds import choose_thresholds
 from slimresnet.evaluation.tta import POLICIES, VIEWS
@@ -63,15 +64,15 @@ def test_the_threshold_of_a_precision_is_the_runs(untrained, pictures, pixels):
     assert (api.predict(untrained, pictures, target_precision=0.95, tta="flip").labels == -1).all()
     asked = {name: None for name in api.Asked.__dataclass_fields__} | {"model": "MODEL", "target_precision": 0.95}
     asked |= {"tta": "none", "backend": "onnxruntime"}
-    assert api.Asked(**asked).find_threshold(untrained, find_format("onnxruntime")) == 0.1
+    assert api.Asked(**asked).find_threshold(untrained, find_format("onnxruntime"), SINGLE_LABEL) == 0.1
     quantized = find_format("onnxruntime", quantized=True)
     with pytest.raises(ModelError, match=r"--split held_out --output_dir MODEL --backend onnxruntime --quantized, or"):
-        api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized)
+        api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized, SINGLE_LABEL)
     state(untrained, **of_run, train_teacher_saw_held_out=5)
     with pytest.raises(ModelError, match=r"held-out images were trained on before its run, .*; give a --threshold"):
-        api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized)
+        api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized, SINGLE_LABEL)
     state(untrained, **of_run, eval_onnxruntime_int8_threshold_95=0.3)
-    assert api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized) == 0.3
+    assert api.Asked(**asked | {"quantized": True}).find_threshold(untrained, quantized, SINGLE_LABEL) == 0.3
 
 
 @pytest.mark.parametrize(

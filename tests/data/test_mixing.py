@@ -117,13 +117,13 @@ def test_probability_is_per_sample():
 def test_nothing_asked_nothing_changed():
     images, targets, draws = random_images(8, 3, 32, 32), one_hot(torch.arange(8)), Draws(0, 0, 0, np.arange(8))
     for transform in (mixing(), LabelSmoothing(0.0)):
-        pixels, labels = transform(images, targets, draws)
+        pixels, labels = transform(images, targets, draws, 0.1)
         assert torch.equal(pixels, images) and torch.equal(labels, targets)
 
 
 def test_label_smoothing_equals_pytorchs():
     images, labels, logits = random_images(8, 3, 4, 4), torch.arange(8), torch.randn(8, 10)
-    pixels, smooth = LabelSmoothing(0.1)(images, one_hot(labels), Draws(0, 0, 0, np.arange(8)))
+    pixels, smooth = LabelSmoothing(0.1)(images, one_hot(labels), Draws(0, 0, 0, np.arange(8)), 0.1)
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(F.cross_entropy(logits, smooth), expected)
     assert torch.equal(pixels, images)

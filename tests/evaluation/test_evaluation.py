@@ -25,7 +25,16 @@ from slimresnet.data.loader import Loading
 from slimresnet.data.sources.dataset import open_split
 from slimresnet.data.sources.source import DatasetError, ImageSplit
 from slimresnet.evaluation.logits import predict_logits
-from slimresnet.evaluation.scores import METRICS, Metric, Score, measure, report_split, score, score_logits
+from slimresnet.evaluation.scores import (
+    METRICS,
+    MULTI_LABEL_METRICS,
+    Metric,
+    Score,
+    measure,
+    report_split,
+    score,
+    score_logits,
+)
 from slimresnet.evaluation.temperature import fit_temperature
 from slimresnet.evaluation.tta import (
     POLICIES,
@@ -155,9 +164,12 @@ def test_a_metric_says_what_goes_in(name):
 
 
 def test_what_the_metrics_check_is_one_text():
-    """`evaluate` copies a script without its neighbours, so each has a copy."""
-    texts = {file.read_text().partition("def _checked")[2] for file in METRICS_FOLDER.glob("*/*.py")}
-    assert len(texts) == 1 and texts.pop()
+    """`evaluate` copies a script without its neighbours, so each has a copy of the text of its task."""
+    for metrics in (METRICS, MULTI_LABEL_METRICS):
+        files = [METRICS_FOLDER / name / f"{name}.py" for name in metrics]
+        texts = {file.read_text().partition("def _checked")[2] for file in files}
+        assert len(texts) == 1 and texts.pop()
+    assert {*METRICS, *MULTI_LABEL_METRICS} == {file.stem for file in METRICS_FOLDER.glob("*/*.py")}
 
 
 def test_folded_into_the_convolutions_batchnorm_gives_the_same_logits(tiny_config):

@@ -288,7 +288,7 @@ def test_ranges_come_from_training_images_and_checks_from_others(trained, tmp_pa
         ranges.extend(image.tobytes() for image in pixel_values)
         shutil.copyfile(source, target)
 
-    def compare(form, module, file, batches, images):
+    def compare(form, module, file, batches, images, given_from):
         name = form.file
         checks[name] = [image.numpy().tobytes() for batch in batches for image in batch], images
         sizes[name] = [tuple(batch.shape[2:]) for batch in batches]

@@ -88,7 +88,6 @@ def test_damaged_files(tmp_path, data):
         ({"initializer": None}, "initializer"),
         ({"zero_init_residual": 1}, "zero_init_residual"),
         ({"problem_type": "regression"}, "problem_type must be single_label_classification"),
-        ({"problem_type": "multi_label_classification"}, "problem_type must be single_label_classification"),
         ({"problem_type": None}, "problem_type must be single_label_classification"),
         ({"out_features": ["stage9"]}, "out_features"),
         ({"id2label": ["a", "b"]}, "id2label"),

@@ -14,9 +14,10 @@ import pyarrow.parquet
 from datasets import ClassLabel, Features
 from fsspec.core import split_protocol, strip_protocol
 
-from slimresnet.data.sources.columns import class_names, column_of, top_column
+from slimresnet.data.sources.columns import class_names, column_of, element_of, label_values, top_column
 from slimresnet.data.sources.decoding import read_bytes
 from slimresnet.data.sources.headers import HeaderSample
+from slimresnet.data.sources.labels import NO_LABEL, Labels
 from slimresnet.data.sources.opened import LISTS, OpenedDataset, parts_of_split
 from slimresnet.data.sources.rows import EncodedRows, explain_damage
 from slimresnet.data.sources.source import DatasetError, PictureHeaders
@@ -93,6 +94,7 @@ def check_numbering(kind: str, dataset_name: str, files: list[str], column: str,
                 feature = Features.from_arrow_schema(read_schema(opened)).get(column)
         except Exception as error:  # Arrow, JSON, fsspec and httpx raise their own
             raise DatasetError(f"{file} cannot be read ({first_line(error)}): get it anew.") from error
+        feature = element_of(feature) or feature
         if isinstance(feature, ClassLabel) and [str(name) for name in feature.names] != label_names:
             raise DatasetError(
                 f"{file} numbers the classes of column {column} as {', '.join(map(str, feature.names))}, where "
@@ -168,7 +170,7 @@ def read_label_names(dataset: OpenedDataset, dataset_name: str, split: str, colu
             continue
         try:
             tables = stream.select_columns([top]).with_format("arrow").iter(batch_size=10_000)
-            found[part] = [column_of(table, column).unique() for table in tables]
+            found[part] = [label_values(column_of(table, column)).unique() for table in tables]
         except Exception as error:  # Arrow, fsspec and httpx raise their own
             raise DatasetError(explain_damage(error, f"split {part!r} of {dataset_name}")) from error
     label_names = class_names(labels for of_part in found.values() for labels in of_part)
@@ -183,38 +185,40 @@ def read_label_names(dataset: OpenedDataset, dataset_name: str, split: str, colu
     return label_names
 
 
-def read_labels(
-    rows: EncodedRows, label_column: str, label_names: list[str], check_place: Callable[[dict | None, str], None]
-) -> ReadRows:
+def read_labels(rows: EncodedRows, column: Labels, check_place: Callable[[dict | None, str], None]) -> ReadRows:
     """
     Reads the labels of a split and the bytes of its images, and decodes none.
 
     Raises:
         DatasetError: there are no rows, an image file cannot be read or lies elsewhere, or a label is out of range.
     """
-    digest = hashlib.blake2b(json.dumps(label_names).encode(), digest_size=16)
-    parts, contents, headers, nulls = [], bytearray(), HeaderSample(), 0
-    for first, table in rows.tables(label_column):
+    digest = hashlib.blake2b(json.dumps(column.names).encode(), digest_size=16)
+    parts, contents, headers = [], bytearray(), HeaderSample()
+    for first, table in rows.tables(*column.columns):
         for row, image in enumerate(table[rows.image_column].to_pylist(), start=first):
             check_place(image, f"row {row} of {rows.description}")
             content = _content(image, f"row {row} of {rows.description}")
             digest.update(len(content).to_bytes(8, "little") + content)
             contents += hashlib.blake2b(content, digest_size=8).digest()
             headers.add(content)
-        nulls += table[label_column].null_count
-        parts.append(table[label_column].fill_null(-1).to_numpy())
+        parts.append(column.read(table, first, rows.description))
     if not parts:
         raise DatasetError(f"{rows.description} has no rows.")
-    labels = np.concatenate(parts).astype(np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
-    if len(wrong):
-        raise DatasetError(
-            f"row {wrong[0]} of {rows.description} has no label in 0 … {len(label_names) - 1} (it says "
-            f"{'nothing' if nulls == len(wrong) else labels[wrong[0]]}; {len(wrong)} rows are like it): correct or "
-            "remove them."
-        )
-    digest.update(labels.astype("<i8").tobytes())
+    labels = np.concatenate(parts)
+    if labels.ndim == 1:
+        _check_range(labels, len(column.names), rows.description)
+    digest.update(labels.astype(labels.dtype.newbyteorder("<")).tobytes())
     return ReadRows(labels, digest.hexdigest(), np.frombuffer(bytes(contents), "<u8"), headers.taken())
+
+
+def _check_range(labels: np.ndarray, num_labels: int, description: str) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_labels))
+    if len(wrong):
+        first = labels[wrong[0]]
+        raise DatasetError(
+            f"row {wrong[0]} of {description} has no label in 0 … {num_labels - 1} (it says "
+            f"{'nothing' if first == NO_LABEL else first}; {len(wrong)} rows are like it): correct or remove them."
+        )
 
 
 def _content(encoded: dict | None, description: str) -> bytes:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pyarrow
 import pyarrow.compute
-from datasets import ClassLabel, Features, Image, Value
+from datasets import ClassLabel, Features, Image, LargeList, List, Value
 
 from slimresnet.data.sources.source import DatasetError
 
 _CALLED_LABELS = ("label", "labels", "class", "target", "category", "cls")
 _NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_FLOATS = ("float16", "float32", "float64")
 _TEXT, _BYTES = ("string", "large_string"), ("binary", "large_binary")
 
 
@@ -20,24 +21,26 @@ def find_column(features: Features, kind: type, name: str | None, flag: str, des
 
     Where no column is an `Image`, images may be bytes, or bytes and a path; where none is a `ClassLabel`, labels may be
     text, whole numbers or booleans, in a field `json.label` too. Of several such, the one that is called as labels are
-    is taken. With `name`, the column of that name, if it is one of either sort.
+    is taken. Where none is called so, a column of lists is taken that holds class labels, or is called so. With `name`,
+    the column of that name, if it is one of any sort.
 
     Raises:
         DatasetError: there is no such column, or there are several and no name; the message has the `flag`.
     """
-    flat = _flat(features)
+    flat = flat_features(features)
     holds = ", ".join(f"{column} ({_type_of(feature)})" for column, feature in flat.items())
     typed = [column for column, feature in flat.items() if isinstance(feature, kind)]
     others = [column for column, feature in flat.items() if _may_be(kind, column, feature)]
-    candidates = typed or others
+    lists = _lists_of_labels(flat) if kind is ClassLabel else []
+    candidates = typed or _labelled_lists(flat, lists, others) or others
     or_such = "nor one of text or whole numbers, " if kind is ClassLabel else ""
-    if not candidates:
+    if not candidates and name not in lists:
         hint = " An archive needs a .cls, .txt or .json beside each image, of its name." if "__key__" in flat else ""
         raise DatasetError(
             f"{description} has no {kind.__name__} column, {or_such}which is needed. It holds {holds}.{hint}"
         )
     if name is not None:
-        if name not in (*typed, *others):
+        if name not in (*typed, *others, *lists):
             raise DatasetError(
                 f"{flag} {name} is no {kind.__name__} column of {description}, {or_such}which holds {holds}."
             )
@@ -66,6 +69,38 @@ def holds_images(features: Features) -> bool:
 def holds_text(features: Features) -> bool:
     """Whether a column holds text, which may be paths."""
     return any(isinstance(each, Value) and each.dtype in _TEXT for each in features.values())
+
+
+def element_of(feature: Any) -> Any:
+    """What the lists of a column hold; None where it holds no lists."""
+    return feature.feature if isinstance(feature, List | LargeList) else None
+
+
+def label_column_names(names: str, features: Features, description: str) -> list[str]:
+    """
+    The columns of `--label_column_name a,b,c`, each of which holds 0 and 1, or true and false, for one class.
+
+    Raises:
+        DatasetError: there is no such column, one holds something else, or one is named twice.
+    """
+    flat, columns = flat_features(features), [name.strip() for name in names.split(",")]
+    if doubled := next((column for column in columns if columns.count(column) > 1), None):
+        raise DatasetError(f"--label_column_name {names} names column {doubled or names} twice: name each class once.")
+    for column in columns:
+        if getattr(flat.get(column), "dtype", None) not in (*_NUMBERS, *_FLOATS, "bool"):
+            holds = ", ".join(f"{each} ({_type_of(feature)})" for each, feature in flat.items())
+            raise DatasetError(
+                f"--label_column_name {names}: {column or 'a name between commas'} is no column of 0 and 1 of "
+                f"{description}, which holds {holds}."
+            )
+    return columns
+
+
+def label_values(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    """The labels in a column, one after another: where it holds lists, what all of them hold."""
+    kind = column.type
+    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind)
+    return pyarrow.compute.list_flatten(column) if is_list else column
 
 
 def top_column(column: str, features: Features) -> str:
@@ -99,7 +134,7 @@ def _texts(labels):
     return labels.cast(pyarrow.string())
 
 
-def _flat(features: Features) -> dict[str, Any]:
+def flat_features(features: Features) -> dict[str, Any]:
     """The columns, and the fields of those that have some, as `json.label`."""
     flat: dict[str, Any] = {}
     for name, feature in features.items():
@@ -107,6 +142,23 @@ def _flat(features: Features) -> dict[str, Any]:
         if isinstance(feature, dict) and not _may_be(Image, name, feature):
             flat |= {f"{name}.{field}": each for field, each in feature.items()}
     return flat
+
+
+def _lists_of_labels(flat: dict[str, Any]) -> list[str]:
+    """The columns of lists whose elements may be labels."""
+    return [
+        column
+        for column, feature in flat.items()
+        if isinstance(element := element_of(feature), ClassLabel) or _may_be(ClassLabel, column, element)
+    ]
+
+
+def _labelled_lists(flat: dict[str, Any], lists: list[str], others: list[str]) -> list[str]:
+    """The columns of lists that are labels by type or by name; none where another column has such a name."""
+    if any(map(is_called_labels, others)):
+        return []
+    typed = [column for column in lists if isinstance(element_of(flat[column]), ClassLabel)]
+    return typed or [column for column in lists if is_called_labels(column)]
 
 
 def _may_be(kind: type, name: str, feature) -> bool:

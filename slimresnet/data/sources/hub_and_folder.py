@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Image
+from datasets import ClassLabel, Features, Image
 from torch import Tensor
 
 from slimresnet.data.sources.builder import open_builder
@@ -16,9 +16,11 @@ from slimresnet.data.sources.checks import (
     read_label_names,
     read_labels,
 )
-from slimresnet.data.sources.columns import find_column
+from slimresnet.data.sources.columns import element_of, find_column, flat_features
 from slimresnet.data.sources.decoding import PixelFormat, decode_image
 from slimresnet.data.sources.diagnosis import explain_layout
+from slimresnet.data.sources.labels import Labels, column_a_class, lists_of_classes, one_class
+from slimresnet.data.sources.opened import OpenedDataset
 from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 
@@ -91,20 +93,33 @@ def open_split(request: SplitRequest) -> ImageSplit:
     if reason := explain_layout(dataset, name, request.split):
         raise DatasetError(reason)
     image_column = find_column(stream.features, Image, request.image_column, "--image_column_name", description)
-    label_column = find_column(stream.features, ClassLabel, request.label_column, "--label_column_name", description)
-    feature = stream.features.get(label_column)
-    numbered = {}
+    labels, numbered = _labels(dataset, request, stream.features, files, description)
+    check_label_names(labels.names, request.label_column or labels.columns[0], description)
+    rows = EncodedRows(stream, image_column, description, numbered)
+    found = read_labels(rows, labels, place_checker(dataset))
+    images = StreamedImages(rows, len(found.labels), request.pixel_format)
+    return ImageSplit(found.labels, labels.names, images, found.fingerprint, found.contents, found.headers)
+
+
+def _labels(
+    dataset: OpenedDataset, request: SplitRequest, features: Features, files: list[str], description: str
+) -> tuple[Labels, dict[str, list[str]]]:
+    """The labels of a split, and the classes of the column that `EncodedRows` is to number, by its name."""
+    name, flat = request.dataset_name, flat_features(features)
+    asked_for = request.label_column
+    if asked_for is not None and "," in asked_for and asked_for not in flat:
+        return column_a_class(asked_for, features, description), {}
+    column = find_column(features, ClassLabel, asked_for, "--label_column_name", description)
+    element = element_of(flat[column])
+    feature = element or features.get(column)
     if isinstance(feature, ClassLabel):
         label_names = [str(each) for each in feature.names]  # numbers, in a card without quotes
-        check_numbering(dataset.kind, name, files, label_column, label_names)
+        check_numbering(dataset.kind, name, files, column, label_names)
     else:
-        label_names = read_label_names(dataset, name, request.split, label_column)
-        numbered[label_column] = label_names
-    check_label_names(label_names, label_column, description)
-    rows = EncodedRows(stream, image_column, description, numbered)
-    found = read_labels(rows, label_column, label_names, place_checker(dataset))
-    images = StreamedImages(rows, len(found.labels), request.pixel_format)
-    return ImageSplit(found.labels, label_names, images, found.fingerprint, found.contents, found.headers)
+        label_names = read_label_names(dataset, name, request.split, column)
+    if element is not None:
+        return lists_of_classes(column, label_names, features), {}
+    return one_class(column, label_names), {} if isinstance(feature, ClassLabel) else {column: label_names}
 
 
 def split_names(dataset_name: str, config_name: str | None, revision: str | None) -> list[str]:

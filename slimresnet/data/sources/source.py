@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from slimresnet.data.sources.decoding import PixelFormat
+from slimresnet.data.task import Task, task_of
 from slimresnet.errors import SlimResNetError
 
 
@@ -64,7 +65,8 @@ class ImageSplit:
     One split of a dataset: what is known before any image is decoded.
 
     Attributes:
-        labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`.
+        labels: class numbers, int64 `[num_rows]`, each in `0 … len(label_names) - 1`; or, where an image may be of
+            several classes, 0 or 1 for each class, uint8 `[num_rows, len(label_names)]`. `task` says which.
         label_names: names of the classes.
         images: where the images are read from.
         fingerprint: digest of the encoded images, the labels and the label names, the same wherever the data lies; None
@@ -81,6 +83,11 @@ class ImageSplit:
     contents: np.ndarray | None = None
     headers: PictureHeaders | None = None
 
+    @property
+    def task(self) -> Task:
+        """What its labels say."""
+        return task_of(self.labels)
+
 
 @dataclass(frozen=True)
 class SplitRequest:
@@ -94,7 +101,7 @@ class SplitRequest:
         pixel_format: what pictures are made into.
         config_name, revision: as `datasets.load_dataset` takes them.
         image_column, label_column: names of the columns, or of a field, as `json.label`; None for the only one that
-            holds images, class labels.
+            holds images, class labels. Several names with commas between them are columns of 0 and 1, one a class.
     """
 
     dataset_name: str

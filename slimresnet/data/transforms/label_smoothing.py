@@ -14,15 +14,17 @@ from slimresnet.data.transforms.transform import LabelTransform
 class LabelSmoothing(LabelTransform):
     """
     Attributes:
-        label_smoothing_factor: share of every label that is spread over all classes.
+        label_smoothing_factor: share of every label that is spread over all classes; over 0 and 1 for each class, where
+            an image may be of several.
     """
 
     label_smoothing_factor: float
 
     is_light: ClassVar[bool] = True
 
-    def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws, chance: float
+    ) -> tuple[Tensor, Tensor]:
         if not self.label_smoothing_factor:
             return pixels, targets
-        uniform = torch.full_like(targets, 1 / targets.shape[1])
-        return pixels, torch.lerp(targets, uniform, self.label_smoothing_factor)
+        return pixels, torch.lerp(targets, torch.full_like(targets, chance), self.label_smoothing_factor)

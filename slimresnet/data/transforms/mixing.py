@@ -37,22 +37,24 @@ class Mixing(LabelTransform):
     mixup_prob: float
     mixup_alpha: float
 
-    def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws, chance: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         if not (self.cutmix_prob or self.mixup_prob):
             return pixels, targets
         drawn = draws.uniform("cutmix", 4)  # by CutMix's name: runs without mixup keep their draws
-        chance = drawn[:, 0]
+        decision = drawn[:, 0]
         partner = partners(len(targets), targets.device)
         others, mixed = pixels.index_select(0, partner), pixels
         share = torch.zeros(len(targets), 1, device=targets.device)  # of the partner, in each sample
         if self.cutmix_prob:
             boxes = cutmix_boxes(drawn[:, 1:], self.cutmix_alpha, *pixels.shape[-2:])
-            boxes[chance >= self.cutmix_prob] = 0
+            boxes[decision >= self.cutmix_prob] = 0
             mixed = paste(mixed, others, box_mask(boxes, pixels))
             share += pasted_share(boxes, pixels)
         if self.mixup_prob:
             blended = mixup_share(drawn[:, 1], self.mixup_alpha)
-            blended[(chance < self.cutmix_prob) | (chance >= self.cutmix_prob + self.mixup_prob)] = 0
+            blended[(decision < self.cutmix_prob) | (decision >= self.cutmix_prob + self.mixup_prob)] = 0
             blended_share = to_device(blended, pixels.device).unsqueeze(1)
             mixed = blend(mixed, others, blended_share)
             share += blended_share

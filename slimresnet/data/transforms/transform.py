@@ -64,13 +64,17 @@ class ImageTransform(Transform):
 class LabelTransform(Transform):
     """A transform of the labels, and maybe of the pixels with them, at the size that the network gets."""
 
-    def __call__(self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, pixels: Tensor, targets: Tensor, draws: Draws | JoinedDraws, chance: float
+    ) -> tuple[Tensor, Tensor]:
         """
         Transforms a batch.
 
         Args:
             pixels: uint8 `[B, C, H, W]`.
-            targets: distributions over the classes, float32 `[B, num_labels]`; rows sum to 1.
+            targets: distributions over the classes, float32 `[B, num_labels]`, whose rows sum to 1; or 0 … 1 for each
+                class, where an image may be of several.
+            chance: the target of a label that says nothing, as `Task.chance`.
 
         Returns:
             Pixels and targets of the same shapes and types. The inputs are unchanged.

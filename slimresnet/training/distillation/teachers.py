@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.sources.dataset import shared_name
+from slimresnet.data.task import SINGLE_LABEL
 from slimresnet.errors import SlimResNetError, first_line
 from slimresnet.formats.image_processor import mean_and_std
 from slimresnet.formats.trained import OF_TRAIN, find_folder, fold_batchnorm, load_model
@@ -184,8 +185,14 @@ def _open_teacher(
 
 def _load(folder: Path) -> PreTrainedModel:
     content, _ = PretrainedConfig.get_config_dict(folder)
-    if content.get("model_type") == SlimResNetConfig.model_type:
-        return load_model(folder)
+    is_own = content.get("model_type") == SlimResNetConfig.model_type
+    network = load_model(folder) if is_own else _load_foreign(folder)
+    if network.config.problem_type not in (None, SINGLE_LABEL.problem_type):
+        raise RecipeError(f"its problem_type is {network.config.problem_type}: give a network that chooses one class.")
+    return network
+
+
+def _load_foreign(folder: Path) -> PreTrainedModel:
     network, loading = AutoModelForImageClassification.from_pretrained(
         folder,
         trust_remote_code=False,
@@ -199,8 +206,6 @@ def _load(folder: Path) -> PreTrainedModel:
         raise RecipeError(f"its weights lack {', '.join(missing[:3])}: a teacher has to be trained, its head too.")
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise RecipeError("some of its weights are NaN or infinite: give a sound copy, or train it again.")
-    if network.config.problem_type not in (None, "single_label_classification"):
-        raise RecipeError(f"its problem_type is {network.config.problem_type}: give a network that chooses one class.")
     return network
 
 
