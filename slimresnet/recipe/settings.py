@@ -441,7 +441,8 @@ class Recipe:
     tta: Literal["auto", "none", "flip", "flip_shift", "paper"] = _setting(
         "evaluation",
         "auto",
-        "Test-time augmentation to score with. auto: the policy that is best on validation, none for fewer than 50 images.",
+        "Test-time augmentation to score with. auto: the policy that is best on validation; of fewer than 50 images, "
+        "none.",
         affects=None,
     )
     temperature: float | None = _setting(

@@ -13,8 +13,8 @@ from slimresnet.evaluation.rows import STARTED_FROM_SAW, TEACHER_SAW, rows_train
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.reading import read_recipe
 from slimresnet.recipe.settings import Recipe
-from slimresnet.run_folder.names import RECIPE_NAME, RESULTS_NAME
-from slimresnet.run_folder.reading import read_json
+from slimresnet.run_folder.names import RECIPE_NAME
+from slimresnet.run_folder.reading import read_results
 from slimresnet.training.distillation.teachers import Teacher
 from slimresnet.training.pretrained import Pretrained
 
@@ -82,7 +82,7 @@ def find_seen(
 
 def _are_seen(flag: str, folder: Path, recipe: Recipe, data: TrainingData, pixel_format: PixelFormat) -> np.ndarray:
     """Whether the run in a folder was trained on each of the held-out images, bool; errors as `find_seen`."""
-    results, rows = read_json(folder / RESULTS_NAME), data.divided
+    results, rows = read_results(folder), data.divided
     is_same_data = results.get("train_data_fingerprint", "") == data.train.fingerprint
     if not is_same_data or not (folder / RECIPE_NAME).is_file():
         return np.zeros(len(rows.validation), dtype=bool)
