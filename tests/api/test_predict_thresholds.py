@@ -20,11 +20,14 @@ from slimresnet.evaluation.thresholds import choose_thresholds
 from slimresnet.evaluation.tta import POLICIES, VIEWS
 from slimresnet.formats.registry import find_format
 from slimresnet.formats.trained import ModelError, load_processing
+from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.writing import FolderError
 
 
 def state(folder, **results):
+    """Results of a run: without a recipe beside them they count as another program's."""
     (folder / "all_results.json").write_text(json.dumps(results))
+    (folder / "recipe.yaml").write_text(Recipe().to_yaml())
 
 
 def test_below_the_threshold_the_class_is_unknown(untrained, pictures, pixels, tmp_path):

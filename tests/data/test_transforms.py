@@ -54,7 +54,7 @@ class AddToPixels(ImageTransform):
 class Reverse(LabelTransform):
     reversed_classes: bool
 
-    def __call__(self, pixels, targets, draws):
+    def __call__(self, pixels, targets, draws, chance):
         return pixels, targets.flip(1) if self.reversed_classes else targets
 """
 
@@ -141,5 +141,6 @@ def test_what_does_nothing_leaves_a_batch_as_it_is(kind):
     pixels, targets = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), torch.eye(4)
     for transform in transforms_of(recipe, kind):
         batch = (pixels,) if kind is ImageTransform else (pixels, targets)
-        result = transform(*batch, Draws(0, 0, 0, np.arange(4)))
+        chance = () if kind is ImageTransform else (0.25,)
+        result = transform(*batch, Draws(0, 0, 0, np.arange(4)), *chance)
         assert result is pixels if kind is ImageTransform else all(a is b for a, b in zip(result, batch, strict=True))

@@ -420,7 +420,8 @@ def scored(recipe, **settings):
         ({"validation_size": 0}, None),
     ],
 )
-def test_what_was_chosen_on_the_held_out_rows_is_recorded(recipe, settings, chose):
+def test_what_was_chosen_on_the_held_out_rows_is_recorded(recipe, settings, chose, monkeypatch):
+    monkeypatch.setattr("slimresnet.training.choosing.LEAST_IMAGES", 20)
     results = scored(recipe, **settings)
     assert results.get("eval_chose") == chose and results["test_times_scored"] == 1
     expected = {"test": "test", "eval": "train"} if settings.get("validation_size") != 0 else {"test": "test"}
@@ -428,6 +429,11 @@ def test_what_was_chosen_on_the_held_out_rows_is_recorded(recipe, settings, chos
         prefix: results.get(f"{prefix}_split") for prefix in ("test", "eval") if f"{prefix}_dataset" in results
     } == (expected)
     assert {results[f"{prefix}_dataset"] for prefix in expected} == {"pets"}
+
+
+def test_no_policy_is_chosen_on_few_images(recipe):
+    results = scored(recipe)
+    assert results["eval_samples"] == 20 and results["test_tta"] == "none" and "eval_chose" not in results
 
 
 def test_a_finished_run_records_its_data(trained):

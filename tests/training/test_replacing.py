@@ -25,7 +25,7 @@ from slimresnet.api.push import push
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.run_folder import ownership
 from slimresnet.run_folder.checkpoints import CheckpointError, list_checkpoints
-from slimresnet.run_folder.names import CLASS_WEIGHTS_NAME, RUN_FILES
+from slimresnet.run_folder.names import AVERAGE_PRECISION_SUFFIX, CLASS_WEIGHTS_NAME, FIGURES_FOLDER, RUN_FILES
 from slimresnet.run_folder.ownership import own
 from slimresnet.run_folder.writing import FolderError
 
@@ -152,7 +152,8 @@ def test_a_file_that_comes_to_stand_in_the_way_while_training_is_renamed(flags, 
 
     train(flags, "--max_train_steps=1", callbacks=[Told(on_train_end=place)])
     assert (run / "model.safetensors.bak").read_text() == (run / "figures.bak").read_text() == "mine"
-    assert [name for name in RUN_FILES if not (run / name).exists()] == [CLASS_WEIGHTS_NAME]  # of a file that none gave
+    missing = [CLASS_WEIGHTS_NAME, f"{FIGURES_FOLDER}/test{AVERAGE_PRECISION_SUFFIX}"]  # of other runs than this one
+    assert [name for name in RUN_FILES if not (run / name).exists()] == missing
     assert f"it is {run / 'model.safetensors.bak'} now" in capsys.readouterr().err
 
 
