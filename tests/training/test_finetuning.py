@@ -119,6 +119,7 @@ def test_frozen_parts_with_muon_whose_matrices_are_all_frozen(flags, start, few,
     assert not torch.equal(weights(folder)["classifier.weight"], weights(trained)["classifier.weight"][:3])
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_freeze_alike(flags, start, few, trained, tmp_path):

@@ -53,6 +53,7 @@ def read(split, num_workers):
     )
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_workers_that_share_nothing_read_the_same(start_method):
@@ -98,6 +99,7 @@ def test_all_that_goes_to_workers_can_go_to_another_process(tmp_path):
         assert torch.equal(next(sent.read(BATCHES[:1])), next(source.read(BATCHES[:1])))
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["spawn"], indirect=True)  # its workers have least of this process
@@ -164,6 +166,7 @@ def test_no_call_of_one_system_alone():
     assert found == HAS_ANOTHER_SIDE
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_each_script_may_be_imported_by_a_worker():
@@ -192,6 +195,7 @@ print("threads", torch.get_num_threads())
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_a_launchers_number_of_threads_is_nobodys_word(tmp_path):

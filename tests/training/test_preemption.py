@@ -172,6 +172,7 @@ def measure_short_runs_without_pictures():
     kill_resume.main()
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.slow
 def test_random_faults(tmp_path):
