@@ -8,15 +8,13 @@ Without it each row is scored once on the 10,000 test images. Rows that the resu
 
 import argparse
 import dataclasses
-import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, load_dataset
 
 from benchmarks.ablations import REPOSITORY
-from benchmarks.measuring import FOLDER, machine
+from benchmarks.measuring import FOLDER, machine, take_in
 from slimresnet.api.train import train
 from slimresnet.cli.train import parse_recipe
 from slimresnet.recipe.settings import Recipe
@@ -87,14 +85,6 @@ def run(changes: dict, dataset: Path, seed: int, name: str) -> dict:
     }
 
 
-def take_in(rows: dict, name: str, changes: dict, seed: int, figures: dict) -> None:
-    """Adds the figures of a seed to a row; means are anew."""
-    row = rows.setdefault(name, {"changes": changes, "seeds": {}})
-    row["seeds"][str(seed)] = figures
-    found = [each["accuracy"] for each in row["seeds"].values()]
-    row["mean accuracy"], row["spread"] = round(statistics.mean(found), 5), round(max(found) - min(found), 5)
-
-
 def is_done(rows: dict, name: str, changes: dict, seed: int) -> bool:
     """Whether the result has the figures of a seed, by the same settings."""
     return rows.get(name, {}).get("changes") == changes and str(seed) in rows[name]["seeds"]
@@ -122,26 +112,19 @@ def main() -> None:
     for images in arguments.images:
         for seed in arguments.seeds:
             for name, changes in rows_to_run.items():
-                settings = changes if choosing else settings_of_recipe() | changes
+                settings = settings_of_recipe() | changes
                 rows = result[part].setdefault(str(images), {})
                 if is_done(rows, name, settings, seed):
                     continue
                 if rows.get(name, {}).get("changes") != settings:
-                    rows.pop(name, None)
+                    rows[name] = {"changes": settings, "seeds": {}}
                 dataset = write_images(arguments.dataset_name, images, seed, choosing)
                 figures = run(changes, dataset, seed, f"{part}-{images}-{seed}-{list(rows_to_run).index(name)}")
-                take_in(rows, name, settings, seed, figures | {"machine": machine()["device"]})
-                command = "python -m benchmarks.finetuning"
-                write_json(
-                    RESULT,
-                    {
-                        "command": command,
-                        "machine": machine(),
-                        **{each: result[each] for each in ("candidates", "rows")},
-                    },
-                )
+                take_in(rows[name], seed, figures | {"machine": machine()["device"]}, "accuracy")
+                written = {"command": "python -m benchmarks.finetuning", "machine": machine()}
+                write_json(RESULT, written | {each: result[each] for each in ("candidates", "rows")})
                 print(f"{images} images a class, {name}, seed {seed}: {figures}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

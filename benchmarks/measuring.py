@@ -76,11 +76,11 @@ def report(
     print(f"\nwritten to {path}")
 
 
-def take_in(row: dict, seed: int, figures: dict) -> None:
-    """Adds the figures of a seed to a row's `seeds`; mean and spread of the validation accuracy are anew."""
+def take_in(row: dict, seed: int, figures: dict, figure: str = "validation accuracy") -> None:
+    """Adds the figures of a seed to a row's `seeds`; mean and spread of one of them, `figure`, are anew."""
     row["seeds"][str(seed)] = figures
-    found = [each["validation accuracy"] for each in row["seeds"].values()]
-    row["mean validation accuracy"] = round(statistics.mean(found), 5)
+    found = [each[figure] for each in row["seeds"].values()]
+    row[f"mean {figure}"] = round(statistics.mean(found), 5)
     row["spread"] = round(max(found) - min(found), 5)
 
 
