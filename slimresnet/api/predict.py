@@ -139,7 +139,7 @@ def predict(
     quantized: bool = False,
     trust_remote_code: bool = False,
     skip_errors: bool = False,
-    split: str = "test",
+    split: str | None = None,
     dataset_config_name: str | None = None,
     image_column_name: str | None = None,
     id_column_name: str | None = None,
@@ -203,7 +203,8 @@ class Asked:
         quantized: whether the backend runs the int8 file.
         trust_remote_code: whether code in `model` may be run, as the backend `torch_export` needs.
         skip_errors: whether images that cannot be decoded are left out.
-        split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset.
+        split, dataset_config_name, image_column_name: what to read of `input`, where that is a dataset; without a split
+            the one that it has, or of several the test split.
         id_column_name: column that names the rows of a dataset; None for their numbers.
         per_device_eval_batch_size: number of images that the network takes at once; None for 128, and
             on a CUDA GPU for as many as have the pixels of 1,000 of 32 × 32.
@@ -226,7 +227,7 @@ class Asked:
     quantized: bool
     trust_remote_code: bool
     skip_errors: bool
-    split: str
+    split: str | None
     dataset_config_name: str | None
     image_column_name: str | None
     id_column_name: str | None

@@ -62,7 +62,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_data_flags(parser: Parser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--split", default="test", help="Split of INPUT, where that is a dataset; by default test.")
+    data.add_argument(
+        "--split", help="Split of INPUT, where that is a dataset; by default the one that it has, or of several test."
+    )
     add_data_flags(data, ["dataset_config_name", "image_column_name"], from_recipe=False)
     data.add_argument("--id_column_name", help="Column that names the rows of a dataset; by default their numbers.")
     data.add_argument(

@@ -15,7 +15,7 @@ from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassificati
 from modeling_slimresnet.modeling_slimresnet import SlimResNetConvLayer
 from slimresnet.data.sources.diagnosis import looks_like_path, nearest
 from slimresnet.data.task import PROBLEM_TYPES
-from slimresnet.errors import SlimResNetError
+from slimresnet.errors import SlimResNetError, first_line
 from slimresnet.formats.image_processor import ImageProcessing, processing_of
 from slimresnet.hub_errors import explain_hub_error
 from slimresnet.run_folder.changes import sha256
@@ -72,6 +72,13 @@ def explain_unfinished(folder: Path) -> str | None:
     if checkpoints and not (folder / CONFIG_NAME).is_file():
         return f"{folder} is unfinished: resume with the command that began it and --resume_from_checkpoint last."
     return None
+
+
+def explain_error(error: Exception, name: str, advice: str) -> str:
+    """What a flag that names a model says of an error that this model gave: its name, the reason, what to give."""
+    reason = str(error) if isinstance(error, SlimResNetError) else first_line(error)
+    reason = reason.removeprefix("MODEL ").replace(OF_TRAIN, advice)
+    return reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
 
 
 def weights_digest(folder: Path) -> str | None:

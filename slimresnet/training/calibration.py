@@ -10,7 +10,7 @@ import torch
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.opening import TrainingData
 from slimresnet.evaluation.rows import LEFT_OUT, TEST_SIZE
-from slimresnet.formats.trained import ModelError, explain_unfinished, load_config
+from slimresnet.formats.trained import OF_TRAIN, ModelError, explain_error, explain_unfinished, load_config
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.plan import DEFAULT_TOTAL_TRAIN_BATCH_SIZE
 from slimresnet.recipe.reading import read_recipe
@@ -134,7 +134,7 @@ def _differences(folder: Path, recipe: Recipe, config: SlimResNetConfig) -> list
     try:
         network = load_config(folder)
     except ModelError as error:
-        raise RecipeError(f"--calibration_run {str(error).removeprefix('MODEL ')}") from error
+        raise RecipeError(f"--calibration_run {explain_error(error, str(folder), OF_TRAIN)}") from error
     there |= {field: getattr(network, field) for field in SlimResNetConfig.__annotations__}
     here |= {field: getattr(config, field) for field in SlimResNetConfig.__annotations__}
     return [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]

@@ -13,7 +13,7 @@ from slimresnet.data.sources.dataset import shared_name
 from slimresnet.data.sources.decoding import ResizeMode
 from slimresnet.errors import SlimResNetError
 from slimresnet.formats.image_processor import mean_and_std, open_processor, resize_mode_of
-from slimresnet.formats.trained import OF_TRAIN, find_folder, label_names, load_model, weights_digest
+from slimresnet.formats.trained import explain_error, find_folder, label_names, load_model, weights_digest
 from slimresnet.recipe.checks import RecipeError
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.names import PREPROCESSOR_NAME
@@ -114,9 +114,7 @@ def open_pretrained(recipe: Recipe, output_dir: Path) -> Pretrained | None:
             with suppress(ValueError):
                 resize_mode = resize_mode_of(processor, network.config.image_size)
     except (SlimResNetError, ValueError) as error:
-        reason = str(error).removeprefix("MODEL ").replace(OF_TRAIN, _OF_ANYBODY)
-        told = reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
-        raise RecipeError(f"--model_name_or_path {told}") from error
+        raise RecipeError(f"--model_name_or_path {explain_error(error, name, _OF_ANYBODY)}") from error
     digest = weights_digest(folder)
     assert digest is not None  # the weights were read
     return Pretrained(shared_name(name), Path(name).exists(), folder, digest, network, mean, std, resize_mode)

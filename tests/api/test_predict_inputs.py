@@ -44,6 +44,18 @@ def png(pixels):
     return buffer.getvalue()
 
 
+def test_a_list_of_one_split_is_predicted_whatever_the_split_is_called(untrained, numbered, shares):
+    """A list without splits is called train by `datasets`; of several splits the one called test is taken."""
+    names = [f"{number}.png" for number in range(1, 12)]
+    (numbered / "list.csv").write_text("\n".join(["file_name", *names]))
+    expected = [[f"{name}", NAMES[each.argmax()]] for name, each in zip(names, shares, strict=True)]
+    assert predict(untrained, "test/list.csv", "o.csv", "--labels=names")[1:] == expected
+    splits = ["train"] * 4 + ["test"] * 7
+    (numbered / "list.csv").write_text("\n".join(["file_name,split", *map(",".join, zip(names, splits, strict=True))]))
+    assert predict(untrained, "test/list.csv", "o.csv", "--labels=names")[1:] == expected[4:]
+    assert predict(untrained, "test/list.csv", "o.csv", "--labels=names", "--split=train")[1:] == expected[:4]
+
+
 def test_an_upload_for_kaggle_has_its_names_order_and_headings(untrained, numbered, tmp_path, shares):
     flags = ["--id=stem", "--natural_order", "--columns", "id", "label", "--labels=names"]
     expected = [["id", "label"]] + [[str(n + 1), NAMES[each.argmax()]] for n, each in enumerate(shares)]

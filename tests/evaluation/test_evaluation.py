@@ -113,7 +113,12 @@ def test_the_fifth_is_among_the_top_five_and_the_sixth_is_not():
     falling = torch.arange(10, 0, -1.0).repeat(4, 1)
     scores = measure("classification", falling, np.array([0, 4, 5, 9]))
     assert scores["top_5_accuracy"] == 0.5 and scores["accuracy"] == 0.25
-    assert measure("classification", falling[:, :3], np.array([0, 1, 2, 2]))["top_5_accuracy"] == 1
+
+
+def test_of_five_classes_no_top_five_is_said():
+    falling, labels = torch.arange(6, 0, -1.0).repeat(2, 1), np.array([0, 4])
+    assert measure("classification", falling, labels)["top_5_accuracy"] == 1
+    assert "top_5_accuracy" not in measure("classification", falling[:, :5], labels)
 
 
 @pytest.mark.parametrize(("second", "predicted"), [(0.0, 0), (1e-30, 1)], ids=["a tie", "nearly a tie"])

@@ -36,6 +36,7 @@ from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 from slimresnet.errors import printable
 
+_TEST = "test"
 _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
@@ -68,7 +69,7 @@ def open_images(
     source: str,
     pixel_format: PixelFormat,
     *,
-    split: str = "test",
+    split: str | None = None,
     config_name: str | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
@@ -82,7 +83,8 @@ def open_images(
             of it where it has tables of images or splits; a table; a dataset on the Hub or of another source; or a
             pickle of a dict of `data`, uint8 `[N, 3072]` (channels first) or `[N, H, W, 3]`, and `ids`, `[N]`.
         pixel_format: what pictures are made into.
-        split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset.
+        split, config_name, image_column: as in `SplitRequest`, where `source` is a dataset. Without a split it is the
+            one that the dataset has, or of several the test split.
         id_column: column of the dataset that names the images; None for the numbers of its rows.
         natural_order: takes the image files of a folder in the order of the numbers in their names, 2.png before
             10.png.
@@ -94,7 +96,7 @@ def open_images(
     if opener is not hub_and_folder:
         _refuse_id_column(source, id_column)
         return _from_split(
-            opener.open_split(SplitRequest(source, split, pixel_format, config_name, None, image_column))
+            opener.open_split(SplitRequest(source, split or _TEST, pixel_format, config_name, None, image_column))
         )
     path = Path(source)
     try:
@@ -200,13 +202,15 @@ def _from_folder(folder: Folder, pixel_format: PixelFormat, natural_order: bool)
 def _from_dataset(
     source: str,
     pixel_format: PixelFormat,
-    split: str,
+    split: str | None,
     config_name: str | None,
     image_column: str | None,
     id_column: str | None,
 ) -> Images:
-    description = f"split {split!r} of {source}"
     dataset = open_builder(source, config_name, flag="INPUT")
+    if split is None:
+        split = next(iter(dataset.files)) if len(dataset.files) == 1 else _TEST
+    description = f"split {split!r} of {source}"
     stream = open_stream(dataset, source, split)
     read = rows_of_stream(
         stream,

@@ -47,7 +47,7 @@ class Reading:
         stems: calls an image file by its name alone, without folders and ending.
     """
 
-    split: str = "test"
+    split: str | None = None
     config_name: str | None = None
     image_column: str | None = None
     id_column: str | None = None

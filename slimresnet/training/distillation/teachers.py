@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from modeling_slimresnet import SlimResNetConfig, SlimResNetForImageClassification
 from slimresnet.data.sources.dataset import shared_name
 from slimresnet.data.task import SINGLE_LABEL
-from slimresnet.errors import SlimResNetError, first_line
+from slimresnet.errors import first_line
 from slimresnet.formats.image_processor import mean_and_std
-from slimresnet.formats.trained import OF_TRAIN, find_folder, fold_batchnorm, load_model
+from slimresnet.formats.trained import explain_error, find_folder, fold_batchnorm, load_model
 from slimresnet.recipe.checks import RecipeError, parse_resizing
 from slimresnet.recipe.settings import Recipe
 from slimresnet.run_folder.changes import sha256
@@ -155,10 +155,8 @@ def _open_teacher(
         network = _load(folder)
         view = _view(folder, student)
     except Exception as error:  # those of transformers, safetensors and huggingface_hub are of many kinds
-        reason = str(error).removeprefix("MODEL ") if isinstance(error, SlimResNetError) else first_line(error)
-        reason = reason.replace(OF_TRAIN, "give a folder or a model on the Hub with config.json and model.safetensors")
-        told = reason if reason.startswith(name) else f"{name} cannot be used: {reason}"
-        raise RecipeError(f"--teacher_name_or_path {told}") from error
+        advice = "give a folder or a model on the Hub with config.json and model.safetensors"
+        raise RecipeError(f"--teacher_name_or_path {explain_error(error, name, advice)}") from error
     files = (CONFIG_NAME, PREPROCESSOR_NAME, *(file.name for file in folder.glob("*.safetensors")))
     folds = isinstance(network, SlimResNetForImageClassification)
     teacher = Teacher(

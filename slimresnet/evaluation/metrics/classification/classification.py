@@ -13,7 +13,8 @@ Args:
 Returns:
     accuracy: share of samples whose largest logit is the label's, 0–1.
     accuracy_low, accuracy_high: its 95 % interval (Wilson, 1927).
-    top_5_accuracy: share of samples whose label is among the five largest logits (all of them, of fewer classes).
+    top_5_accuracy: share of samples whose label is among the five largest logits; not there for five classes or fewer,
+        where every label is.
     loss: mean cross entropy, in nats.
 """
 
@@ -41,11 +42,12 @@ class Classification(evaluate.Metric):
         ranks += ((logits == logits[rows, labels, None]) & (np.arange(logits.shape[1]) < labels[:, None])).sum(1)
         correct = int((ranks == 0).sum())
         interval = binomtest(correct, len(labels)).proportion_ci(0.95, method="wilson")
+        top_5 = {"top_5_accuracy": float((ranks < 5).mean())} if logits.shape[1] > 5 else {}
         return {
             "accuracy": correct / len(labels),
             "accuracy_low": float(interval.low),
             "accuracy_high": float(interval.high),
-            "top_5_accuracy": float((ranks < 5).mean()),
+            **top_5,
             "loss": float(-log_softmax(logits, axis=1)[rows, labels].mean()),
         }
 
