@@ -30,7 +30,9 @@ test-everywhere: $(VENV)/installed
 		printf '%s\n' "$$output" | grep -E "^(FAILED|ERROR) "; \
 	done; exit $$failed
 
-# Modules are compiled as they are first imported: most of torch's and Triton's never are.
+# Modules are compiled as they are first imported, and kept so: most of torch's and Triton's never are. (Compiling what
+# train.py imports takes 13 s, in each of the many processes that the tests start.)
+unexport PYTHONDONTWRITEBYTECODE
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile --constraint $(CONSTRAINTS) --editable ".[dev]"

@@ -364,7 +364,7 @@ def distillation() -> str:
 
 
 def finetuning() -> str:
-    """A row for each number of images, means over the seeds: from nothing, and from trained weights."""
+    """A row for each number of images, means and spreads over the seeds: from nothing, and from trained weights."""
     if not (FOLDER / "finetuning.json").is_file():
         return "None of these runs has been made yet: `python -m benchmarks.finetuning`."
     result = _read("finetuning")
@@ -375,10 +375,27 @@ def finetuning() -> str:
     for images, rows in result["rows"].items():
         if {*FINETUNED} <= rows.keys():
             nothing, tuned = (rows[name] for name in FINETUNED)
-            accuracies = [row["mean accuracy"] for row in (nothing, tuned)]
-            gained = f"{100 * (accuracies[1] - accuracies[0]):+.1f}"
-            lines.append(f"| {images} | {len(tuned['seeds'])} | {' | '.join(map(_percent, accuracies))} | {gained} |")
+            cells = [_percent(row["mean accuracy"]) + _spread(row) for row in (nothing, tuned)]
+            gained = f"{100 * (tuned['mean accuracy'] - nothing['mean accuracy']):+.1f}"
+            lines.append(f"| {images} | {len(tuned['seeds'])} | {' | '.join(cells)} | {gained} |")
     return "\n".join([*lines, "", f"`{result['command']}`; {_on(result['machine'])}"])
+
+
+def _spread(row: dict) -> str:
+    """How far the seeds of a row lie apart, where it has several."""
+    return f" (± {_percent(row['spread'] / 2)})" if len(row["seeds"]) > 1 else ""
+
+
+def finetuning_choice() -> str:
+    """A row for each candidate for finetune.yaml, the best first, a column for each number of images."""
+    candidates = _read("finetuning")["candidates"]
+    names = dict.fromkeys(name for rows in candidates.values() for name in rows)
+    found = {name: [rows.get(name, {}).get("mean accuracy") for rows in candidates.values()] for name in names}
+    head = ["learning rate, and what else", *(f"{images} images a class" for images in candidates)]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(candidates)}"]
+    for name in sorted(found, key=lambda name: found[name][0] or 0, reverse=True):
+        lines.append(f"| {' | '.join([name, *map(_percent, found[name])])} |")
+    return "\n".join(lines)
 
 
 def choices() -> str:
@@ -420,6 +437,7 @@ BLOCKS = {
     "distillation": distillation,
     "choices": choices,
     "finetuning": finetuning,
+    "finetuning choice": finetuning_choice,
     **{f"tried {folder.name}": partial(tried, folder.name) for folder in sorted(TRIED.iterdir())},
     "training speed": training_speed,
     "gpu step": gpu_step,
