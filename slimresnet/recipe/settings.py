@@ -232,7 +232,8 @@ class Recipe:
         None,
         "Height and width in pixels of the images that the network sees; by default those of its config, 32. Choose it "
         "so that what tells the classes apart is a few pixels wide, and not above the size of the pictures: 28 or 32 "
-        "for digits and icons, 64 or 96 for photographs. The cost of a step grows with the square.",
+        "for digits and icons, 64 or 96 for photographs. The cost of a step grows with the square. Trained weights "
+        "know things as large as they were in training: with few pictures, keep the size of the weights.",
         affects=None,  # a checkpoint knows the network by its config
         low=16,
         high=256,
