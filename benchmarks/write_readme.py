@@ -365,8 +365,6 @@ def distillation() -> str:
 
 def finetuning() -> str:
     """A row for each number of images, means and spreads over the seeds: from nothing, and from trained weights."""
-    if not (FOLDER / "finetuning.json").is_file():
-        return "None of these runs has been made yet: `python -m benchmarks.finetuning`."
     result = _read("finetuning")
     lines = [
         "| images a class | seeds | from nothing | from the weights of CIFAR-10 | points |",
@@ -382,7 +380,7 @@ def finetuning() -> str:
 
 
 def _spread(row: dict) -> str:
-    """How far the seeds of a row lie apart, where it has several."""
+    """Half the distance between the seeds of a row, where it has several."""
     return f" (± {_percent(row['spread'] / 2)})" if len(row["seeds"]) > 1 else ""
 
 
