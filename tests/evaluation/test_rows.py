@@ -495,6 +495,15 @@ def test_the_runs_own_test_rows_are_counted_and_are_so_in_a_copy(folder, tmp_pat
     assert "test_times_scored" not in read(tmp_path / "elsewhere")
 
 
+def test_scores_that_the_same_rows_have_no_more_do_not_stay_behind():
+    """An earlier version gave top-5 accuracy to three classes; a head that is not divided has nothing before that."""
+    stale = {f"test_{name}": 1.0 for name in ("top_5_accuracy", "top_5_accuracy_tta", "loss_tta")}
+    stale["test_expected_calibration_error_uncalibrated"] = 0.1
+    other = {"test_onnxruntime_top_5_accuracy": 1.0, "test_corruption_accuracy": 0.5, "eval_top_5_accuracy": 1.0}
+    results = {"test_fingerprint": "a", "test_accuracy": 0.8, "test_loss": 0.6}
+    assert still_true({"test_fingerprint": "a"} | stale | other, results) == other
+
+
 def test_figures_of_other_data_with_the_same_name_do_not_stay_behind():
     before = {"new_test_fingerprint": "a", "new_test_accuracy": 1, "new_test_corruption_accuracy": 1, "test_loss": 2}
     assert still_true(before, {"new_test_fingerprint": "a", "new_test_loss": 3}).keys() == before.keys() - {
