@@ -30,8 +30,8 @@ test-everywhere: $(VENV)/installed
 		printf '%s\n' "$$output" | grep -E "^(FAILED|ERROR) "; \
 	done; exit $$failed
 
-# Modules are compiled as they are first imported, and kept so: most of torch's and Triton's never are. (Compiling what
-# train.py imports takes 13 s, in each of the many processes that the tests start.)
+# Modules are compiled as they are first imported, and kept so: most of torch's and Triton's never are. Where nothing is
+# kept, each of the many processes that the tests start compiles what train.py imports anew, for some ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

@@ -85,11 +85,6 @@ def run(changes: dict, dataset: Path, seed: int, name: str) -> dict:
     }
 
 
-def is_done(rows: dict, name: str, changes: dict, seed: int) -> bool:
-    """Whether the result has the figures of a seed, by the same settings."""
-    return rows.get(name, {}).get("changes") == changes and str(seed) in rows[name]["seeds"]
-
-
 def settings_of_recipe() -> dict:
     """What finetune.yaml has beside the defaults: figures of another one are run anew."""
     recipe = parse_recipe([f"--config={REPOSITORY / 'configuration/finetune.yaml'}"]).to_dict()
@@ -114,10 +109,10 @@ def main() -> None:
             for name, changes in rows_to_run.items():
                 settings = settings_of_recipe() | changes
                 rows = result[part].setdefault(str(images), {})
-                if is_done(rows, name, settings, seed):
-                    continue
                 if rows.get(name, {}).get("changes") != settings:
                     rows[name] = {"changes": settings, "seeds": {}}
+                if str(seed) in rows[name]["seeds"]:
+                    continue
                 dataset = write_images(arguments.dataset_name, images, seed, choosing)
                 figures = run(changes, dataset, seed, f"{part}-{images}-{seed}-{list(rows_to_run).index(name)}")
                 take_in(rows[name], seed, figures | {"machine": machine()["device"]}, "accuracy")

@@ -16,8 +16,8 @@ def still_true(before: dict, results: dict) -> dict:
     elsewhere = tuple(
         prefix for prefix in scored if before.get(f"{prefix}fingerprint") not in (None, results[f"{prefix}fingerprint"])
     )
-    task = task_of_results(results)
-    anew = {f"{prefix}{score}" for prefix in scored if is_scored(results, prefix) for score in shown_scores(task)}
+    rescored = [prefix for prefix in scored if is_scored(results, prefix)]
+    anew = {f"{prefix}{score}" for prefix in rescored for score in shown_scores(task_of_results(results))}
     return {
         name: value
         for name, value in before.items()
@@ -25,5 +25,5 @@ def still_true(before: dict, results: dict) -> dict:
         and name.removesuffix("_tta") not in results.keys() | anew
         and not name.startswith(elsewhere)
         and not (name.startswith(scored) and name.endswith("_scaled"))
-        and not any(is_figure_at_threshold(name, prefix) for prefix in scored if is_scored(results, prefix))
+        and not any(is_figure_at_threshold(name, prefix) for prefix in rescored)
     }

@@ -21,7 +21,7 @@ from slimresnet.recipe.checks import (
 )
 from slimresnet.run_folder.schemas import TEMPERATURES
 
-TRAIN_SPLIT, VALIDATION_SPLIT = "train", "validation"
+TRAIN_SPLIT, VALIDATION_SPLIT, TEST_SPLIT = "train", "validation", "test"
 ALL_SPLITS = "all"  # what `datasets` calls the sum of all splits
 BALANCED = "balanced"  # class weights that are the inverse of the classes' shares
 NO_TRACKER = "none"
@@ -80,7 +80,7 @@ class Recipe:
         "image several classes, and so do a,b,c, columns of 0 and 1 that are called as the classes.",
         affects=None,
     )
-    test_split: str = _setting("data", "test", "Split that the finished model is scored on, once.", affects=None)
+    test_split: str = _setting("data", TEST_SPLIT, "Split that the finished model is scored on, once.", affects=None)
     test_size: int | float | Literal["auto"] = _setting(
         "data",
         "auto",

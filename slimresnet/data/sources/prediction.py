@@ -35,8 +35,8 @@ from slimresnet.data.sources.pickles import read_pickle
 from slimresnet.data.sources.rows import EncodedRows, open_stream
 from slimresnet.data.sources.source import DatasetError, ImageSplit, SplitRequest
 from slimresnet.errors import printable
+from slimresnet.recipe.settings import TEST_SPLIT
 
-_TEST = "test"
 _PICKLE_START = b"\x80"  # of every protocol from 2 on
 
 
@@ -96,7 +96,7 @@ def open_images(
     if opener is not hub_and_folder:
         _refuse_id_column(source, id_column)
         return _from_split(
-            opener.open_split(SplitRequest(source, split or _TEST, pixel_format, config_name, None, image_column))
+            opener.open_split(SplitRequest(source, split or TEST_SPLIT, pixel_format, config_name, None, image_column))
         )
     path = Path(source)
     try:
@@ -209,7 +209,7 @@ def _from_dataset(
 ) -> Images:
     dataset = open_builder(source, config_name, flag="INPUT")
     if split is None:
-        split = next(iter(dataset.files)) if len(dataset.files) == 1 else _TEST
+        split = next(iter(dataset.files)) if len(dataset.files) == 1 else TEST_SPLIT
     description = f"split {split!r} of {source}"
     stream = open_stream(dataset, source, split)
     read = rows_of_stream(
